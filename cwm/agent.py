@@ -1,0 +1,146 @@
+"""A world model, the behaviour learned in its imagination, and the bonus between them.
+
+Shapes: B batch, T time, N = B T starts of imagination, A action, H horizon.
+"""
+
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cwm.behavior.actor_critic import ActorCritic, BehaviorConfig
+from cwm.behavior.bonus import BonusConfig, VideoBonus
+from cwm.data.batch import Batch
+from cwm.nn.rssm import State
+from cwm.optim import Optimizer, OptimizerConfig, step_all
+from cwm.world.stacked import Filter, StackedConfig, StackedModel
+from cwm.world.vision import Draws, ModelConfig
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AgentConfig:
+    """Everything that learns during fine-tuning, but for the architecture."""
+
+    world: StackedConfig = StackedConfig()
+    behavior: BehaviorConfig = BehaviorConfig()
+    bonus: BonusConfig = BonusConfig()
+    world_optimizer: OptimizerConfig = OptimizerConfig()
+    encoder_optimizer: OptimizerConfig = OptimizerConfig()  # encoder, context and lower model
+    actor_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
+    critic_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
+    encoder_frozen: int = 0  # first updates during which the encoder's rate is zero
+
+
+class Agent(nn.Module):
+    """Acts in environments and learns from batches of experience."""
+
+    def __init__(
+        self, model: ModelConfig, cfg: AgentConfig, action_dim: int, precision: str = "fp32"
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.precision = precision
+        self.world = StackedModel(model, cfg.world, action_dim)
+        self.behavior = ActorCritic(cfg.behavior, model.rssm.features, action_dim)
+        self.bonus = VideoBonus(cfg.bonus, model.rssm.features) if cfg.bonus.beta else None
+        self.updates = 0
+        self.optimizers = self._optimizers()
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        world, cfg = self.world, self.cfg
+        learned_from_video = [*world.vision.encoder.parameters()]
+        if world.vision.context is not None:
+            learned_from_video += world.vision.context.parameters()
+        upper = [world.rssm, world.vision.decoder, world.reward]
+        upper += [world.aux_reward] if world.aux_reward is not None else []
+        parameters = [p for part in upper for p in part.parameters()]
+        optimizers = {
+            "actor": Optimizer(cfg.actor_optimizer, self.behavior.actor.parameters()),
+            "critic": Optimizer(cfg.critic_optimizer, self.behavior.critic.parameters()),
+        }
+        if world.action_free is None:
+            return optimizers | {
+                "world": Optimizer(cfg.world_optimizer, learned_from_video + parameters)
+            }
+        learned_from_video += world.action_free.parameters()
+        return optimizers | {
+            "encoder": Optimizer(cfg.encoder_optimizer, learned_from_video),
+            "world": Optimizer(cfg.world_optimizer, parameters),
+        }
+
+    def autocast(self) -> AbstractContextManager:
+        """Mixed precision for the forward passes, when the run asks for it."""
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def update(
+        self,
+        batch: Batch,
+        start: State | None = None,
+        draws: Draws = Draws(),
+        uniform: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """One update of the world model, then of the behaviour from its posterior states.
+
+        `uniform` (H, N, A) and `noise` (H, N, S, K) fix the imagined actions and latents; they are
+        drawn if None. Returns figures, all (), still on the device.
+        """
+        self.train()
+        with self.autocast():
+            seen = self.world.loss(batch, self.bonus, start, draws)
+        names = ["encoder", "world"] if "encoder" in self.optimizers else ["world"]
+        frozen = [name == "encoder" and self.updates < self.cfg.encoder_frozen for name in names]
+        norms = step_all(seen.loss, [self.optimizers[name] for name in names], frozen)
+        figures = seen.terms | {f"{n}_norm": x for n, x in zip(names, norms, strict=True)}
+
+        post = State(*(x.flatten(0, 1) for x in seen.post.detach()))
+        figures |= self._update_behavior(post, uniform, noise)
+        if self.updates % self.cfg.behavior.target_every == 0:
+            self.behavior.copy_target()
+        self.updates += 1
+        if self.bonus is not None:
+            figures["bonus_magnitude"] = self.bonus.norm.magnitude.clone()
+        return {name: x.detach() for name, x in figures.items()}
+
+    def _update_behavior(
+        self, start: State, uniform: Tensor | None, noise: Tensor | None
+    ) -> dict[str, Tensor]:
+        def policy(feat: Tensor, i: int) -> Tensor:
+            return self.behavior.policy(feat).sample(None if uniform is None else uniform[i])
+
+        with self.autocast():
+            horizon = self.cfg.behavior.horizon
+            feat = self.world.imagine(policy, start, horizon, noise).state.feat
+            losses = self.behavior.losses(feat, self.world.rewards(feat))
+        actor, critic = self.optimizers["actor"], self.optimizers["critic"]
+        (actor_norm,) = step_all(losses.actor, [actor], [False])
+        (critic_norm,) = step_all(losses.critic, [critic], [False])
+        return losses.terms | {
+            "actor": losses.actor,
+            "critic": losses.critic,
+            "actor_norm": actor_norm,
+            "critic_norm": critic_norm,
+        }
+
+    @torch.no_grad()
+    def act(
+        self, image: np.ndarray, is_first: np.ndarray, carried: Filter | None, explore: bool
+    ) -> tuple[np.ndarray, Filter]:
+        """Actions (B, A) at images (B, 64, 64, 3) uint8: sampled when exploring, else the mode.
+
+        `carried` is what the last call returned, None at the beginning; rows with `is_first` (B,)
+        forget it.
+        """
+        self.eval()
+        device = next(self.parameters()).device
+        carried = carried or self.world.begin(len(image))
+        with self.autocast():
+            first = torch.as_tensor(is_first, dtype=torch.float32, device=device)
+            seen = self.world.filter(carried, torch.as_tensor(image, device=device), first)
+            policy = self.behavior.policy(seen.post.feat)
+        action = policy.sample() if explore else policy.mode()
+        return action.cpu().numpy(), seen._replace(action=action)

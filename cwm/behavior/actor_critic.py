@@ -1,0 +1,113 @@
+"""Actor and critic, learned in imagination by back-propagation through the dynamics.
+
+DreamerV2 section 2.3; reference `agents/actor_critic.py`.
+Shapes: H horizon, N imagined trajectories, F features, A action; time first.
+
+    index           0     1     2    ...   H-1    H
+    state           s0 -> s1 -> s2 -> ... -> s(H-1) -> sH
+    action           \\_a1_/ \\_a2_/              \\_aH_/
+    reward          r0    r1    r2         r(H-1) rH     r(i): arriving in s(i)
+    return          G0    G1    G2         G(H-1)        bootstrapped with v(sH)
+    actor learns    a(s0): G1, ..., a(s(H-2)): G(H-1)
+    critic learns   v(s0): G0, ..., v(s(H-1)): G(H-1)
+"""
+
+from typing import NamedTuple
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cwm.behavior.returns import discount_weights, lambda_return
+from cwm.nn.blocks import MLP, MLPConfig
+from cwm.nn.dists import full, truncated_normal_entropy, truncated_normal_sample
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class BehaviorConfig:
+    """Learning of behaviour in imagination."""
+
+    actor: MLPConfig = MLPConfig()
+    critic: MLPConfig = MLPConfig()
+    horizon: int = 15
+    discount: float = 0.99
+    lambda_: float = 0.95
+    entropy: float = 1e-4
+    target_every: int = 100  # updates between copies of the critic to its slow target
+
+
+class Policy(NamedTuple):
+    """A normal distribution truncated to [-1, 1]."""
+
+    loc: Tensor  # (..., A)
+    scale: Tensor  # (..., A)
+
+    def sample(self, uniform: Tensor | None = None) -> Tensor:
+        """Reparameterised sample from `uniform` (..., A) in (0, 1), drawn if None."""
+        if uniform is None:
+            eps = torch.finfo(self.loc.dtype).eps
+            uniform = torch.rand_like(self.loc).clamp(eps, 1 - eps)
+        return truncated_normal_sample(self.loc, self.scale, uniform)
+
+    def mode(self) -> Tensor:
+        """The likeliest action."""
+        return self.loc.clamp(-1, 1)
+
+    def entropy(self) -> Tensor:
+        """Summed over the action, (...)."""
+        return truncated_normal_entropy(self.loc, self.scale)
+
+
+class BehaviorLosses(NamedTuple):
+    """Losses and figures of one update."""
+
+    actor: Tensor  # ()
+    critic: Tensor  # ()
+    terms: dict[str, Tensor]  # all ()
+    target: Tensor  # (H, N) what the critic is regressed to
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic, and the critic's slow target."""
+
+    def __init__(self, cfg: BehaviorConfig, features: int, action_dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.actor = MLP(cfg.actor, features, [action_dim, action_dim])
+        self.critic = MLP(cfg.critic, features, [1])
+        self.target = MLP(cfg.critic, features, [1]).requires_grad_(False)
+        self.copy_target()
+
+    @torch.no_grad()
+    def copy_target(self) -> None:
+        """Let the slow target be the critic."""
+        self.target.load_state_dict(self.critic.state_dict())
+
+    def policy(self, feat: Tensor) -> Policy:
+        """The actor's distribution at features (..., F)."""
+        mean, std = (full(x) for x in self.actor(feat))
+        return Policy(torch.tanh(mean), 2 * torch.sigmoid(std / 2) + 0.1)
+
+    def losses(self, feat: Tensor, reward: Tensor) -> BehaviorLosses:
+        """Losses of imagined features (H+1, N, F), with gradient, and rewards (H+1, N)."""
+        cfg, still = self.cfg, feat.detach()
+        value = full(self.target(feat)[0]).squeeze(-1)
+        returns = lambda_return(full(reward)[:-1], value[:-1], value[-1], cfg.discount, cfg.lambda_)
+        weight = discount_weights(len(returns), cfg.discount, returns)
+
+        entropy = self.policy(still[:-2]).entropy()  # (H-1, N)
+        objective = returns[1:] + cfg.entropy * entropy
+        actor = -(weight[:-1] * objective).mean()
+
+        # The reference adds the entropy in place, so that it reaches the critic's targets too.
+        target = torch.cat([returns[:1], objective]).detach()
+        predicted = full(self.critic(still[:-1])[0]).squeeze(-1)
+        critic = (weight * 0.5 * (predicted - target).square()).mean()
+        terms = {
+            "actor_entropy": entropy.detach().mean(),
+            "imagined_reward": reward.detach().mean(),
+            "imagined_value": predicted.detach().mean(),
+            "imagined_return": returns.detach().mean(),
+        }
+        return BehaviorLosses(actor, critic, terms, target)

@@ -1,0 +1,85 @@
+"""The video-based intrinsic bonus: how far clips of experience lie from earlier ones.
+
+Paper section 3.2 (from APV, section 4.2); reference `agents/expl.py`.
+Shapes: B sequences, T steps, F features of the action-free model, Q projected width.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cwm.behavior.normalize import RunningMagnitude
+from cwm.errors import UserError
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class BonusConfig:
+    """reward + beta * bonus is what the behaviour is trained on; beta 0 switches it off."""
+
+    beta: float = 1.0
+    kind: Literal["abs", "rel"] = "abs"  # rel: beta follows the running magnitude of the reward
+    window: int = 5  # consecutive features averaged into one clip
+    neighbours: int = 16
+    queue: int = 4096  # clips remembered
+    width: int = 128  # of the random projection
+    momentum: float = 0.99
+
+
+class VideoBonus(nn.Module):
+    """A queue of projected clips, and the mean distance of new ones to their nearest neighbours."""
+
+    def __init__(self, cfg: BonusConfig, features: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        # The reference's standard deviation is 1 / width, not 1 / sqrt(width).
+        self.register_buffer("projection", torch.randn(features, cfg.width) / cfg.width)
+        self.register_buffer("queue", torch.zeros(cfg.queue, cfg.width))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self.norm = RunningMagnitude(cfg.momentum)
+        self.reward_scale = RunningMagnitude(cfg.momentum)
+
+    @torch.no_grad()
+    def forward(self, feat: Tensor, reward: Tensor) -> Tensor:
+        """Target of the behavioural reward: the first T - window + 1 steps' reward plus bonus.
+
+        feat (B, T, F), reward (B, T) -> (B, T - window + 1).
+        """
+        beta = self.cfg.beta
+        if self.cfg.kind == "rel":
+            self.reward_scale.update(reward)
+            beta = beta * self.reward_scale.magnitude.to(reward.dtype)
+        bonus = self.norm(self.novelty(feat))
+        return reward[:, : bonus.shape[1]] + beta * bonus
+
+    @torch.no_grad()
+    def novelty(self, feat: Tensor) -> Tensor:
+        """Mean distance of each window of `feat` (B, T, F) to its nearest in the queue.
+
+        The windows enter the queue first, so each finds itself at distance 0, as in the reference.
+        Returns (B, T - window + 1).
+        """
+        cfg = self.cfg
+        clips = feat.to(self.queue.dtype).unfold(1, cfg.window, 1).mean(-1)  # (B, T', F)
+        new = (clips @ self.projection).flatten(0, 1)
+        count = len(new)
+        if count > cfg.queue:
+            raise UserError(f"bonus.queue is {cfg.queue}, too small for {count} clips of a batch")
+        self.queue.copy_(torch.cat([new, self.queue[: cfg.queue - count]]))
+        self.filled.add_(count).clamp_(max=cfg.queue)
+
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b is thirty times cheaper than the difference; the
+        # distance to oneself would cancel badly and is known to be zero.
+        norms = self.queue.square().sum(-1)
+        square = norms[:count, None] + norms - 2 * (new @ self.queue.mT)
+        square.diagonal().zero_()
+        age = torch.arange(cfg.queue, device=new.device)
+        distance = square.clamp(min=0).sqrt()
+        nearest = distance.masked_fill(age >= self.filled, torch.inf).topk(
+            min(cfg.neighbours, cfg.queue), largest=False, sorted=False
+        )[0]
+        known = nearest.isfinite()
+        mean = nearest.where(known, 0).sum(-1) / known.sum(-1)
+        return mean.unflatten(0, clips.shape[:2]).to(feat.dtype)

@@ -1,0 +1,28 @@
+"""What flows into a loss.
+
+Shapes: B batch, T time, A action.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """A batch of sequences; `action[t]` is the action that led to `image[t]`.
+
+    Video clips have neither actions nor rewards.
+    """
+
+    image: Tensor  # (B, T, 64, 64, 3) uint8
+    is_first: Tensor  # (B, T) 1 where an episode or clip begins
+    action: Tensor | None = None  # (B, T, A) in -1..1
+    reward: Tensor | None = None  # (B, T)
+
+
+def clip_batch(image: Tensor) -> Batch:
+    """Video clips (B, T, 64, 64, 3), each of which begins at its first frame."""
+    is_first = torch.zeros(image.shape[:2], device=image.device)
+    is_first[:, 0] = 1
+    return Batch(image, is_first)

@@ -1,0 +1,16 @@
+"""The one kind of error that a user's mistake raises, and the sentence that helps them on."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what was asked for; the command line prints it as one line and exits with 2."""
+
+
+def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
+    """The error for a mistyped name: what it was, and the nearest names that would be valid."""
+    choices = sorted(valid)
+    nearest = difflib.get_close_matches(name, choices, n=3, cutoff=0.5) or choices[:8]
+    hint = ", ".join(nearest) if choices else "none exist"
+    return UserError(f"unknown {what} {name!r}; did you mean: {hint}?")

@@ -1,0 +1,59 @@
+"""Cross-attention of a decoded frame over the context frame (paper section 4.2).
+
+Shapes: B clips, T frames of each, C H W a feature map, N = H W context tokens, S of them kept.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = 4
+
+
+def random_tokens(frames: int, tokens: int, masked: float, like: Tensor) -> Tensor:
+    """For each frame its own random subset of int(tokens * (1 - masked)) tokens, (frames, S)."""
+    kept = int(tokens * (1 - masked))
+    return torch.rand(frames, tokens, device=like.device).topk(kept, -1, sorted=False).indices
+
+
+class ContextAttention(nn.Module):
+    """z = relu(x + norm(attention(x, context))); reference `nets/modules.py`.
+
+    Keys and values are projected once per clip and then gathered per frame, which is the same
+    function as projecting the kept tokens of every frame.
+    """
+
+    def __init__(self, channels: int, size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout  # of attention weights, and again of the output
+        self.query_position = nn.Parameter(torch.zeros(size * size, channels))
+        self.context_position = nn.Parameter(torch.zeros(size * size, channels))
+        self.project_in = nn.Linear(channels, 3 * channels)  # rows: query, key, value
+        self.project_out = nn.Linear(channels, channels)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.xavier_uniform_(self.project_in.weight)
+        nn.init.zeros_(self.project_in.bias)
+        nn.init.zeros_(self.project_out.bias)
+
+    def forward(self, x: Tensor, context: Tensor, keep: Tensor | None) -> Tensor:
+        """x (B*T, C, H, W), context (B, C, H, W), keep (B*T, S) or None for all -> like x."""
+        frames, channels, height, width = x.shape
+        weight, bias = self.project_in.weight, self.project_in.bias
+        queries = x.flatten(2).mT + self.query_position
+        queries = F.linear(queries, weight[:channels], bias[:channels])
+        tokens = context.flatten(2).mT + self.context_position
+        tokens = F.linear(tokens, weight[channels:], bias[channels:])  # (B, N, 2C)
+        per_clip = frames // len(context)
+        if keep is None:
+            tokens = tokens.repeat_interleave(per_clip, 0)
+        else:
+            clip = torch.arange(frames, device=x.device) // per_clip
+            tokens = tokens[clip[:, None], keep]  # (B*T, S, 2C)
+        keys, values = tokens.chunk(2, -1)
+        mixed = F.scaled_dot_product_attention(
+            *(part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (queries, keys, values)),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        mixed = self.project_out(mixed.transpose(1, 2).flatten(2))
+        mixed = F.dropout(mixed, self.dropout, self.training).mT.unflatten(2, (height, width))
+        return F.relu(x + self.norm(mixed))

@@ -1,0 +1,86 @@
+"""Building blocks: initialisation, residual layer, layer-normalised GRU cell, MLP.
+
+Shapes: N images, C H W an image; B batch, D recurrent state.
+"""
+
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def xavier(layer: Layer) -> Layer:
+    """Glorot-uniform weight and zero bias: the reference's default for layers outside residuals."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ResidualLayer(nn.Module):
+    """relu(skip(x) + block(z)): two 3x3 convolutions with batch norm; reference `ResidualLayer`.
+
+    `block` reads z, which is x unless the caller has something better (attention over a context).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.widen = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else None
+        self.widen_norm = nn.BatchNorm2d(outputs) if inputs != outputs else None
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H, W)."""
+        y = F.relu(self.norm1(self.conv1(x if z is None else z)))
+        y = self.norm2(self.conv2(y))
+        skip = x if self.widen is None else self.widen_norm(self.widen(x))
+        return F.relu(skip + y)
+
+
+class GRUCell(nn.Module):
+    """GRU with one layer norm over all gates and an update gate biased to keep (DreamerV2)."""
+
+    def __init__(self, inputs: int, deter: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs + deter, 3 * deter)  # keeps PyTorch's initialisation
+        self.norm = nn.LayerNorm(3 * deter, eps=1e-3)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """x (B, inputs), h (B, D) -> the next h (B, D)."""
+        gates = self.norm(self.linear(torch.cat([x, h], -1)))
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * h
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class MLPConfig:
+    """Every head of the model, the actor and the critic: `layers` of `units` with ELU."""
+
+    layers: int = 4
+    units: int = 400
+
+
+class MLP(nn.Module):
+    """Hidden layers with ELU, then one linear output per entry of `outputs`."""
+
+    def __init__(self, cfg: MLPConfig, inputs: int, outputs: list[int]) -> None:
+        super().__init__()
+        widths = [inputs] + [cfg.units] * cfg.layers
+        self.hidden = nn.ModuleList(xavier(nn.Linear(a, b)) for a, b in pairwise(widths))
+        self.out = nn.ModuleList(xavier(nn.Linear(widths[-1], n)) for n in outputs)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(..., inputs) -> one (..., n) for each n in `outputs`."""
+        for layer in self.hidden:
+            x = F.elu(layer(x))
+        return tuple(out(x) for out in self.out)

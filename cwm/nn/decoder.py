@@ -1,0 +1,107 @@
+"""Latent features to the mean of an image, with or without a context frame.
+
+Reference: `nets/decoder/{resnet,ctx_resnet,plaincnn}.py`. Shapes: B clips of T frames, F features.
+"""
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cwm.nn.attention import ContextAttention, random_tokens
+from cwm.nn.blocks import ResidualLayer, xavier
+from cwm.nn.context import ContextConfig
+from cwm.nn.encoder import STAGES, VisionConfig
+
+ATTEND = (8, 16)  # sizes with attention; at 32 pixels it would cost nine times the 16-pixel one
+
+
+class ResNetDecoder(nn.Module):
+    """Three stages of upsampling and residual layers; the plain decoder is one without context."""
+
+    def __init__(self, cfg: VisionConfig, context: ContextConfig | None, features: int) -> None:
+        super().__init__()
+        widths = [cfg.depth * 2**i // 2 for i in range(STAGES, -1, -1)]  # 4d, 2d, d, d/2
+        self.base = widths[0]
+        self.linear = xavier(nn.Linear(features, self.base * 16))
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                ResidualLayer(a, b if i == cfg.layers - 1 else a) for i in range(cfg.layers)
+            )
+            for a, b in pairwise(widths)
+        )
+        self.masked = context.masked if context else 1.0
+        self.attention = nn.ModuleDict()
+        if context:
+            sizes = zip(ATTEND, widths, strict=False)
+            self.attention.update(
+                {str(size): ContextAttention(w, size, context.dropout) for size, w in sizes}
+            )
+        self.out = xavier(
+            nn.ConvTranspose2d(widths[-1], 3, 3, stride=2, padding=1, output_padding=1)
+        )
+
+    def forward(
+        self,
+        feat: Tensor,
+        context: dict[int, Tensor] | None = None,
+        keep: dict[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Mean image (B, T, 3, 64, 64) of features (B, T, F).
+
+        `context` maps a size to features (B, C, size, size); `keep` maps it to the context tokens
+        (B*T, S) that each frame sees. Without `keep`, frames draw their own subset while training
+        and see all tokens in evaluation.
+        """
+        x = self.linear(feat.flatten(0, 1)).unflatten(1, (self.base, 4, 4))
+        for stage in self.stages:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = stage[0](x, self.attend(x, context, keep))
+            for layer in stage[1:]:
+                x = layer(x)
+        return self.out(x).unflatten(0, feat.shape[:2])
+
+    def attend(
+        self, x: Tensor, context: dict[int, Tensor] | None, keep: dict[int, Tensor] | None
+    ) -> Tensor | None:
+        """What the stage's first layer reads in place of x, where the context is looked at."""
+        size = x.shape[-1]
+        if str(size) not in self.attention:
+            return None
+        if context is None:
+            raise ValueError("this decoder was built with a context and needs its features")
+        tokens = keep[size] if keep else None
+        if tokens is None and self.training:
+            tokens = random_tokens(len(x), size * size, self.masked, x)
+        if tokens is not None and tokens.shape[-1] == 0:  # everything masked: no attention
+            return None
+        return self.attention[str(size)](x, context[size], tokens)
+
+
+class CNNDecoder(nn.Module):
+    """Transposed convolutions 5, 5, 6, 6 of stride 2, as in DreamerV2."""
+
+    def __init__(self, cfg: VisionConfig, features: int) -> None:
+        super().__init__()
+        widths = [cfg.depth * n for n in (32, 4, 2, 1)] + [3]
+        self.linear = xavier(nn.Linear(features, widths[0]))
+        self.convs = nn.ModuleList(
+            xavier(nn.ConvTranspose2d(a, b, kernel, stride=2))
+            for (a, b), kernel in zip(pairwise(widths), (5, 5, 6, 6), strict=True)
+        )
+
+    def forward(self, feat: Tensor, context: None = None, keep: None = None) -> Tensor:
+        """Mean image (B, T, 3, 64, 64) of features (B, T, F)."""
+        x = self.linear(feat.flatten(0, 1))[:, :, None, None]
+        for conv in self.convs[:-1]:
+            x = F.elu(conv(x))
+        return self.convs[-1](x).unflatten(0, feat.shape[:2])
+
+
+def decoder(
+    cfg: VisionConfig, context: ContextConfig | None, features: int
+) -> ResNetDecoder | CNNDecoder:
+    """The decoder that the config names."""
+    if cfg.network == "resnet":
+        return ResNetDecoder(cfg, context, features)
+    return CNNDecoder(cfg, features)

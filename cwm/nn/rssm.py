@@ -1,0 +1,139 @@
+"""The recurrent state-space model, both the action-free and the action-conditional one.
+
+Reference: `nets/dynamics/rssm.py`. Shapes: B batch, T time, D deterministic state, S latent
+variables of K classes, E embedding, A action.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cwm.nn.blocks import GRUCell, xavier
+from cwm.nn.dists import gumbel, one_hot_sample
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class RSSMConfig:
+    """Sizes of one recurrent state-space model."""
+
+    deter: int = 1024  # recurrent state
+    stoch: int = 32  # categorical variables
+    classes: int = 32  # values of each
+    hidden: int = 1024
+    action_pad: int = 50  # actions are padded to this width by zeros; 0: not padded
+
+    @property
+    def features(self) -> int:
+        """Width of `State.feat`."""
+        return self.stoch * self.classes + self.deter
+
+
+class State(NamedTuple):
+    """Latent state; leading axes are (B,) in a step and (B, T) in a sequence."""
+
+    deter: Tensor  # (..., D)
+    stoch: Tensor  # (..., S, K)
+    logit: Tensor  # (..., S, K)
+
+    @property
+    def feat(self) -> Tensor:
+        """What every head reads: the flattened samples, then the recurrent state."""
+        return torch.cat([self.stoch.flatten(-2), self.deter], -1)
+
+    def step(self, t: int) -> "State":
+        """Step t of a sequence of states."""
+        return State(*(x[:, t] for x in self))
+
+    def detach(self) -> "State":
+        """The same state, through which no gradient flows."""
+        return State(*(x.detach() for x in self))
+
+
+class RSSM(nn.Module):
+    """Recurrent state-space model; with `action_dim` 0 it predicts videos without actions."""
+
+    def __init__(self, cfg: RSSMConfig, embed_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.action_dim = action_dim
+        self.latent = cfg.stoch * cfg.classes
+        # Padded columns exist (and decay) even where no action reaches them, as in the reference.
+        action_columns = cfg.action_pad or action_dim
+        self.image_in = xavier(nn.Linear(self.latent + action_columns, cfg.hidden))
+        self.cell = GRUCell(cfg.hidden, cfg.deter)
+        self.prior_hidden = xavier(nn.Linear(cfg.deter, cfg.hidden))
+        self.prior_logit = xavier(nn.Linear(cfg.hidden, self.latent))
+        self.post_hidden = xavier(nn.Linear(cfg.deter + embed_dim, cfg.hidden))
+        self.post_logit = xavier(nn.Linear(cfg.hidden, self.latent))
+
+    def initial(self, batch: int, like: Tensor) -> State:
+        """The all-zero state of `batch` rows, on the device and in the precision of `like`."""
+        cfg = self.cfg
+        logit = like.new_zeros(batch, cfg.stoch, cfg.classes)
+        return State(like.new_zeros(batch, cfg.deter), logit, logit)
+
+    def prior(self, deter: Tensor) -> Tensor:
+        """Logits (..., S, K) of the next latent, predicted from the recurrent state (..., D)."""
+        logit = self.prior_logit(F.elu(self.prior_hidden(deter)))
+        return logit.unflatten(-1, (self.cfg.stoch, self.cfg.classes))
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> State:
+        """The predicted next state, given an action (B, A) and Gumbel noise (B, S, K) or none."""
+        inputs = torch.cat([state.stoch.flatten(-2), action], -1)
+        weight = self.image_in.weight[:, : inputs.shape[-1]]
+        deter = self.cell(F.elu(F.linear(inputs, weight, self.image_in.bias)), state.deter)
+        logit = self.prior(deter)
+        noise = gumbel(tuple(logit.shape), logit) if noise is None else noise
+        return State(deter, one_hot_sample(logit, noise), logit)
+
+    def observe(
+        self,
+        embed: Tensor,
+        action: Tensor | None,
+        is_first: Tensor,
+        start: State,
+        noise: Tensor | None = None,
+    ) -> tuple[State, Tensor]:
+        """Posterior states (B, T, ...) and prior logits (B, T, S, K) of a sequence.
+
+        embed (B, T, E); action (B, T, A), the action that led to each observation, or None for an
+        action-free model; is_first (B, T); start: the state before step 0; noise: Gumbel noise
+        (B, T, S, K), drawn if None, zero for the mode. Where `is_first`, the state before the step
+        and the action that led to it count as zero.
+        """
+        batch, length = embed.shape[:2]
+        shape = (self.cfg.stoch, self.cfg.classes)
+        keep = (1 - is_first.to(embed.dtype)).unsqueeze(-1)  # (B, T, 1)
+        noise = gumbel((batch, length, *shape), embed) if noise is None else noise
+        noise = noise.expand(batch, length, *shape)
+
+        # Everything that does not depend on the state leaves the loop: three products over all T.
+        in_weight = self.image_in.weight
+        from_latent = in_weight[:, : self.latent]
+        actions = self.image_in.bias.expand(batch, length, -1)
+        if action is not None:
+            from_action = in_weight[:, self.latent : self.latent + self.action_dim]
+            actions = F.linear(action * keep, from_action, self.image_in.bias)
+        from_deter = self.post_hidden.weight[:, : self.cfg.deter]
+        from_embed = self.post_hidden.weight[:, self.cfg.deter :]
+        embeds = F.linear(embed, from_embed, self.post_hidden.bias)
+
+        stoch, deter = start.stoch, start.deter
+        deters, stochs, logits = [], [], []
+        for t in range(length):
+            latent = stoch.flatten(-2) * keep[:, t]
+            x = F.elu(F.linear(latent, from_latent) + actions[:, t])
+            deter = self.cell(x, deter * keep[:, t])
+            hidden = F.elu(F.linear(deter, from_deter) + embeds[:, t])
+            logit = self.post_logit(hidden).unflatten(-1, shape)
+            stoch = one_hot_sample(logit, noise[:, t])
+            deters.append(deter)
+            stochs.append(stoch)
+            logits.append(logit)
+        deters = torch.stack(deters, 1)
+        post = State(deters, torch.stack(stochs, 1), torch.stack(logits, 1))
+        return post, self.prior(deters)

@@ -1,0 +1,70 @@
+"""The world model that watches videos: latent dynamics without actions (pre-training).
+
+Paper section 3.1 and 4.2; reference `agents/apv_pretrain.py`.
+Shapes: B clips, T frames, F features, S latent variables of K classes.
+"""
+
+from typing import NamedTuple
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cwm.data.batch import Batch
+from cwm.nn.dists import categorical_entropy, categorical_kl
+from cwm.nn.rssm import RSSM, State
+from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
+from cwm.world.vision import Draws, ModelConfig, Vision
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ActionFreeConfig:
+    """The pre-training loss: image + kl_weight * kl."""
+
+    kl: KLConfig = KLConfig()
+    kl_weight: float = 1.0
+
+
+class Watched(NamedTuple):
+    """What the model made of a batch of clips."""
+
+    loss: Tensor  # ()
+    terms: dict[str, Tensor]  # unweighted terms of the loss and other figures, all ()
+    embed: Tensor  # (B, T, E)
+    post: State  # (B, T, ...)
+    prior: Tensor  # (B, T, S, K) logits
+    image: Tensor  # (B, T, 3, 64, 64) reconstruction
+
+
+class ActionFreeModel(nn.Module):
+    """Encoder, action-free RSSM, and a decoder that may look at a context frame."""
+
+    def __init__(self, model: ModelConfig, cfg: ActionFreeConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.vision = Vision(model)
+        self.rssm = RSSM(model.rssm, self.vision.encoder.width, action_dim=0)
+
+    def loss(self, batch: Batch, start: State | None = None, draws: Draws = Draws()) -> Watched:
+        """Evidence lower bound of a batch of clips, from `start` or the zero state."""
+        pixels = self.vision.pixels(batch.image)
+        embed = self.vision.embed(pixels)
+        start = start or self.rssm.initial(len(embed), embed)
+        post, prior = self.rssm.observe(embed, None, batch.is_first, start, draws.gumbel_free)
+        image = self.vision.reconstruct(post.feat, pixels, draws)
+        losses = {
+            "image": squared_error(image, pixels, axes=(-3, -2, -1)),
+            "kl": balanced_kl(post.logit, prior, self.cfg.kl),
+        }
+        loss = total(losses, {"image": 1.0, "kl": self.cfg.kl_weight})
+        return Watched(loss, losses | latent_figures(post.logit, prior), embed, post, prior, image)
+
+
+def latent_figures(post: Tensor, prior: Tensor) -> dict[str, Tensor]:
+    """Means of the unbalanced KL and of both entropies, in nats; logits (B, T, S, K)."""
+    post, prior = post.detach(), prior.detach()
+    return {
+        "kl_value": categorical_kl(post, prior).mean(),
+        "prior_entropy": categorical_entropy(prior).mean(),
+        "post_entropy": categorical_entropy(post).mean(),
+    }

@@ -1,0 +1,46 @@
+"""Loss terms of the world models: pure functions of tensors.
+
+Shapes: B batch, T time, S latent variables of K classes.
+"""
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from cwm.nn.dists import categorical_kl, full
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class KLConfig:
+    """The balanced KL of DreamerV2 (its section 2.2)."""
+
+    balance: float = 0.8  # share that trains the prior
+    free: float = 0.0  # nats below which a side is left alone
+
+
+def balanced_kl(post: Tensor, prior: Tensor, cfg: KLConfig) -> Tensor:
+    """Pull the prior towards the posterior faster than the reverse.
+
+    balance * max(KL[sg(post) || prior], free) + (1 - balance) * max(KL[post || sg(prior)], free)
+
+    post, prior: logits (B, T, S, K). Free nats clip the mean over B and T, as in the reference.
+    """
+    learn_prior = categorical_kl(post.detach(), prior).mean().clamp(min=cfg.free)
+    learn_post = categorical_kl(post, prior.detach()).mean().clamp(min=cfg.free)
+    return cfg.balance * learn_prior + (1 - cfg.balance) * learn_post
+
+
+def squared_error(mean: Tensor, target: Tensor, axes: tuple[int, ...] = ()) -> Tensor:
+    """Half the squared error, summed over `axes` and averaged over the rest.
+
+    The negative log-likelihood of a unit-variance normal, without its constant.
+    """
+    error = 0.5 * (full(mean) - target).square()
+    return (error.sum(axes) if axes else error).mean()
+
+
+def total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Weighted sum of named terms; every term must have a weight and every weight a term."""
+    if losses.keys() != weights.keys():
+        raise ValueError(f"losses {sorted(losses)} but weights {sorted(weights)}")
+    return sum(weights[name] * loss for name, loss in losses.items())

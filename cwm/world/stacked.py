@@ -1,0 +1,198 @@
+"""The action-conditional world model, stacked on the action-free one (fine-tuning).
+
+Paper section 3.2 and 4.3; reference `agents/apv_finetune.py`, and `agents/dreamerv2.py` for a
+model that is not stacked. Shapes: B sequences, T steps, F features, A action, H horizon, N starts.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cwm.data.batch import Batch
+from cwm.nn.blocks import MLP, MLPConfig
+from cwm.nn.context import Augment
+from cwm.nn.rssm import RSSM, State
+from cwm.world.action_free import latent_figures
+from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
+from cwm.world.vision import Draws, ModelConfig, Vision
+
+# (action-free features (B, T, F), reward (B, T)) -> target of the behavioural reward (B, <= T)
+RewardTarget = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LossWeights:
+    """Weights of the fine-tuning loss. A head whose weight is zero is not built."""
+
+    image: float = 1.0
+    kl: float = 1.0
+    reward: float = 1.0
+    aux_reward: float = 0.0  # the representative reward predictor; 1 for ContextWM
+    action_free_kl: float = 0.0  # zero in the official code
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class StackedConfig:
+    """Fine-tuning of the world model."""
+
+    kl: KLConfig = KLConfig()
+    weights: LossWeights = LossWeights()
+    concat_embed: bool = False  # give the upper model the embedding beside the lower features
+    context_augment: Augment = "none"
+    head: MLPConfig = MLPConfig()
+
+
+class Explained(NamedTuple):
+    """What the model made of a batch of experience."""
+
+    loss: Tensor  # ()
+    terms: dict[str, Tensor]  # unweighted terms of the loss and other figures, all ()
+    embed: Tensor  # (B, T, E)
+    free: State | None  # (B, T, ...) lower posterior; None when not stacked
+    post: State  # (B, T, ...) upper posterior
+    prior: Tensor  # (B, T, S, K) logits of the upper prior
+    image: Tensor  # (B, T, 3, 64, 64) reconstruction
+    target: Tensor  # (B, <= T) what the behavioural reward head was trained on
+
+
+class Trajectory(NamedTuple):
+    """Imagined experience, time first; entry 0 is the start, with a zero action."""
+
+    state: State  # (H+1, N, ...)
+    action: Tensor  # (H+1, N, A); action[i] led to state[i]
+
+
+class Filter(NamedTuple):
+    """What acting carries from step to step."""
+
+    free: State | None  # (B, ...)
+    post: State  # (B, ...)
+    action: Tensor  # (B, A) the last one
+
+
+class StackedModel(nn.Module):
+    """Vision, the action-free RSSM, an action-conditional RSSM above it, and reward heads."""
+
+    def __init__(self, model: ModelConfig, cfg: StackedConfig, action_dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.action_dim = action_dim
+        self.vision = Vision(model, cfg.context_augment)
+        width = self.vision.encoder.width
+        self.action_free = RSSM(model.rssm, width, action_dim=0) if model.stacked else None
+        if model.stacked:
+            width = model.rssm.features + (width if cfg.concat_embed else 0)
+        self.rssm = RSSM(model.rssm, width, action_dim)
+        self.reward = MLP(cfg.head, model.rssm.features, [1])
+        auxiliary = cfg.weights.aux_reward > 0
+        self.aux_reward = MLP(cfg.head, model.rssm.features, [1]) if auxiliary else None
+
+    def pretrained_parts(self) -> dict[str, nn.Module]:
+        """The parts that pre-training has learned, by their names in the action-free model."""
+        return {"vision": self.vision, "rssm": self.action_free}
+
+    def loss(
+        self,
+        batch: Batch,
+        reward_target: RewardTarget | None = None,
+        start: State | None = None,
+        draws: Draws = Draws(),
+    ) -> Explained:
+        """Loss of a batch of experience.
+
+        Both models start from the same `start` (default: the zero state), the last posterior of
+        the upper one, as in the reference. Without `reward_target` the head learns the reward.
+        """
+        pixels = self.vision.pixels(batch.image)
+        embed = self.vision.embed(pixels)
+        start = start or self.rssm.initial(len(embed), embed)
+        inputs, free, free_prior = embed, None, None
+        if self.action_free is not None:
+            free, free_prior = self.action_free.observe(
+                embed, None, batch.is_first, start, draws.gumbel_free
+            )
+            inputs = self._above(embed, free)
+        post, prior = self.rssm.observe(inputs, batch.action, batch.is_first, start, draws.gumbel)
+        feat = post.feat
+        image = self.vision.reconstruct(feat, pixels, draws)
+
+        target = batch.reward
+        if reward_target is not None:
+            target = reward_target((free or post).feat.detach(), batch.reward)
+        losses = {
+            "image": squared_error(image, pixels, axes=(-3, -2, -1)),
+            "kl": balanced_kl(post.logit, prior, self.cfg.kl),
+            "reward": squared_error(self.rewards(feat[:, : target.shape[1]]), target),
+        }
+        weights = {name: getattr(self.cfg.weights, name) for name in losses}
+        if self.aux_reward is not None:
+            predicted = self.aux_reward(feat)[0].squeeze(-1)
+            losses["aux_reward"] = squared_error(predicted, batch.reward)
+            weights["aux_reward"] = self.cfg.weights.aux_reward
+        if free is not None:
+            # A zero weight still gives zero gradients, so that weight decay reaches the prior.
+            losses["action_free_kl"] = balanced_kl(free.logit, free_prior, self.cfg.kl)
+            weights["action_free_kl"] = self.cfg.weights.action_free_kl
+        figures = latent_figures(post.logit, prior)
+        return Explained(
+            total(losses, weights), losses | figures, embed, free, post, prior, image, target
+        )
+
+    def _above(self, embed: Tensor, free: State) -> Tensor:
+        """What the upper model observes: the lower features, after the embedding if so set."""
+        return torch.cat([embed, free.feat], -1) if self.cfg.concat_embed else free.feat
+
+    def rewards(self, feat: Tensor) -> Tensor:
+        """Predicted behavioural reward (...) of features (..., F)."""
+        return self.reward(feat)[0].squeeze(-1)
+
+    def imagine(
+        self,
+        policy: Callable[[Tensor, int], Tensor],
+        start: State,
+        horizon: int,
+        noise: Tensor | None = None,
+    ) -> Trajectory:
+        """Roll the upper model out from `start` (N, ...) under `policy(feat, i) -> action`.
+
+        The policy sees features through which no gradient flows. `noise` (H, N, S, K) is drawn if
+        None.
+        """
+        state, states = start, [start]
+        actions = [start.deter.new_zeros(len(start.deter), self.action_dim)]
+        for i in range(horizon):
+            action = policy(state.feat.detach(), i)
+            state = self.rssm.imagine_step(state, action, None if noise is None else noise[i])
+            states.append(state)
+            actions.append(action)
+        stacked = State(*(torch.stack(parts) for parts in zip(*states, strict=True)))
+        return Trajectory(stacked, torch.stack(actions))
+
+    def begin(self, batch: int) -> Filter:
+        """What acting carries before the first observation."""
+        like = next(self.parameters())
+        zero = self.rssm.initial(batch, like)
+        free = zero if self.action_free is not None else None
+        return Filter(free, zero, like.new_zeros(batch, self.action_dim))
+
+    def filter(
+        self, carried: Filter, image: Tensor, is_first: Tensor, noise: Tensor | None = None
+    ) -> Filter:
+        """Update the belief by one image (B, 64, 64, 3) uint8; no context frame is needed.
+
+        The caller puts the action it then takes into the result. Latents are sampled, as in the
+        reference, also in evaluation; a `noise` of zero takes their modes.
+        """
+        embed = self.vision.embed(self.vision.pixels(image[:, None]))
+        is_first = is_first[:, None]
+        inputs, free = embed, None
+        if self.action_free is not None:
+            free, _ = self.action_free.observe(embed, None, is_first, carried.free, noise)
+            inputs, free = self._above(embed, free), free.step(0)
+        action = carried.action[:, None]
+        post, _ = self.rssm.observe(inputs, action, is_first, carried.post, noise)
+        return Filter(free, post.step(0), carried.action)

@@ -1,0 +1,81 @@
+"""Images in, images out: encoder, context branch and decoder of a world model.
+
+The plain world model is the contextual one with `context: null`.
+Shapes: B clips, T frames, E embedding, F features.
+"""
+
+from typing import NamedTuple
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from cwm.nn.context import Augment, ContextConfig, ContextEncoder, choose, erase
+from cwm.nn.decoder import decoder
+from cwm.nn.encoder import VisionConfig, encoder
+from cwm.nn.rssm import RSSMConfig
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ModelConfig:
+    """The architecture, the same for pre-training and for fine-tuning."""
+
+    vision: VisionConfig = VisionConfig()
+    context: ContextConfig | None = ContextConfig()  # null: the plain world model
+    rssm: RSSMConfig = RSSMConfig()
+    stacked: bool = True  # false: DreamerV2, one action-conditional model and no pre-training
+
+
+class Draws(NamedTuple):
+    """What is random in a world model's loss. None is drawn afresh; tests and figures may fix it.
+
+    A Gumbel noise of zero makes every latent its mode.
+    """
+
+    context_index: Tensor | None = None  # (B,) the context frame of each clip
+    keep: dict[int, Tensor] | None = None  # size -> (B*T, S) context tokens that a frame sees
+    gumbel_free: Tensor | None = None  # (B, T, S, K) of the action-free posterior
+    gumbel: Tensor | None = None  # (B, T, S, K) of the action-conditional posterior
+
+
+class Vision(nn.Module):
+    """Encoder, decoder and, for a contextual model, the context encoder between them."""
+
+    def __init__(self, cfg: ModelConfig, augment: Augment = "none") -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.augment = augment
+        self.encoder = encoder(cfg.vision)
+        self.context = ContextEncoder(cfg.vision) if cfg.context else None
+        self.decoder = decoder(cfg.vision, cfg.context, cfg.rssm.features)
+        self.to(memory_format=torch.channels_last)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """uint8 (..., 64, 64, 3) -> (..., 3, 64, 64) in -0.5..0.5."""
+        dtype = next(self.parameters()).dtype
+        return (image.to(dtype) / 255 - 0.5).movedim(-1, -3)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, T, 3, 64, 64) -> embeddings (B, T, E)."""
+        return self.encoder(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+
+    def look(self, pixels: Tensor, index: Tensor | None = None) -> dict[int, Tensor] | None:
+        """Features of one context frame per clip of (B, T, 3, 64, 64); None for a plain model.
+
+        `index` (B,) names the frames, else they are chosen as the config says. Frames are
+        augmented in training only.
+        """
+        if self.context is None:
+            return None
+        clips, length = pixels.shape[:2]
+        if index is None:
+            index = choose(self.cfg.context.choice, clips, length, pixels.device)
+        frame = pixels[torch.arange(clips, device=pixels.device), index]
+        if self.training and self.augment == "erasing":
+            frame = erase(frame)
+        return self.context(frame)
+
+    def reconstruct(self, feat: Tensor, pixels: Tensor, draws: Draws) -> Tensor:
+        """The decoder's mean (B, T, 3, 64, 64) of `pixels`, from features (B, T, F)."""
+        return self.decoder(feat, self.look(pixels, draws.context_index), draws.keep)
