@@ -1,0 +1,131 @@
+"""Experience: whole episodes in one ring of frames, and on disk so that a run can go on.
+
+Reference: `core/replay.py`. Shapes: B batch, L length, n steps of an episode, A action.
+"""
+
+import os
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from cwm.data.batch import Batch
+from cwm.errors import UserError
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ReplayConfig:
+    """How much is remembered, and which part of it is learned from."""
+
+    capacity: int = 1_000_000  # frames; the oldest episodes make room
+    prioritize_ends: bool = False  # draw the last window of an episode far more often
+
+
+class Episode(NamedTuple):
+    """An episode of n steps: n + 1 entries, the first with a zero action and a zero reward."""
+
+    image: np.ndarray  # (n+1, 64, 64, 3) uint8
+    action: np.ndarray  # (n+1, A) float32; action[t] led to image[t]
+    reward: np.ndarray  # (n+1,) float32
+
+
+class Replay:
+    """Episodes in a ring on the training device; each is also a file in `folder`."""
+
+    def __init__(
+        self, cfg: ReplayConfig, folder: Path, length: int, size: int, device: str = "cpu"
+    ) -> None:
+        """`length` of the windows to be drawn; `size`: no more frames than the run will make."""
+        self.cfg = cfg
+        self.folder = folder
+        self.length = length
+        self.device = device
+        self.size = min(cfg.capacity, size)
+        self.episodes: deque[tuple[int, int, int]] = deque()  # (number, first frame, entries)
+        self.count = 0  # episodes seen
+        self.used = 0  # frames remembered
+        self.end = 0  # where in the ring the next episode begins
+        self.image: torch.Tensor | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, episode: Episode) -> bool:
+        """Remember an episode, on disk first. One shorter than a window cannot be drawn: False."""
+        if len(episode.reward) < self.length:
+            self.count += 1
+            return False
+        path = self._path(self.count)
+        with path.with_suffix(".tmp").open("wb") as file:
+            np.savez(file, **episode._asdict())
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".tmp").replace(path)
+        self._remember(self.count, episode)
+        self.count += 1
+        return True
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:07d}.npz"
+
+    def _remember(self, number: int, episode: Episode) -> None:
+        entries = len(episode.reward)
+        if entries > self.size:
+            raise UserError(f"replay.capacity {self.size} is less than an episode of {entries}")
+        if self.image is None:
+            self._allocate(episode.action.shape[1])
+        while self.used + entries > self.size:
+            self.used -= self.episodes.popleft()[2]
+        index = torch.arange(self.end, self.end + entries, device=self.device) % self.size
+        self.image[index] = torch.as_tensor(episode.image, device=self.device)
+        self.action[index] = torch.as_tensor(episode.action, device=self.device)
+        self.reward[index] = torch.as_tensor(episode.reward, device=self.device)
+        self.episodes.append((number, self.end, entries))
+        self.end = (self.end + entries) % self.size
+        self.used += entries
+
+    def _allocate(self, action_dim: int) -> None:
+        self.image = torch.zeros(self.size, 64, 64, 3, dtype=torch.uint8, device=self.device)
+        self.action = torch.zeros(self.size, action_dim, device=self.device)
+        self.reward = torch.zeros(self.size, device=self.device)
+
+    def prune(self) -> None:
+        """Delete the files of forgotten episodes; right after a checkpoint, not sooner."""
+        remembered = {self._path(number) for number, _, _ in self.episodes}
+        for path in self.folder.iterdir():
+            if path not in remembered:
+                path.unlink()
+
+    def restore(self, count: int) -> None:
+        """Go back to the state after `count` episodes, from the files in the folder."""
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix != ".npz" or int(path.stem) >= count:
+                path.unlink()
+                continue
+            with np.load(path) as arrays:
+                self._remember(int(path.stem), Episode(**arrays))
+        self.count = count
+
+    def sample(self, seed: int, i: int, batch: int) -> Batch:
+        """Batch i of the run: a pure function of the seed, i and the episodes remembered.
+
+        Episodes are drawn uniformly, whatever their length. With `prioritize_ends` a start past
+        the last valid one becomes that one. Every row begins as if an episode did.
+        """
+        if not self.episodes:
+            raise UserError(
+                f"no episode is as long as a training window of {self.length} steps; lower"
+                " finetune.length or raise the time limit"
+            )
+        rng = np.random.default_rng([seed, 0x5EED, i])
+        table = np.array(self.episodes)[rng.integers(len(self.episodes), size=batch)]
+        last = table[:, 2] - self.length
+        extra = self.length if self.cfg.prioritize_ends else 0
+        start = np.minimum(rng.integers(last + 1 + extra), last)
+        index = (table[:, 1] + start)[:, None] + np.arange(self.length)
+        index = torch.as_tensor(index % self.size, device=self.device)
+        is_first = torch.zeros(batch, self.length, device=self.device)
+        is_first[:, 0] = 1
+        return Batch(self.image[index], is_first, self.action[index], self.reward[index])

@@ -1,0 +1,114 @@
+"""Decoded frames on disk, append-only, with a journal of which file's frames lie where.
+
+Journal and shards are no outputs of a rule, so they survive Snakemake: new videos cost their own
+decoding only, and a killed job goes on where it was.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cwm.data.clips import HEADER, shard_name
+from cwm.data.video import FRAME_BYTES, SIZE, Clip
+
+SHARD_FRAMES = 2**30 // FRAME_BYTES  # about 1 GiB
+UNSAFE_FRAMES = SHARD_FRAMES // 16  # frames that a kill may cost
+
+
+class Stored(NamedTuple):
+    """Where the frames of a file lie; a line of the journal."""
+
+    sha256: str  # of the file
+    content: str  # sha256 of the frames
+    width: int
+    height: int
+    frames: int
+    shard: int
+    offset: int
+
+
+class Shards:
+    """The frames of a folder; what was once written there never moves.
+
+    key: what the frames depend on besides the files; with another key all begins anew.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.key, self._folder, self._journal = key, folder, folder / "journal.jsonl"
+        self.clips: dict[str, Stored] = {}  # by checksum of the file
+        self.ends = [0]  # frames in each shard
+        self._unsafe: list[Stored] = []  # not in the journal yet
+        self._read(json.dumps(key, sort_keys=True))
+
+    def _read(self, key: str) -> None:
+        lines = self._journal.read_text().split("\n") if self._journal.exists() else [""]
+        if lines[0] != key:
+            lines = [key, ""]
+            for old in self._folder.glob("frames-*.npy"):
+                old.unlink()
+        for line in lines[1:-1]:  # the last is empty, or was cut off by a kill
+            clip = Stored(*json.loads(line))
+            if self._holds(clip):
+                self._remember(clip)
+        part = self._journal.with_suffix(".part")
+        known = [json.dumps(clip) for clip in self.clips.values()]
+        part.write_text("\n".join([key, *known, ""]))
+        part.replace(self._journal)
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / shard_name(shard)
+
+    def _holds(self, clip: Stored) -> bool:
+        """Whether the shard of a clip is still there, and long enough."""
+        path, end = self._path(clip.shard), HEADER + (clip.offset + clip.frames) * FRAME_BYTES
+        return path.exists() and path.stat().st_size >= end
+
+    def _remember(self, clip: Stored) -> None:
+        self.clips[clip.sha256] = clip
+        self.ends += [0] * (clip.shard + 1 - len(self.ends))
+        self.ends[clip.shard] = clip.offset + clip.frames
+
+    def add(self, digest: str, clip: Clip, content: str) -> None:
+        """Append the frames of the file with this checksum; `content` is theirs."""
+        if self.ends[-1] and self.ends[-1] + len(clip.frames) > SHARD_FRAMES:
+            self.sync()
+            self.ends.append(0)
+        shard, offset = len(self.ends) - 1, self.ends[-1]
+        with self._path(shard).open("r+b" if offset else "wb") as file:
+            file.seek(HEADER + offset * FRAME_BYTES)
+            file.truncate()  # frames that no journal knows of
+            file.write(clip.frames)
+        size = clip.width, clip.height, len(clip.frames)
+        self._remember(Stored(digest, content, *size, shard, offset))
+        self._unsafe.append(self.clips[digest])
+        if sum(stored.frames for stored in self._unsafe) >= UNSAFE_FRAMES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make all frames safe on disk, then say so in the journal; to be called at the end."""
+        if not self._unsafe:
+            return
+        with self._path(len(self.ends) - 1).open("r+b") as file:
+            file.write(_header(self.ends[-1]))
+            file.flush()
+            os.fsync(file.fileno())
+        with self._journal.open("a") as journal:
+            journal.writelines(json.dumps(stored) + "\n" for stored in self._unsafe)
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._unsafe.clear()
+
+
+def _header(frames: int) -> bytes:
+    """The beginning of an .npy file of so many frames, of constant length."""
+    fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({frames}, {SIZE}, {SIZE}, 3)}}"
+    length = HEADER - len(np.lib.format.magic(1, 0)) - 2
+    return (
+        np.lib.format.magic(1, 0)
+        + length.to_bytes(2, "little")
+        + (fields.ljust(length - 1) + "\n").encode()
+    )

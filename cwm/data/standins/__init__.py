@@ -1,0 +1,135 @@
+"""Stand-in corpora: real encoded video files that anyone can make, without a download.
+
+A clip is a pure function of (seed, number of the clip), so how many are made, by how many
+processes and in which order changes none of them.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from cwm.data.encode import encode
+from cwm.errors import unknown
+
+log = logging.getLogger(__name__)
+NAMES = ("robot", "something")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class StandinConfig:
+    """How many clips to make, and from which seed."""
+
+    clips: PositiveInt = 200
+    seed: NonNegativeInt = 0
+
+
+class Job(NamedTuple):
+    """One clip to make."""
+
+    name: str
+    seed: int
+    clip: int
+    path: Path
+
+
+class Studio(Protocol):
+    """What films the clips of a stand-in: made once in a process, then used for many clips."""
+
+    def film(self, seed: int, clip: int) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8 of one clip."""
+
+
+def generate(name: str, cfg: StandinConfig, root: Path, workers: int) -> list[str]:
+    """Make the clips that are not there yet; returns the files of all of them, below `root`.
+
+    A file has its final name only when it is complete, so existing ones are kept.
+    """
+    module = _module(name)
+    folder = f"{name}-v{module.VERSION}-seed{cfg.seed}"
+    files = [
+        f"{folder}/{module.label(clip)}/{clip:06d}{module.SUFFIX}" for clip in range(cfg.clips)
+    ]
+    todo = [clip for clip, file in enumerate(files) if not (root / file).exists()]
+    log.info("%s: %d of %d clips to make", name, len(todo), cfg.clips)
+    if todo:
+        labels = {module.label(clip): [] for clip in todo}
+        for clip in todo:
+            labels[module.label(clip)].append(Job(name, cfg.seed, clip, root / files[clip]))
+        _in_processes(list(labels.values()), min(workers, len(todo)))
+    return sorted(files)
+
+
+def _module(name: str) -> ModuleType:
+    match name:
+        case "something":
+            from cwm.data.standins import something as module
+        case "robot":
+            from cwm.data.standins import robot as module
+        case _:
+            raise unknown("stand-in dataset", name, NAMES)
+    return module
+
+
+def _in_processes(groups: list[list[Job]], workers: int) -> None:
+    """Film groups of alike clips in processes; stops on the first error.
+
+    A group is divided only when there are more processes than groups, since the first clip of a
+    label may cost a studio a second to prepare for.
+    """
+    parts = range(-(-workers // len(groups)))
+    chunks = [group[i :: len(parts)] for group in groups for i in parts if i < len(group)]
+    total = sum(map(len, groups))
+    spawn = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
+    stop, made = spawn.Event(), 0
+    with ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(stop,)) as pool:
+        try:
+            for done in as_completed([pool.submit(_film, chunk) for chunk in chunks]):
+                made += done.result()
+                log.info("made %d of %d clips", made, total)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _begin(stop: Event) -> None:
+    """Set up a process: Ctrl-C reaches all of them, but the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa would draw each picture on all cores
+    _film.stop = stop
+
+
+def _follow_parent() -> None:
+    """End with a parent that was killed, or the next run would meet a second writer."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@cache
+def _studio(name: str) -> Studio:
+    return _module(name).Studio()
+
+
+def _film(jobs: list[Job]) -> int:
+    """Film and encode some clips in a process of the pool; returns how many."""
+    for job in jobs:
+        if _film.stop.is_set():
+            break
+        module = _module(job.name)
+        frames = _studio(job.name).film(job.seed, job.clip)
+        encode(job.path, frames, module.RATE, module.CODEC)
+    return len(jobs)

@@ -1,0 +1,57 @@
+"""A camera that can be put anywhere in a MuJoCo scene, and textures that can be painted anew."""
+
+from typing import Any
+
+import numpy as np
+
+from envs.rendering import Renderer, load
+
+NAME = "eye"  # of the camera that the scene must have
+
+
+class Camera:
+    """Films a scene whose model and data are changed in place between pictures.
+
+    scene: MJCF text with a fixed camera of the name above. Raises EnvError without OpenGL.
+    """
+
+    def __init__(self, scene: str) -> None:
+        self._mujoco = load("mujoco")
+        self.model: Any = self._mujoco.MjModel.from_xml_string(scene)
+        self.data: Any = self._mujoco.MjData(self.model)
+        self._renderer = _Repainter(self.model, NAME, "fast")
+
+    def paint(self, texture: str, pixels: np.ndarray) -> None:
+        """Replace a texture by pixels (H, W, 3) uint8; of a cube, its six faces in a column."""
+        slot = self.model.texture(texture)
+        start = int(slot.adr[0])
+        self.model.tex_data[start : start + pixels.size] = pixels.ravel()
+        self._renderer.upload_texture(slot.id)
+
+    def place(self, body: str, position: np.ndarray, yaw: float) -> None:
+        """Put a mocap body somewhere, turned about the vertical."""
+        slot = self.model.body(body).mocapid[0]
+        self.data.mocap_pos[slot] = position
+        self.data.mocap_quat[slot] = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+
+    def aim(self, target: np.ndarray, distance: float, azimuth: float, elevation: float) -> None:
+        """Look at a point from a distance; azimuth 0 is along y, elevation looks down (radians)."""
+        forward = np.array([np.sin(azimuth), np.cos(azimuth), 0]) * np.cos(elevation)
+        forward[2] = -np.sin(elevation)
+        right = np.array([np.cos(azimuth), -np.sin(azimuth), 0])
+        axes = np.stack([right, np.cross(right, forward), -forward], axis=1)
+        self.model.camera(NAME).pos[:] = target - distance * forward
+        self._mujoco.mju_mat2Quat(self.model.camera(NAME).quat, axes.ravel())
+
+    def shoot(self, height: int, width: int) -> np.ndarray:
+        """A picture (height, width, 3) uint8 of the scene as it is now."""
+        self._mujoco.mj_kinematics(self.model, self.data)
+        self._mujoco.mj_camlight(self.model, self.data)
+        return self._renderer.frame(self.data, height, width)
+
+
+class _Repainter(Renderer):
+    def upload_texture(self, texture: int) -> None:
+        """Show a texture that was changed after the context was made."""
+        self._gl.make_current()
+        self._mujoco.mjr_uploadTexture(self._model, self._context, texture)

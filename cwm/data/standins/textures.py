@@ -1,0 +1,66 @@
+"""Procedural textures: square tiles of colour that stand for wood, cloth, tiles, stone."""
+
+import colorsys
+
+import numpy as np
+from numpy.random import Generator
+
+KINDS = ("plain", "clouds", "stripes", "checks", "dots", "planks")
+
+
+def colour(rng: Generator, vivid: float = 0.85) -> np.ndarray:
+    """An RGB colour (3,) in 0..1, neither very dark nor glaring; `vivid` bounds the saturation."""
+    hue, saturation, value = rng.random(), rng.uniform(0.05, vivid), rng.uniform(0.35, 0.95)
+    return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+
+
+def tile(rng: Generator, size: int, vivid: float = 0.85) -> np.ndarray:
+    """A texture (size, size, 3) uint8 in two colours; its phase says nothing about places."""
+    kind = rng.choice(KINDS)
+    first, second = colour(rng, vivid), colour(rng, vivid)
+    second = first + (second - first) * rng.uniform(0.3, 0.8)
+    mix = _pattern(rng, kind, size)[..., None]
+    grain = rng.normal(0, 0.015, (size, size, 1))
+    pixels = first + (second - first) * mix + grain
+    pixels = np.roll(pixels, rng.integers(size, size=2), axis=(0, 1))
+    return (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def _pattern(rng: Generator, kind: str, size: int) -> np.ndarray:
+    """How much of the second colour each pixel has, (size, size) in 0..1; tiles without seams."""
+    y, x = np.mgrid[:size, :size] / size
+    count = int(rng.integers(2, 6))
+    match kind:
+        case "plain":
+            return np.zeros((size, size))
+        case "clouds":
+            return _clouds(rng, size)
+        case "stripes":
+            along = x if rng.random() < 0.5 else y
+            return _edge(np.sin(2 * np.pi * count * along))
+        case "checks":
+            return _edge(np.sin(2 * np.pi * count * x) * np.sin(2 * np.pi * count * y))
+        case "dots":
+            u, v = (count * x) % 1 - 0.5, (count * y) % 1 - 0.5
+            return _edge(rng.uniform(0.2, 0.35) - np.hypot(u, v))
+        case "planks":
+            grain = np.sin(2 * np.pi * (3 * y + 0.6 * _clouds(rng, size)))
+            seams = (count * x) % 1 < 0.06
+            return np.where(seams, 1.0, 0.25 + 0.2 * grain)
+    raise ValueError(kind)
+
+
+def _edge(signal: np.ndarray) -> np.ndarray:
+    """0 below zero and 1 above, with an edge that is a little soft."""
+    return np.clip(signal * 6 + 0.5, 0, 1)
+
+
+def _clouds(rng: Generator, size: int) -> np.ndarray:
+    """Smooth periodic noise in 0..1: a few random waves of falling strength."""
+    y, x = np.mgrid[:size, :size] * (2 * np.pi / size)
+    waves = np.zeros((size, size))
+    for _ in range(8):
+        a, b = rng.integers(-4, 5, size=2)
+        waves += np.sin(a * x + b * y + rng.uniform(0, 2 * np.pi)) / (1 + np.hypot(a, b))
+    low, high = waves.min(), waves.max()
+    return (waves - low) / max(high - low, 1e-6)

@@ -1,0 +1,161 @@
+"""One video file -> uint8 frames, through an ffmpeg child process that is not trusted.
+
+Axes: T time, H height, W width; frames are RGB, upright, 64 x 64.
+"""
+
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+
+SIZE = 64  # every model of the paper sees 64 x 64 frames
+FRAME_BYTES = SIZE * SIZE * 3
+POLL = 0.25  # seconds between two looks at the clock and at `stop`
+
+# ffmpeg's exit status says little: of a damaged file it decodes what it can and ends with 0.
+COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)|\[warning\] (.*corrupt.*)")
+SOURCE_SIZE = re.compile(r"Stream #0:.* Video: (?!.*attached pic).*?, ([1-9]\d*)x(\d+)\b")
+FRAME_COUNT = re.compile(r"\[info\] frame= *(\d+)")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Geometry:
+    """How a source frame becomes 64 x 64, and which frames are kept."""
+
+    aspect: Literal["stretch", "center-crop"] = "stretch"  # the reference ignores the aspect ratio
+    filter: Literal["bicubic", "area"] = "bicubic"  # of ffmpeg's scaler; bicubic is its default
+    stride: PositiveInt = 1  # keep every n-th frame
+
+
+class Clip(NamedTuple):
+    """All kept frames of one file, and the size its frames had."""
+
+    frames: np.ndarray  # (T, 64, 64, 3) uint8
+    width: int
+    height: int
+
+
+class DecodeError(Exception):
+    """A file that did not give all its frames; the message is the reason, without the path."""
+
+
+def ffmpeg_exe() -> str:
+    """The static ffmpeg of imageio-ffmpeg: the same decoder on every machine."""
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def ffmpeg_version() -> str:
+    """Version of the decoder, which decoded frames depend on."""
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.get_ffmpeg_version()
+
+
+def decode(
+    path: Path, geometry: Geometry, limit: float = 600.0, stop: threading.Event | None = None
+) -> Clip:
+    """Decode the first real video stream of a file, all of it or nothing.
+
+    limit: seconds before the child is killed. stop: when set, the child is killed at once.
+    Raises DecodeError for whatever is not a whole, readable video: missing, empty, a folder,
+    another kind of file, sound only, truncated or damaged, or slower than the limit.
+    """
+    check_readable(path)
+    done = _run(_arguments(path, geometry), limit, stop or threading.Event())
+    log = done.stderr.decode(errors="replace")
+    if complaint := _complaint(log):
+        raise DecodeError(complaint)
+    if done.returncode != 0:
+        raise DecodeError(f"ffmpeg ended with status {done.returncode}")
+    frames, rest = divmod(len(done.stdout), FRAME_BYTES)
+    counted = FRAME_COUNT.findall(log)
+    if rest or not counted or frames != int(counted[-1]):
+        said = counted[-1] if counted else "no"
+        raise DecodeError(f"ffmpeg reported {said} frames, {len(done.stdout)} bytes arrived")
+    if not frames:
+        raise DecodeError("no frames")
+    size = SOURCE_SIZE.search(log.partition("Stream mapping:")[0])
+    if size is None:
+        raise DecodeError("ffmpeg did not say the size of the video")
+    pixels = np.frombuffer(done.stdout, np.uint8).reshape(frames, SIZE, SIZE, 3)
+    return Clip(pixels, int(size[1]), int(size[2]))
+
+
+def check_readable(path: Path) -> None:
+    """Raise DecodeError unless the path is a file with bytes in it that we may read.
+
+    Opening a pipe or a device could wait for ever, so only regular files are opened.
+    """
+    if not path.exists():
+        raise DecodeError("no such file")
+    if not path.is_file():
+        raise DecodeError("a folder, not a file" if path.is_dir() else "not a regular file")
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise DecodeError("empty file")
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror}") from error
+
+
+def _arguments(path: Path, geometry: Geometry) -> list[str]:
+    """The command line, for the first stream that is a video and not a cover picture.
+
+    Only files may be opened, so that a playlist cannot name addresses. One thread each:
+    clips are decoded in parallel, which keeps cores busier than threads within a clip.
+    """
+    import ffmpeg
+
+    # `file:` keeps a name such as "a:b.mp4" or "-i.mp4" from meaning something else.
+    source = ffmpeg.input(f"file:{path}", protocol_whitelist="file", threads=1)
+    video = source["V:0"]
+    if geometry.stride > 1:
+        video = video.filter("select", f"not(mod(n,{geometry.stride}))")
+    if geometry.aspect == "center-crop":
+        video = video.filter("crop", "min(iw,ih)", "min(iw,ih)")
+    video = video.filter("scale", SIZE, SIZE, flags=geometry.filter)
+    sink = video.output(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", threads=1
+    )
+    quiet = ["-nostdin", "-hide_banner", "-loglevel", "level+info", "-filter_complex_threads", "1"]
+    return ffmpeg.compile(sink.global_args(*quiet), cmd=ffmpeg_exe())
+
+
+def _run(argv: list[str], limit: float, stop: threading.Event) -> subprocess.CompletedProcess:
+    """Run a child to its end and collect what it wrote; kill it when time is up or on `stop`."""
+    deadline = time.monotonic() + limit
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as child:
+        try:
+            while True:
+                left = deadline - time.monotonic()
+                if stop.is_set():
+                    raise DecodeError("stopped")
+                if left <= 0:
+                    raise DecodeError(f"not decoded within {limit:g} s")
+                try:
+                    out, err = child.communicate(timeout=min(left, POLL))
+                except subprocess.TimeoutExpired:
+                    continue
+                return subprocess.CompletedProcess(argv, child.returncode, out, err)
+        finally:
+            child.kill()
+
+
+def _complaint(log: str) -> str | None:
+    """The first thing ffmpeg complained about, in a person's words where they are known."""
+    found = COMPLAINT.search(log)
+    if found is None:
+        return None
+    text = (found[1] or found[2]).strip()
+    if "matches no streams" in text:
+        return "no video stream"
+    return f"ffmpeg: {text}"

@@ -1,0 +1,33 @@
+"""A dataset's name -> its video files, listed in `videos.json`."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from cwm.data import standins
+from cwm.data.corpora import DatasetConfig, describe, find, write_videos
+
+log = logging.getLogger(__name__)
+
+
+def make_videos(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
+    """Make a stand-in or look into a folder of videos, and write `out/videos.json` last.
+
+    The list holds nothing that changes when the files do not. Its root is relative to `out`, so
+    that results can be moved together with the data, unless the folder was given absolutely.
+    Raises UserError for an unknown stand-in and for a folder that is missing or has no videos.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if cfg.source == "standin":
+        root, written = out, "."
+        files = standins.generate(name, cfg.standin, root, workers)
+    else:
+        root = cfg.folder or Path("data") / name
+        written = str(root) if root.is_absolute() else os.path.relpath(root, out)
+        files = find(root)
+    with ThreadPoolExecutor(workers) as pool:
+        videos = list(pool.map(partial(describe, root), files))
+    write_videos(out / "videos.json", written, videos)
+    log.info("%s: %d videos, %.1f MB", name, len(videos), sum(v.bytes for v in videos) / 1e6)

@@ -1,0 +1,91 @@
+"""Experience is drawn as it should be, and comes back from disk as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from cwm.data.replay import Episode, Replay, ReplayConfig
+from cwm.errors import UserError
+
+
+def episode(number, steps):
+    """Frames, actions and rewards that say which episode and step they are of."""
+    t = np.arange(steps + 1)
+    image = np.full((steps + 1, 64, 64, 3), number, np.uint8)
+    image[:, 0, 0, 0] = t
+    return Episode(
+        image,
+        np.tile(t[:, None], (1, 2)).astype(np.float32),
+        (10.0 * number + t).astype(np.float32),
+    )
+
+
+def replay(folder, length=4, size=100, **settings):
+    return Replay(ReplayConfig(**settings), folder, length, size)
+
+
+def test_windows_are_consecutive_steps_of_one_episode(tmp_path):
+    memory = replay(tmp_path)
+    for number, steps in enumerate((9, 5)):
+        memory.add(episode(number, steps))
+    batch = memory.sample(seed=0, i=0, batch=64)
+    start = batch.image[:, 0, 0, 0, 0]
+    number = batch.image[:, :, 5, 5, 0]
+    assert (number == number[:, :1]).all()
+    steps = start[:, None] + torch.arange(4)
+    assert (batch.image[:, :, 0, 0, 0] == steps).all()
+    assert (batch.action[..., 0] == steps).all()
+    assert (batch.reward == 10.0 * number + steps).all()
+    assert (batch.is_first == torch.tensor([1.0, 0, 0, 0])).all()
+
+
+def test_episodes_are_drawn_alike_whatever_their_length(tmp_path):
+    memory = replay(tmp_path)
+    memory.add(episode(0, 60))
+    memory.add(episode(1, 5))
+    drawn = memory.sample(0, 0, 4000).image[:, 0, 5, 5, 0].float().mean()
+    assert abs(drawn - 0.5) < 0.04  # five standard deviations
+
+
+@pytest.mark.parametrize(("prioritize", "share"), [(False, 1 / 7), (True, 5 / 11)])
+def test_ends_are_drawn_more_often_if_so_set(tmp_path, prioritize, share):
+    memory = replay(tmp_path, prioritize_ends=prioritize)
+    memory.add(episode(0, 9))  # 10 entries: starts 0..6, and 4 more that become 6
+    start = memory.sample(0, 0, 4000).image[:, 0, 0, 0, 0]
+    assert start.max() == 6
+    assert abs((start == 6).float().mean() - share) < 0.04
+
+
+def test_a_batch_is_a_function_of_seed_and_number(tmp_path):
+    memory = replay(tmp_path)
+    memory.add(episode(0, 50))
+    first, again, other = (memory.sample(7, i, 8).reward for i in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_oldest_make_room_and_a_restored_ring_goes_on_the_same(tmp_path):
+    memory = replay(tmp_path, capacity=20)
+    for number in range(5):
+        memory.add(episode(number, 5))  # 6 entries each: three fit
+    assert [number for number, _, _ in memory.episodes] == [2, 3, 4]
+    memory.prune()
+    assert len(list(tmp_path.iterdir())) == 3
+
+    memory.add(episode(5, 7))
+    restored = replay(tmp_path, capacity=20)
+    restored.restore(5)  # episode 5 was after the checkpoint: its file is dropped
+    assert not (tmp_path / "0000005.npz").exists()
+    restored.add(episode(5, 7))
+    for i in range(5):
+        a, b = memory.sample(0, i, 16), restored.sample(0, i, 16)
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.reward, b.reward)
+
+
+def test_short_episodes_are_counted_but_not_kept(tmp_path):
+    memory = replay(tmp_path)
+    assert not memory.add(episode(0, 2))
+    assert memory.count == 1
+    with pytest.raises(UserError, match="as long as a training window of 4"):
+        memory.sample(0, 0, 1)

@@ -1,0 +1,140 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cwm.data import video
+from cwm.data.encode import H264, VP9, encode
+from cwm.data.video import DecodeError, Geometry, decode
+
+
+def movie(count=30, height=96, width=128):
+    """Quarters red, green, blue and a grey that rises by 5 a frame."""
+    frames = np.zeros((count, height, width, 3), np.uint8)
+    frames[:, : height // 2, : width // 2] = (200, 30, 30)
+    frames[:, : height // 2, width // 2 :] = (30, 200, 30)
+    frames[:, height // 2 :, : width // 2] = (30, 30, 200)
+    frames[:, height // 2 :, width // 2 :] = 20 + 5 * np.arange(count)[:, None, None, None]
+    return frames
+
+
+@pytest.fixture(scope="module")
+def webm(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "movie.webm"
+    encode(path, movie(), 12, VP9)
+    return path
+
+
+def test_every_frame_comes_upright_in_order_and_in_rgb(webm):
+    frames, width, height = decode(webm, Geometry())
+    assert frames.shape == (30, 64, 64, 3)
+    assert frames.dtype == np.uint8
+    assert (width, height) == (128, 96)
+    for (y, x), rgb in {
+        (16, 16): (200, 30, 30),
+        (16, 48): (30, 200, 30),
+        (48, 16): (30, 30, 200),
+    }.items():
+        assert np.abs(frames[:, y, x].astype(int) - rgb).max() < 12
+    grey = frames[:, 40:60, 40:60].mean((1, 2, 3))
+    assert np.abs(grey - (20 + 5 * np.arange(30))).max() < 4
+
+
+def test_frames_are_what_ffmpeg_alone_gives(webm):
+    command = [video.ffmpeg_exe(), "-v", "error", "-i", webm, "-vf", "scale=64:64:flags=area"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
+    assert decode(webm, Geometry(filter="area")).frames.tobytes() == raw
+
+
+def test_stride_keeps_every_nth_frame(webm):
+    all_frames, some = decode(webm, Geometry()).frames, decode(webm, Geometry(stride=4)).frames
+    np.testing.assert_array_equal(some, all_frames[::4])
+
+
+def test_center_crop_cuts_the_sides_and_stretch_does_not(tmp_path):
+    wide = np.full((3, 64, 192, 3), 255, np.uint8)
+    wide[:, :, 64:128] = 0
+    encode(tmp_path / "wide.mp4", wide, 10, H264)
+    cropped = decode(tmp_path / "wide.mp4", Geometry(aspect="center-crop")).frames
+    stretched = decode(tmp_path / "wide.mp4", Geometry()).frames
+    assert cropped[:, :, 4:60].mean() < 10
+    assert 120 < stretched.mean() < 220
+
+
+@pytest.mark.parametrize("name", ["a:b.webm", "-i.webm", "it's [1], ü;.webm", "http:x.webm"])
+def test_a_name_is_only_a_name(webm, tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(webm.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert len(decode(Path(name), Geometry()).frames) == 30
+
+
+def broken(kind, folder, webm):
+    path = folder / "file.webm"
+    match kind:
+        case "missing":
+            return path
+        case "empty":
+            path.touch()
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "noise":
+            path.write_bytes(np.random.default_rng(0).bytes(5000))
+        case "text":
+            path.write_text("<html>404</html>\n" * 50)
+        case "playlist":
+            path = folder / "file.mp4"
+            path.write_text(f"#EXTM3U\n#EXTINF:3,\nfile://{webm}\n")
+        case "sound only":
+            path = folder / "file.mp4"
+            sine = [video.ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine=duration=1"]
+            subprocess.run([*sine, str(path)], check=True)
+        case "truncated webm":
+            path.write_bytes(webm.read_bytes()[: webm.stat().st_size // 2])
+        case "truncated mp4":
+            whole = folder / "whole.mp4"
+            encode(whole, movie(), 12, H264)
+            path = folder / "file.mp4"
+            path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    {
+        "missing": "no such file",
+        "empty": "empty file",
+        "folder": "a folder",
+        "pipe": "not a regular file",
+        "noise": "ffmpeg: ",
+        "text": "ffmpeg: ",
+        "playlist": "ffmpeg: ",
+        "sound only": "no video stream",
+        "truncated webm": "ended prematurely",
+        "truncated mp4": "ffmpeg: ",
+    }.items(),
+)
+def test_a_broken_file_has_a_reason_and_no_frames(kind, reason, tmp_path, webm):
+    with pytest.raises(DecodeError, match=reason):
+        decode(broken(kind, tmp_path, webm), Geometry(), limit=20)
+
+
+def test_what_takes_too_long_is_killed(webm):
+    with pytest.raises(DecodeError, match=r"not decoded within 0.001 s"):
+        decode(webm, Geometry(), limit=0.001)
+    forever = [sys.executable, "-c", "while True: pass"]
+    with pytest.raises(DecodeError, match="not decoded within"):
+        video._run(forever, 0.1, threading.Event())
+
+
+def test_stop_kills_the_child():
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(DecodeError, match="stopped"):
+        video._run([sys.executable, "-c", "while True: pass"], 600, stop)
