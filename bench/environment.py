@@ -1,0 +1,52 @@
+"""Frames per second of each suite, fast and reference: python bench/environment.py
+
+A frame is one `step` with a random action: physics, drawing and all. Means over a few tens of
+frames after a warm-up; on a CPU the drawing decides.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import envs
+
+TASKS = {
+    "toy": ["blob", "sphere"],
+    "dmc": ["cartpole-swingup", "walker-walk", "cheetah-run"],
+    "metaworld": ["reach", "drawer-open", "lever-pull"],
+}
+FRAMES = {"fast": 60, "reference": 20}
+
+
+def frames_per_second(env: gymnasium.Env, frames: int) -> float:
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    seconds = 0.0
+    for frame in range(-3, frames):  # three to warm up
+        action, start = env.action_space.sample(), time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        seconds += (time.perf_counter() - start) * (frame >= 0)
+        if terminated or truncated:
+            env.reset()
+    return frames / seconds
+
+
+def main() -> None:
+    print(f"{'task':28}{'fast':>10}{'reference':>12}{'ratio':>8}   frames/s")
+    for suite, tasks in TASKS.items():
+        for task in tasks:
+            speed = {}
+            for render, frames in FRAMES.items():
+                env = envs.make(suite, task, render=render)
+                speed[render] = frames_per_second(env, frames)
+                env.close()
+            ratio = speed["fast"] / speed["reference"]
+            name = f"{suite}/{task}"
+            print(f"{name:28}{speed['fast']:10.1f}{speed['reference']:12.1f}{ratio:8.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Environments to learn in: Gymnasium environments that are seen through 64x64 frames.
+
+    import envs
+    env = envs.make("metaworld", "drawer-open")
+    env = gymnasium.make("cwm/metaworld-drawer-open")  # the same
+
+Importing this package registers every id and imports no simulator.
+"""
+
+import gymnasium
+
+from envs import dmc, metaworld
+from envs.errors import EnvError, unknown
+
+__all__ = ["SUITES", "EnvError", "make", "tasks"]
+
+# suite -> task -> entry point and its arguments
+SUITES = {
+    "dmc": {task: ("envs.dmc:ControlSuite", {"task": task}) for task in dmc.TASKS},
+    "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
+    "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},
+}
+
+for _suite, _tasks in SUITES.items():
+    for _task, (_entry_point, _arguments) in _tasks.items():
+        gymnasium.register(f"cwm/{_suite}-{_task}", _entry_point, kwargs=_arguments)
+
+
+def tasks(suite: str) -> list[str]:
+    """The names of a suite's tasks; EnvError names the nearest suites if there is none such."""
+    if suite not in SUITES:
+        raise unknown("suite", suite, SUITES)
+    return sorted(SUITES[suite])
+
+
+def make(
+    suite: str, task: str, *, render: str = "fast", action_repeat: int = 1, time_limit: int = 0
+) -> gymnasium.Env:
+    """Make an environment; observations are frames uint8 (64, 64, 3), actions lie in [-1, 1].
+
+    Every suite ends its own episodes after a number of control steps, whatever the action repeat:
+    500 in Meta-world, 1,000 in the Control suite, 15 and 20 in `toy/blob` and `toy/sphere`. An
+    episode can be made shorter, not longer.
+
+    Args:
+        suite: one of SUITES.
+        task: one of `tasks(suite)`.
+        render: `fast`, or `reference` with shadows, reflections and multisampling.
+        action_repeat: control steps per `step`.
+        time_limit: truncate after this many calls of `step` (so control steps divided by
+            `action_repeat`, as in the paper's code); 0 leaves the suite's own limit.
+
+    Raises:
+        EnvError: an unknown suite, task or render (naming the nearest), a number out of range, or
+            a simulator or OpenGL that is not installed.
+    """
+    if task not in tasks(suite):
+        raise unknown(f"{suite} task", task, SUITES[suite])
+    if time_limit < 0:
+        raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's own) or more")
+    return gymnasium.make(
+        f"cwm/{suite}-{task}",
+        max_episode_steps=time_limit or None,
+        disable_env_checker=True,  # tests/envs/test_contract.py checks each once, not every step
+        render=render,
+        action_repeat=action_repeat,
+    )

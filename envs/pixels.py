@@ -1,0 +1,125 @@
+"""What all environments here share: they are seen in 64x64 frames and acted on in [-1, 1]."""
+
+import abc
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from envs.errors import EnvError, unknown
+from envs.rendering import QUALITIES, Renderer
+
+SIZE = 64
+VIDEO = 256
+
+
+class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
+    """An environment seen through a camera.
+
+    A seed given to `reset` determines everything about the episode that follows, whatever happened
+    before and in whichever instance; without one, seeds come from the environment's own generator.
+
+    Actions are repeated here rather than by `gymnasium.wrappers.RepeatAction`, which would draw the
+    frames in between only to throw them away.
+
+    Args:
+        actions: how many numbers an action has.
+        render: `fast`, or `reference` for the simulator's own picture with shadows, reflections
+            and multisampling.
+        action_repeat: control steps per `step`; rewards are summed, `info["success"]` is the
+            largest, and the end of the episode ends the repetition.
+        render_mode: None or `rgb_array`; `render` gives a larger frame for people in either case.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    observation_space = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+
+    def __init__(
+        self, actions: int, render: str, action_repeat: int, render_mode: str | None
+    ) -> None:
+        if render not in QUALITIES:
+            raise unknown("render", render, QUALITIES)
+        if action_repeat < 1:
+            raise EnvError(f"action_repeat is {action_repeat}; it must be 1 or more")
+        self.action_space = Box(-1, 1, (actions,), np.float32)
+        self.quality, self.action_repeat, self.render_mode = render, action_repeat, render_mode
+        self._over = True
+
+    @abc.abstractmethod
+    def begin(self, seed: int) -> None:
+        """Start the episode that the seed stands for."""
+
+    @abc.abstractmethod
+    def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
+        """One control step: reward, terminated, truncated, info."""
+
+    @abc.abstractmethod
+    def frame(self, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
+        """The present state as the agent sees it: uint8 (height, width, 3), upright."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin an episode; the first frame uint8 (64, 64, 3) and an empty info."""
+        super().reset(seed=seed)
+        self.begin(int(self.np_random.integers(2**31)))
+        self._over = False
+        return self.frame(), {}
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Act for `action_repeat` control steps; Gymnasium's five values.
+
+        Raises:
+            EnvError: the action has another shape, is not finite or not within [-1, 1], or the
+                episode is over.
+        """
+        action = self._checked(action)
+        total, successes = 0.0, []
+        for _ in range(self.action_repeat):
+            reward, terminated, truncated, info = self.control(action)
+            total += reward
+            successes += [info["success"]] if "success" in info else []
+            self._over = terminated or truncated
+            if self._over:
+                break
+        if successes:
+            info["success"] = max(successes)
+        return self.frame(), total, terminated, truncated, info
+
+    def render(self) -> NDArray[np.uint8]:
+        """A frame for people: uint8 (256, 256, 3)."""
+        return self.frame(VIDEO, VIDEO)
+
+    def _checked(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._over:
+            raise EnvError("the episode is over (or never began): call reset() before step()")
+        values, shape = np.asarray(action), self.action_space.shape
+        # NaN fails the comparison too.
+        sound = values.dtype.kind in "fiu" and values.shape == shape and (abs(values) <= 1).all()
+        if not sound:
+            raise EnvError(f"action {action!r} is not {shape[0]} finite numbers within [-1, 1]")
+        return values.astype(np.float32)
+
+
+class MujocoEnv(PixelEnv):
+    """A PixelEnv that MuJoCo simulates and draws; its constructor ends with `attach`."""
+
+    model: Any
+    data: Any
+
+    def attach(self, model: Any, data: Any, camera: str | int, inverted: bool = False) -> None:
+        """Draw this model and this state with this camera (`inverted`: it hangs upside down)."""
+        self.model, self.data = model, data
+        self._renderer = Renderer(model, camera, self.quality, inverted)
+
+    def frame(self, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
+        """The present state as the agent sees it: uint8 (height, width, 3), upright."""
+        return self._renderer.frame(self.data, height, width)
+
+    def close(self) -> None:
+        """Free the OpenGL context; the environment cannot be drawn after this."""
+        self._renderer.close()

@@ -1,0 +1,143 @@
+"""Frames from MuJoCo without a display: which OpenGL to use, how finely to draw.
+
+Drawing, not physics, is what a CPU spends its time on, so there are two qualities: `reference`
+draws a model as its authors ship it; `fast` leaves out shadows, reflections and multisampling and
+is about ten times as fast.
+"""
+
+import importlib
+import os
+import weakref
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import EnvError
+
+QUALITIES = ("fast", "reference")
+
+# Newer releases install together, and break when they run.
+PINS = {
+    "mujoco": "mujoco==3.10.0",
+    "metaworld": "metaworld==3.0.0 mujoco==3.10.0 packaging",
+    "dm_control": "dm_control==1.0.43 mujoco==3.10.0",
+}
+PACKAGES = {
+    "osmesa": "apt-get install libosmesa6",
+    "egl": "apt-get install libegl1 libopengl0 libgl1 (or set MUJOCO_GL=osmesa)",
+}
+
+
+def load(simulator: str) -> ModuleType:
+    """Import a simulator, having chosen an OpenGL that needs no display.
+
+    The choice is MUJOCO_GL: kept if it is set, else `egl` where there is an NVIDIA card and
+    `osmesa` where there is none.
+
+    Raises:
+        EnvError: the package or its OpenGL is not installed; the message holds the line to type.
+    """
+    if not os.environ.get("MUJOCO_GL"):
+        nvidia = any(Path("/dev").glob("nvidia[0-9]*"))
+        os.environ["MUJOCO_GL"] = "egl" if nvidia else "osmesa"
+    try:
+        return importlib.import_module(simulator)
+    except ModuleNotFoundError as error:
+        raise EnvError(f"no module {error.name!r}: pip install {PINS[simulator]}") from error
+    except (AttributeError, ImportError, RuntimeError) as error:
+        raise _no_opengl(error) from error
+
+
+def _no_opengl(error: Exception) -> EnvError:
+    """What MuJoCo's cryptic failures to find an OpenGL mean, and the line that cures them."""
+    chosen = os.environ["MUJOCO_GL"]
+    cure = PACKAGES.get(chosen, "unset MUJOCO_GL, or set it to osmesa or egl")
+    reason = str(error).strip().splitlines()[0]
+    return EnvError(f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({reason}); {cure}")
+
+
+def _open_gl() -> Any:
+    """An OpenGL context of the chosen kind, current in this thread."""
+    chosen = os.environ["MUJOCO_GL"]
+    # mujoco.GLContext is what was chosen when mujoco was first imported, perhaps not by us.
+    home = f"mujoco.{chosen}" if chosen in PACKAGES else "mujoco"
+    gl = importlib.import_module(home).GLContext(64, 64)
+    gl.make_current()
+    return gl
+
+
+class Renderer:
+    """Draws one camera of one MuJoCo model off the screen, at any size.
+
+    Two things set it apart from `mujoco.Renderer`: the quality, and one context for all sizes (a
+    context costs about a second, because it uploads every mesh and texture).
+
+    Args:
+        model: the compiled model.
+        camera: its camera's name or number.
+        quality: `fast` or `reference`.
+        inverted: the camera hangs upside down, so its frames must be turned over to be upright.
+
+    Raises:
+        EnvError: there is no OpenGL to draw with.
+    """
+
+    def __init__(self, model: Any, camera: str | int, quality: str, inverted: bool = False) -> None:
+        self._mujoco = mujoco = load("mujoco")
+        self._model, self._inverted = model, inverted
+        if quality == "fast":
+            model.vis.quality.offsamples = 0  # read by the context below
+        try:
+            gl = _open_gl()
+            context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except (AttributeError, ImportError, RuntimeError, mujoco.FatalError) as error:
+            raise _no_opengl(error) from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+        self._gl, self._context = gl, context
+        self.close = weakref.finalize(self, _free, gl, context)
+        self._scene = mujoco.MjvScene(model, maxgeom=5000)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._scene.flags[flag] &= quality == "reference"
+        self._option = mujoco.MjvOption()
+        # The rays of a sensor are no part of the world (and dm_control leaves them out too).
+        self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = False
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera(camera).id
+
+    def frame(self, data: Any, height: int, width: int) -> NDArray[np.uint8]:
+        """The scene as `data` has it: uint8 (height, width, 3), a new array each time."""
+        mujoco, context = self._mujoco, self._context
+        self._gl.make_current()
+        if width > context.offWidth or height > context.offHeight:
+            mujoco.mjr_resizeOffscreen(width, height, context)
+        mujoco.mjv_updateScene(
+            self._model,
+            data,
+            self._option,
+            None,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
+        view = mujoco.MjrRect(0, 0, width, height)
+        pixels = np.empty((height, width, 3), np.uint8)
+        mujoco.mjr_render(view, self._scene, context)
+        mujoco.mjr_readPixels(pixels, None, view, context)
+        # OpenGL begins with the lowest row, which is the uppermost of a camera upside down.
+        return pixels if self._inverted else np.ascontiguousarray(pixels[::-1])
+
+    def upload_terrain(self) -> None:
+        """Show height fields that were changed after the context was made."""
+        self._gl.make_current()
+        for field in range(self._model.nhfield):
+            self._mujoco.mjr_uploadHField(self._model, self._context, field)
+
+
+def _free(gl: Any, context: Any) -> None:
+    gl.make_current()
+    context.free()
+    gl.free()

@@ -1,0 +1,49 @@
+"""`toy/sphere`: roll a sphere onto the goal disc, a MuJoCo task that two cores learn from pixels.
+
+Seen from above, x to the right and y upwards. The sphere is so heavily damped that an action is
+nearly a velocity, at most 2 a second; it starts anywhere in [-0.8, 0.8]^2, the goal is the centre.
+Of 20, the best policy gets 19.3, a random one 6.3 and one that does nothing 7.7.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.pixels import MujocoEnv
+from envs.rendering import load
+
+STEPS = 20
+SUBSTEPS = 6  # of 0.02 s
+
+
+class Sphere(MujocoEnv):
+    """Reward exp(-(d/0.6)^2), d the distance from the goal; PixelEnv explains the arguments."""
+
+    metadata = MujocoEnv.metadata | {"render_fps": 8}
+
+    def __init__(
+        self, render: str = "fast", action_repeat: int = 1, render_mode: str | None = None
+    ) -> None:
+        super().__init__(2, render, action_repeat, render_mode)
+        self._mujoco = load("mujoco")
+        path = Path(__file__).with_name("sphere.xml")
+        model = self._mujoco.MjModel.from_xml_path(str(path))
+        self.attach(model, self._mujoco.MjData(model), "above")
+
+    def begin(self, seed: int) -> None:
+        """Start the episode that the seed stands for."""
+        self._mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = np.random.default_rng(seed).uniform(-0.8, 0.8, 2)
+        self._mujoco.mj_forward(self.model, self.data)
+        self._elapsed = 0
+
+    def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
+        """One step of 0.12 s: reward in (0, 1], False, whether 20 steps are done, nothing more."""
+        self.data.ctrl[:] = action
+        self._mujoco.mj_step(self.model, self.data, SUBSTEPS)
+        self._mujoco.mj_forward(self.model, self.data)
+        self._elapsed += 1
+        reward = np.exp(-(self.data.qpos @ self.data.qpos) / 0.6**2)
+        return float(reward), False, self._elapsed >= STEPS, {}

@@ -1,0 +1,205 @@
+"""One contract, and every kind of environment has to keep it."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+from gymnasium.utils.env_checker import check_env
+
+import envs
+
+# id: control steps of an episode; a body to lift, and the axis that points up in the frame.
+ENVIRONMENTS = {
+    "toy/blob": (15, None, 1),
+    "toy/sphere": (20, "sphere", 1),
+    "dmc/cartpole-swingup": (1000, "cart", 2),
+    "dmc/walker-walk": (1000, "torso", 2),
+    "metaworld/reach": (500, "right_hand", 2),
+    "metaworld/drawer-open": (500, "right_hand", 2),
+    "metaworld/lever-pull": (500, "right_hand", 2),
+}
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def name(request):
+    return request.param
+
+
+def instance(name):
+    env = envs.make(*name.split("/"))
+    yield env
+    env.close()
+    env.close()  # a second time does no harm
+
+
+@pytest.fixture(scope="module")
+def env(name):
+    yield from instance(name)
+
+
+@pytest.fixture(scope="module")
+def other(name):
+    """A second environment of the same name."""
+    yield from instance(name)
+
+
+def actions(env, steps, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (steps, *env.action_space.shape))
+
+
+def episode(env, seed, steps=5):
+    """Frames and rewards of the beginning of an episode."""
+    frames, rewards = [env.reset(seed=seed)[0]], []
+    for action in actions(env, steps, seed).astype(np.float32):
+        frame, reward, *_ = env.step(action)
+        frames.append(frame)
+        rewards.append(reward)
+    return np.array(frames), rewards
+
+
+def equal(one, other):
+    return np.array_equal(one[0], other[0]) and one[1] == other[1]
+
+
+def test_gymnasium_is_content(env):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped, skip_close_check=True)
+
+
+def test_spaces(env):
+    assert env.observation_space == Box(0, 255, (64, 64, 3), np.uint8)
+    assert env.action_space == Box(-1, 1, env.action_space.shape, np.float32)
+    assert env.action_space.shape[0] > 0
+
+
+def test_a_step_returns_what_it_should(env):
+    frame, info = env.reset(seed=0)
+    assert info == {}
+    for action in actions(env, 10):
+        before = frame
+        frame, reward, terminated, truncated, info = env.step(action)
+        assert frame.shape == (64, 64, 3) and frame.dtype == np.uint8
+        assert not np.shares_memory(frame, before)
+        assert type(reward) is float and np.isfinite(reward)
+        assert (terminated, truncated) == (False, False)
+
+
+def test_a_frame_shows_something(env):
+    frame, _ = env.reset(seed=0)
+    assert frame.std() > 5
+
+
+def test_a_seed_fixes_the_episode_whatever_happened_before(env, other):
+    first = episode(env, seed=1)
+    episode(env, seed=2, steps=12)
+    env.reset()
+    assert equal(first, episode(env, seed=1))
+    other.unwrapped.action_repeat = 1
+    assert equal(first, episode(other, seed=1))
+
+
+def test_seeds_differ(env):
+    assert len({episode(env, seed, 0)[0].tobytes() for seed in range(4)}) == 4
+
+
+def test_unseeded_episodes_differ_and_follow_the_last_seed(env):
+    def three():
+        return [env.reset(seed=3)[0], env.reset()[0], env.reset()[0]]
+
+    once, again = three(), three()
+    assert np.array_equal(once, again)
+    assert len({frame.tobytes() for frame in once}) == 3
+
+
+def test_the_suites_own_time_limit(name, other):
+    limit, *_ = ENVIRONMENTS[name]
+    other.unwrapped.action_repeat = limit // 5
+    other.reset(seed=0)
+    ends = [other.step(action)[2:4] for action in actions(other, 5)]
+    assert ends == [(False, False)] * 4 + [(False, True)]
+    with pytest.raises(envs.EnvError, match=r"call reset\(\)"):
+        other.step(actions(other, 1)[0])
+
+
+def test_action_repeat_is_repetition(env, other):
+    action = actions(env, 1)[0]
+    env.reset(seed=0)
+    thrice = [env.step(action) for _ in range(3)]
+    other.unwrapped.action_repeat = 3
+    other.reset(seed=0)
+    frame, reward, *_ = other.step(action)
+    assert np.array_equal(frame, thrice[-1][0])
+    assert reward == pytest.approx(sum(step[1] for step in thrice), abs=1e-12)
+
+
+def test_success_is_reported_where_the_suite_knows_it(env, name):
+    env.reset(seed=0)
+    *_, info = env.step(actions(env, 1)[0])
+    if name.startswith("metaworld/"):
+        assert info == {"success": 0.0} and type(info["success"]) is float
+    else:
+        assert info == {}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda a: a * np.nan, lambda a: a[:-1], lambda a: a + 1.5, lambda a: a * np.inf, str],
+    ids=["nan", "short", "large", "infinite", "text"],
+)
+def test_bad_actions_are_named(env, spoil):
+    env.reset(seed=0)
+    action = spoil(np.full(env.action_space.shape, 0.5))
+    with pytest.raises(
+        envs.EnvError, match=r"action .* is not \d+ finite numbers within \[-1, 1\]"
+    ):
+        env.step(action)
+
+
+def test_frames_of_any_size_show_the_same(env):
+    env.reset(seed=0)
+    small, large = env.unwrapped.frame(), env.unwrapped.frame(128, 192)
+    assert large.shape == (128, 192, 3)
+    assert env.render().shape == (256, 256, 3)
+    # The height decides the scale, so the middle third is the small frame twice as large.
+    middle = large[:, 32:-32].reshape(64, 2, 64, 2, 3).mean((1, 3))
+    assert np.abs(middle - small).mean() < 6
+
+
+def test_frames_are_upright(env, name):
+    """What is lifted in the world moves up in the frame."""
+    _, thing, up = ENVIRONMENTS[name]
+    show = blob_at if thing is None else partial(body_at, thing=thing)
+    env.reset(seed=0)
+    low, high = (rows(*show(env.unwrapped, up=up, lift=lift)) for lift in (0, 0.1))
+    assert high < low - 2  # rows are counted from the top
+
+
+def blob_at(env, up, lift):
+    env.position = np.array([5.0, 5.0])
+    hidden = env.frame(256, 256)
+    env.position = np.zeros(2)
+    env.position[up] = lift
+    return env.frame(256, 256), hidden
+
+
+def body_at(env, thing, up, lift):
+    """A world of nothing but this body, lifted; and without it."""
+    colours, places = env.model.geom_rgba.copy(), env.data.geom_xpos.copy()
+    of_thing = env.model.geom_bodyid == env.model.body(thing).id
+    env.data.geom_xpos[of_thing, up] += lift
+    env.model.geom_rgba[~of_thing] = 0
+    shown = env.frame(256, 256)
+    env.model.geom_rgba[of_thing] = 0
+    hidden = env.frame(256, 256)
+    env.model.geom_rgba[:], env.data.geom_xpos[:] = colours, places
+    return shown, hidden
+
+
+def rows(shown, hidden):
+    """The mean row of the pixels that differ."""
+    differ = (shown != hidden).any(-1)
+    assert differ.sum() > 20
+    return np.nonzero(differ)[0].mean()

@@ -1,0 +1,157 @@
+"""Names, ids and the sentences that answer a mistake."""
+
+import os
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import load_env_creator
+
+import envs
+
+IDS = [name for name in gymnasium.registry if name.startswith("cwm/")]
+
+
+def python(code, **environment):
+    """Standard output and error of a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    return done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.fixture
+def bare():
+    """The variables of this process without its choice of OpenGL."""
+    return {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+
+
+def test_every_id_resolves():
+    assert len(IDS) == 50 + 49 + 2
+    for name in IDS:
+        spec = gymnasium.spec(name)
+        assert callable(load_env_creator(spec.entry_point))
+    named = {f"cwm/{suite}-{task}" for suite in envs.SUITES for task in envs.tasks(suite)}
+    assert named == set(IDS)
+
+
+def test_every_task_of_the_packages_has_an_id():
+    from dm_control import suite
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    assert {f"{task}-v3" for task in envs.tasks("metaworld")} == set(ALL_V3_ENVIRONMENTS)
+    bounded = {pair for pair in suite.ALL_TASKS if pair[0] != "lqr"}
+    assert set(envs.dmc.TASKS.values()) == bounded
+
+
+def test_gymnasium_makes_the_same_environment():
+    one, other = envs.make("toy", "sphere"), gymnasium.make("cwm/toy-sphere")
+    assert np.array_equal(one.reset(seed=0)[0], other.reset(seed=0)[0])
+    one.close()
+    other.close()
+
+
+def test_a_time_limit_counts_calls_of_step():
+    env = envs.make("toy", "blob", action_repeat=2, time_limit=3)
+    env.reset(seed=0)
+    assert [env.step(np.zeros(2))[3] for _ in range(3)] == [False, False, True]
+
+
+def test_environments_run_in_processes():
+    makers = [lambda: envs.make("toy", "sphere")] * 2
+    vector = gymnasium.vector.AsyncVectorEnv(makers, context="spawn")
+    frames, _ = vector.reset(seed=0)
+    alone = envs.make("toy", "sphere")
+    for seed in range(2):  # gymnasium seeds them with consecutive numbers
+        assert np.array_equal(frames[seed], alone.reset(seed=seed)[0])
+    vector.close()
+    alone.close()
+
+
+def test_importing_envs_imports_no_simulator(bare):
+    heavy = {"mujoco", "metaworld", "dm_control", "torch"}
+    code = f"import envs, sys; print(*{heavy} & set(sys.modules))"
+    assert python(code, **bare) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("metawrld", "reach"), {}, "unknown suite 'metawrld'; did you mean: metaworld?"),
+        (("metaworld", "draw-open"), {}, "metaworld task 'draw-open'; did you mean: drawer-open,"),
+        (("dmc", "walker_walk"), {}, "dmc task 'walker_walk'; did you mean: walker-walk,"),
+        (("toy", "blob"), {"render": "quick"}, "unknown render 'quick'; did you mean: fast, ref"),
+        (("toy", "blob"), {"action_repeat": 0}, "action_repeat is 0; it must be 1 or more"),
+        (("toy", "blob"), {"time_limit": -1}, "time_limit is -1; it must be 0"),
+    ],
+)
+def test_mistakes_are_answered(arguments, options, message):
+    with pytest.raises(envs.EnvError) as error:
+        envs.make(*arguments, **options)
+    assert message in str(error.value)
+    assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("suite", "task", "package", "pin"),
+    [
+        ("metaworld", "reach", "metaworld", "metaworld==3.0.0"),
+        ("dmc", "walker-walk", "dm_control", "dm_control==1.0.43"),
+    ],
+)
+def test_a_missing_simulator_is_named(monkeypatch, suite, task, package, pin):
+    monkeypatch.setitem(sys.modules, package, None)  # what Python takes for "not there"
+    with pytest.raises(envs.EnvError, match=f"no module '{package}': pip install {pin}"):
+        envs.make(suite, task)
+
+
+HIDE = """
+import ctypes
+real = ctypes.CDLL.__init__
+def blind(self, name, *rest, **options):
+    if {library!r} in str(name):
+        raise OSError(name)
+    real(self, name, *rest, **options)
+ctypes.CDLL.__init__ = blind
+"""
+TRY = """
+import envs
+try:
+    env = envs.make("toy", "sphere")
+except envs.EnvError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "library", "cure"),
+    [
+        ("osmesa", "OSMesa", "apt-get install libosmesa6"),
+        ("egl", "EGL", "apt-get install libegl1 libopengl0 libgl1"),
+        ("glfw", "X11", "unset MUJOCO_GL, or set it to osmesa or egl"),
+        ("banana", "X11", "unset MUJOCO_GL, or set it to osmesa or egl"),
+    ],
+)
+def test_a_missing_opengl_is_explained(bare, chosen, library, cure):
+    """On this very machine, with the library out of sight."""
+    bare |= {"MUJOCO_GL": chosen, "DISPLAY": ""}
+    said, _ = python(HIDE.format(library=library) + TRY, **bare)
+    assert said.startswith(f"MuJoCo cannot draw with MUJOCO_GL={chosen} (")
+    assert cure in said and "\n" not in said
+
+
+def test_mujoco_may_have_been_imported_before(bare):
+    """By somebody who chose no OpenGL, so that mujoco chose one that needs a display."""
+    assert python(f"import mujoco\n{TRY}env.close()", **bare | {"DISPLAY": ""}) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("'dmc', 'walker-walk'", "env.close(); env.close()"), ("'toy', 'sphere'", "pass")],
+    ids=["closed", "left open"],
+)
+def test_nothing_is_said_at_exit(bare, name, last):
+    code = f"import envs\nenv = envs.make({name}); env.reset(); {last}"
+    assert python(code, **bare) == ("", "")
