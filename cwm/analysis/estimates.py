@@ -1,0 +1,141 @@
+"""Estimates with intervals: learning curves, final scores by domain, prediction errors.
+
+The first two take `scores.points` with the column `scaled` of `normalise.add_scaled`. On a task the
+estimate is the mean over seeds; over all tasks (rows of suite and task "all") it is the
+interquartile mean.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cwm.analysis.normalise import comparable_tasks
+from cwm.analysis.remarks import by_method
+from cwm.analysis.scores import TASK
+from cwm.analysis.statistics import (
+    Statistic,
+    Strata,
+    area_under_curve,
+    estimate,
+    final_score,
+    improvement,
+    interquartile_mean,
+    mean,
+    on_grid,
+)
+from cwm.analysis.style import Method
+
+ALL = {"suite": "all", "task": "all", "measure": "scaled"}
+NOTHING = (np.nan, np.nan, np.nan)
+
+
+def curves(scored: pd.DataFrame) -> pd.DataFrame:
+    """One row per task, method and evaluated step: value, low, high, and n runs averaged.
+
+    A baseline has one row without a step. Rows over all tasks go by `progress`, the step's share
+    of the task's longest run, because budgets differ between tasks.
+    """
+    longest = scored.groupby(TASK)["step"].transform("max").clip(lower=1)
+    scored = scored.assign(progress=scored["step"] / longest)
+    rows = []
+    for where, task in _tasks(scored):
+        for method, of_method in by_method(task).items():
+            for step, strata in _along([of_method], "step", "score"):
+                at = {"step": step, "progress": step / max(1, task["step"].max())}
+                rows.append(where | at | _row(method, strata, mean))
+    for method, by_task in _over_tasks(scored).items():
+        for share, strata in _along(by_task, "progress", "scaled"):
+            at = {"step": np.nan, "progress": share}
+            rows.append(ALL | at | _row(method, strata, interquartile_mean))
+    return pd.DataFrame(rows)
+
+
+def domains(scored: pd.DataFrame) -> pd.DataFrame:
+    """One row per task and method: final score (`value`) and area under the curve with intervals.
+
+    `better` is the probability of improvement over the same model and variant from scratch.
+    """
+    rows = []
+    for where, task in _tasks(scored):
+        groups = {method: [of_method] for method, of_method in by_method(task).items()}
+        rows += _domain_rows(where, groups, "score", mean)
+    rows += _domain_rows(ALL, _over_tasks(scored), "scaled", interquartile_mean)
+    return pd.DataFrame(rows)
+
+
+def by_horizon(frames: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean of an error over clips, by the number of frames predicted `ahead`, with its interval.
+
+    frames: an errors.csv of `cwm predict`. Clips where the error is not defined do not count.
+    """
+    predicted = frames[frames["phase"] == "predicted"].dropna(subset=column)
+    ahead = predicted["t"] - frames.loc[frames["phase"] == "observed", "t"].max()
+    rows = []
+    for distance, clips in predicted.groupby(ahead)[column]:
+        value = _named("value", estimate([clips.to_numpy()], mean))
+        rows.append({"ahead": distance, "n": len(clips)} | value)
+    return pd.DataFrame(rows, columns=["ahead", "n", "value", "value_low", "value_high"])
+
+
+def _tasks(scored: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    for name, task in scored.groupby(TASK, sort=False):
+        yield dict(zip([*TASK, "measure"], [*name, task["measure"].iloc[0]], strict=True)), task
+
+
+def _over_tasks(scored: pd.DataFrame) -> dict[Method, list[pd.DataFrame]]:
+    """Rows of each task, for the methods that ran on every task with a scale, if there are two."""
+    tasks = comparable_tasks(scored)
+    if len(tasks) < 2:
+        return {}
+    by_task = [by_method(scored[(scored[TASK] == task).all(axis=1)]) for task in tasks]
+    return {
+        method: [groups[method] for groups in by_task]
+        for method in by_method(scored)
+        if all(method in groups for groups in by_task)
+    }
+
+
+def _along(by_task: list[pd.DataFrame], x: str, y: str) -> list[tuple[float, Strata]]:
+    """Seeds' scores, one array per task, at each x where every task has one."""
+    if by_task[0][x].isna().all():  # a baseline: a level, not a curve
+        return [(np.nan, [rows[y].to_numpy() for rows in by_task])]
+    grid = np.unique(np.concatenate([rows[x].unique() for rows in by_task]))
+    seeds = [
+        np.stack([on_grid(run[x], run[y], grid) for _, run in rows.groupby("seed")])
+        for rows in by_task
+    ]
+    columns = [[task[~np.isnan(task[:, i]), i] for task in seeds] for i in range(len(grid))]
+    return [(at, strata) for at, strata in zip(grid, columns, strict=True) if all(map(len, strata))]
+
+
+def _domain_rows(
+    where: dict[str, str], groups: dict[Method, list[pd.DataFrame]], y: str, statistic: Statistic
+) -> list[dict[str, Any]]:
+    finals = {m: [_per_seed(rows, y, final_score) for rows in groups[m]] for m in groups}
+    rows = []
+    for method, final in finals.items():
+        areas = [_per_seed(of_task, y, area_under_curve) for of_task in groups[method]]
+        scratch = finals.get(method._replace(dataset="none"))
+        better = NOTHING
+        if scratch and method.dataset not in ("none", ""):
+            better = improvement(final, scratch)
+        row = where | _row(method, final, statistic)
+        row |= _named("auc", estimate(areas, statistic)) | _named("better", better)
+        rows.append(row)
+    return rows
+
+
+def _per_seed(rows: pd.DataFrame, y: str, reduce: Callable[[np.ndarray], float]) -> np.ndarray:
+    """Each seed's evaluations in order to one number, (seeds,)."""
+    return np.array([reduce(run.to_numpy()) for _, run in rows.groupby("seed")[y]])
+
+
+def _row(method: Method, strata: Strata, statistic: Statistic) -> dict[str, Any]:
+    who = method._asdict() | {"method": method.label, "n": sum(map(len, strata))}
+    return who | _named("value", estimate(strata, statistic))
+
+
+def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))

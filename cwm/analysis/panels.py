@@ -1,0 +1,123 @@
+"""The parts figures are put together from: grids of panels, lines, levels, bars and legends."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+
+from cwm.analysis.style import GREY, POLICIES, WIDTH, Look, Method
+
+MEASURES = {"success": "success rate", "return": "return", "scaled": "scaled score"}
+
+
+def grid(panels: int, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure of the paper's column width with this many panels, each `height` inches tall."""
+    columns = 2 if panels == 4 and columns == 3 else min(panels, columns)
+    rows = -(-panels // columns)
+    height = 2.3 if panels == 1 else rows * height
+    figure = Figure((WIDTH, height + 0.45), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax in axes[panels:]:
+        ax.set_axis_off()
+    return figure, list(axes[:panels])
+
+
+def mosaic(rows: dict[str, list[np.ndarray | None]], columns: list[str]) -> Figure:
+    """A figure of frames, uint8 (H, W, 3) all of one size, or nothing, named by row and column."""
+    size = next(frame for frame in next(iter(rows.values())) if frame is not None).shape[0]
+    step = size + size // 16  # a narrow gap
+    image = np.full((step * len(rows), step * len(columns), 3), 255, np.uint8)
+    for i, frames in enumerate(rows.values()):
+        for j, frame in enumerate(frames):
+            if frame is not None:
+                image[i * step : i * step + size, j * step : j * step + size] = frame
+    height = WIDTH / len(columns) * len(rows) + 0.15
+    figure = Figure((WIDTH, height), layout="constrained")
+    ax = figure.subplots()
+    ax.imshow(image, interpolation="nearest")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    middle = size / 2
+    ax.set_xticks(middle + step * np.arange(len(columns)), columns, fontsize=5)
+    ax.set_yticks(middle + step * np.arange(len(rows)), rows, fontsize=6)
+    return figure
+
+
+def title(ax: Axes, name: tuple[str, str], measure: str) -> None:
+    """Name the task and what is measured."""
+    ax.set_title("all tasks" if name[0] == "all" else "/".join(name))
+    ax.set_ylabel(MEASURES[measure])
+    if measure == "success":
+        ax.set_ylim(-0.04, 1.04)
+
+
+def line(ax: Axes, x: pd.Series, rows: pd.DataFrame, label: str, look: Look) -> None:
+    """Values with the band from low to high; where there is no interval there is no band."""
+    ax.fill_between(
+        x, rows["value_low"], rows["value_high"], color=look.colour, alpha=0.18, linewidth=0
+    )
+    style = {"marker": look.marker, "markerfacecolor": look.fill, "markeredgewidth": 0.8}
+    every = max(1, len(rows) // 8)
+    ax.plot(
+        x, rows["value"], color=look.colour, ls=look.dash, label=label, markevery=every, **style
+    )
+
+
+def seed_lines(ax: Axes, runs: pd.DataFrame, look: Look) -> None:
+    """Each seed's evaluations as a thin line."""
+    for _, run in runs.groupby("seed"):
+        ax.plot(run["step"], run["score"], color=look.colour, lw=0.5, alpha=0.5, zorder=1)
+
+
+def bar(ax: Axes, at: float, row: pd.Series, seeds: np.ndarray, look: Look, label: str) -> None:
+    """A value with its interval, and the seeds beside it as dots."""
+    ax.plot([at, at], [row["value_low"], row["value_high"]], color=look.colour, lw=1.5)
+    ax.plot(np.full(len(seeds), at + 0.09), seeds, ".", color=look.colour, ms=3.5, mew=0)
+    style = {"marker": look.marker, "mfc": look.fill, "color": look.colour, "ms": 4, "ls": "none"}
+    ax.plot([at], [row["value"]], label=label, **style)
+
+
+def steps(ax: Axes, label: str) -> None:
+    """An x axis of counts that may be large."""
+    ax.set_xlabel(label)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def level(ax: Axes, method: Method, value: float) -> None:
+    """A baseline policy as a line across the panel."""
+    dash = POLICIES[method.policy][1]
+    ax.axhline(value, color=GREY, lw=0.9, ls=dash, label=method.label, zorder=1)
+
+
+def repeated(ax: Axes, errors: pd.Series) -> None:
+    """The error of repeating the last observed frame, by horizon."""
+    label = "Last observed frame repeated"
+    ax.plot(errors.index, errors, color=GREY, ls="--", lw=0.9, label=label, zorder=1)
+
+
+def fit_to_end(ax: Axes) -> None:
+    """Fit the y axis to what follows the first tenth of a training, which would flatten it."""
+    ends = [np.empty(0)]
+    ends += [
+        drawn.get_ydata()[drawn.get_xdata() >= 0.1 * max(drawn.get_xdata())] for drawn in ax.lines
+    ]
+    values = np.concatenate(ends)
+    if len(values) and np.ptp(values) > 0:
+        margin = 0.06 * np.ptp(values)
+        ax.set_ylim(values.min() - margin, values.max() + margin)
+
+
+def legend(figure: Figure, axes: list[Axes], order: Iterable[str]) -> None:
+    """One legend below for all panels, each label once and those of `order` in order."""
+    drawn: dict[str, Line2D] = {}
+    for ax in axes:
+        for mark, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            drawn.setdefault(label, mark)
+    marks = {label: drawn[label] for label in [*order, *drawn] if label in drawn}
+    columns = 3 if max(map(len, marks)) < 30 else 2
+    where = {"loc": "outside lower center", "ncols": columns}
+    figure.legend(marks.values(), marks.keys(), **where, handlelength=3)

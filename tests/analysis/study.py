@@ -1,0 +1,187 @@
+"""Small studies on disk in the documented formats, for the tests of this folder to analyse."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+SCORES = ["step", "episode", "return", "success", "length", "split"]
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_csv(path: Path, heading: list[str], rows: Iterable[Iterable]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([heading, *rows])
+
+
+def identity(**fields: object) -> dict:
+    return {
+        "stage": "finetune",
+        "scale": "laptop",
+        "command": "cwm finetune toy/sphere",
+        "commit": "c0ffee",
+        "versions": {"torch": "2.13.0"},
+        "key": "abc123",
+        **fields,
+    }
+
+
+def finetune(
+    root: Path,
+    curve: dict[int, list[float]],
+    *,
+    task: str = "toy/sphere",
+    method: str = "contextwm/something/standard",
+    seed: int = 0,
+    success: bool = False,
+    scale: str = "laptop",
+) -> Path:
+    """A run whose evaluation at `step` had these episode returns (or successes)."""
+    suite, name = task.split("/")
+    model, dataset, variant = method.split("/")
+    folder = root / "finetune" / suite / name / model / dataset / variant / str(seed)
+    names = {"suite": suite, "task": name, "model": model, "dataset": dataset, "variant": variant}
+    write_json(folder / "run.json", identity(**names, seed=seed, scale=scale))
+    rows = [[1, 0, -99.0, int(success) if success else "", 10, "train"]]
+    for step, returns in curve.items():
+        for episode, value in enumerate(returns):
+            shown = [10 * value, value] if success else [value, ""]
+            rows.append([step, episode, *shown, 10, "eval"])
+    write_csv(folder / "scores.csv", SCORES, rows)
+    return folder
+
+
+def baselines(root: Path, levels: dict[str, float], *, task: str = "toy/sphere", success=False):
+    """Policies with these mean scores over two seeds of one episode each."""
+    suite, name = task.split("/")
+    folder = root / "baselines" / suite / name
+    write_json(folder / "run.json", identity(stage="baselines", suite=suite, task=name))
+    rows = [
+        [policy, seed, 0, value + seed - 0.5, value if success else "", 10]
+        for policy, value in levels.items()
+        for seed in (0, 1)
+    ]
+    heading = ["policy", "seed", "episode", "return", "success", "length"]
+    write_csv(folder / "scores.csv", heading, rows)
+    return folder
+
+
+def pretrain(root: Path, model: str, dataset: str = "something", updates: int = 300) -> Path:
+    folder = root / "pretrain" / dataset / model
+    write_json(folder / "run.json", identity(stage="pretrain", dataset=dataset, model=model))
+    better = 0.9 if model == "contextwm" else 1.0
+    lines = []
+    for step in range(10, updates + 1, 10):
+        line = {"step": step, "train/kl": 20 - 15 * np.exp(-step / 80)}
+        line["train/image"] = 11300 + better * 60 + 900 * np.exp(-step / 40)
+        if step % 100 == 0:
+            line["heldout/image"] = line["train/image"] + 8
+        lines.append(json.dumps(line))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def predict(root: Path, model: str, dataset: str = "something", clips: int = 4) -> Path:
+    folder = root / "predict" / dataset / model
+    write_json(folder / "run.json", identity(stage="predict", dataset=dataset, model=model))
+    rng = np.random.default_rng(0)
+    observed, length = 4, 12
+    rows = []
+    for clip in range(clips):
+        for t in range(length):
+            wrong = (0.01 if model == "contextwm" else 0.015) * (1 + max(0, t - observed)) ** 0.5
+            wrong *= 0.8 + 0.4 * clip / clips
+            still = 0.004 * max(0, t - observed + 1)
+            phase = "observed" if t < observed else "predicted"
+            moving = "" if t == observed - 1 else 3 * wrong  # nothing moved yet
+            rows.append([clip, t, phase, wrong, moving, still, 5 * still])
+    heading = ["clip", "t", "phase", "mse", "mse_moving", "repeat_mse", "repeat_mse_moving"]
+    write_csv(folder / "errors.csv", heading, rows)
+    truth = np.stack([_film(rng.uniform(0, 255, 3), length) for _ in range(clips)])
+    noise = rng.normal(0, 12 if model == "contextwm" else 25, truth.shape)
+    film = (truth + noise).clip(0, 255).astype(np.uint8)
+    arrays = {"truth": truth, "model": film, "observed": np.array(observed)}
+    if model == "contextwm":
+        arrays["context"] = truth[:, 0]
+    np.savez(folder / "predictions.npz", **arrays)
+    return folder
+
+
+def _film(colour: np.ndarray, length: int) -> np.ndarray:
+    """A disc that rolls to the right over a shaded ground, (T, 64, 64, 3)."""
+    y, x = np.mgrid[:64, :64]
+    film = np.empty((length, 64, 64, 3), np.uint8)
+    for t in range(length):
+        ground = np.stack([x * 2 + 60, y * 2 + 40, x + y + 50], axis=-1)
+        disc = (x - 8 - 4 * t) ** 2 + (y - 36) ** 2 < 90
+        film[t] = np.where(disc[..., None], colour, ground).astype(np.uint8)
+    return film
+
+
+def whole(root: Path) -> tuple[list[Path], list[Path]]:
+    """A study of the laptop's kind: one task with five seeds and all methods, others thin."""
+    rng = np.random.default_rng(1)
+    steps = range(0, 2001, 250)
+
+    def curve(low: float, high: float, rate: float) -> dict[int, list[float]]:
+        rate *= rng.uniform(0.6, 1.5)
+        top = high * rng.uniform(0.92, 1.03)
+        mean = {step: low + (top - low) * (1 - np.exp(-rate * step / 500)) for step in steps}
+        return {step: list(rng.normal(value, 0.6, 5).round(4)) for step, value in mean.items()}
+
+    runs = []
+    for method, seeds, rate in [
+        ("contextwm/something/standard", 5, 1.4),
+        ("contextwm/robot/standard", 2, 1.2),
+        ("contextwm/none/standard", 2, 0.7),
+        ("plain/something/standard", 2, 0.9),
+        ("plain/none/standard", 2, 0.5),
+        ("dreamer/none/standard", 2, 0.6),
+        ("contextwm/something/no-bonus", 1, 1.0),
+    ]:
+        runs += [finetune(root, curve(7, 16, rate), method=method, seed=i) for i in range(seeds)]
+    for method in ("contextwm/something/standard", "contextwm/none/standard"):
+        for task in ("metaworld/reach", "metaworld/drawer-open"):
+            flat = {step: [0, 0, 0, int(rng.random() < 0.2)] for step in (250, 500)}
+            runs.append(finetune(root, flat, task=task, method=method, success=True))
+        runs.append(finetune(root, curve(95, 130, 0.3), task="dmc/cartpole-swingup", method=method))
+    levels = {"random": 7.1, "constant": 7.6, "untrained": 6.0}
+    other = [
+        baselines(root, levels),
+        baselines(
+            root,
+            {"random": 0.0, "constant": 0.0, "untrained": 0.0},
+            task="metaworld/reach",
+            success=True,
+        ),
+        baselines(
+            root,
+            {"random": 0.0, "constant": 0.0, "untrained": 0.0},
+            task="metaworld/drawer-open",
+            success=True,
+        ),
+        baselines(
+            root, {"random": 96, "constant": 122, "untrained": 90}, task="dmc/cartpole-swingup"
+        ),
+    ]
+    return runs, other
+
+
+def store(root: Path, dataset: str, files: list[tuple[str, str, str | None]]) -> Path:
+    """A clip store's store.json and manifest of files with their status and reason."""
+    path = root / "clips" / dataset / "store.json"
+    table = pd.DataFrame(files, columns=["file", "status", "reason"])
+    ok = int((table["status"] == "ok").sum())
+    counts = table["status"].value_counts().to_dict()
+    clips = {"train": ok - 1, "heldout": 1}
+    write_json(path, {"dataset": dataset, "videos": counts, "clips": clips, "frames": 25 * ok})
+    table.to_parquet(path.with_name("manifest.parquet"))
+    return path

@@ -1,0 +1,53 @@
+from itertools import pairwise
+
+from cwm.analysis.style import DATASETS, MARKERS, MODELS, Method, in_order, looks
+
+
+def agent(model, dataset="none", variant="standard"):
+    return Method("agent", model, dataset, variant)
+
+
+def test_names():
+    assert agent("contextwm", "something").label == "ContextWM, something"
+    assert agent("plain").label == "Plain WM, none (scratch)"
+    assert agent("dreamer").label == "DreamerV2"
+    assert agent("contextwm", "robot", "no-bonus").label == "ContextWM, robot, no bonus"
+    assert agent("other", "mixture").label == "other, mixture"
+    assert Method("random", "", "", "").label == "Random policy"
+
+
+def test_order_of_the_legend():
+    methods = [
+        Method("random", "", "", ""),
+        agent("zebra"),
+        agent("dreamer"),
+        agent("contextwm"),
+        agent("contextwm", "something", "no-bonus"),
+        agent("contextwm", "something"),
+    ]
+    assert in_order(methods) == [methods[i] for i in (5, 4, 3, 2, 1, 0)]
+
+
+def test_methods_look_different():
+    methods = [
+        agent(model, dataset, variant)
+        for model in (*MODELS, "new", "newer")
+        for dataset in (*DATASETS, "mixture")
+        for variant in ("standard", "no-bonus")
+    ]
+    drawn = looks([*methods, Method("random", "", "", "")])
+    assert set(drawn) == set(methods)
+    assert len(set(drawn.values())) == len(methods)
+    assert drawn[agent("plain")].fill == "white"
+    assert drawn[agent("plain", "robot")].marker == MARKERS[0]
+
+
+def test_models_differ_in_lightness():
+    """So that a grey print tells them apart."""
+
+    def light(colour):
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+
+    levels = sorted(light(colour) for _, colour in MODELS.values())
+    assert min(b - a for a, b in pairwise(levels)) > 40
