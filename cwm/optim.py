@@ -37,7 +37,8 @@ class Optimizer:
         scale = (self.cfg.clip / (norm + 1e-6)).clamp(max=1.0)
         self.adam.param_groups[0]["lr"] = 0.0 if frozen else self.cfg.lr
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient * scale
+            # Fused Adam walks memory, so all its tensors must be laid out like the parameter.
+            parameter.grad = torch.empty_like(parameter).copy_(gradient * scale)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         return norm
@@ -52,6 +53,8 @@ class Optimizer:
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             index, name = key.split(".")
+            if tensor.ndim:
+                tensor = torch.empty_like(self.parameters[int(index)]).copy_(tensor)
             state.setdefault(int(index), {})[name] = tensor
         groups = self.adam.state_dict()["param_groups"]
         self.adam.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,20 @@
+"""From videos to world models to agents to figures."""
+
+configfile: "config/config.yaml"
+
+container: "docker://contextwm:latest"
+
+report: "workflow/report/workflow.rst"
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/videos.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    """The study of the configured scale, to its report."""
+    default_target: True
+    input:
+        REPORT,

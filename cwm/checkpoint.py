@@ -1,0 +1,108 @@
+"""Weights and work in progress, as safetensors and JSON: written whole or not at all.
+
+A checkpoint is a folder whose last-written file is `done`. Weights are `weights.safetensors` with
+a small `weights.json` beside it, which names its sha256 and is what other steps depend on.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cwm.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file through a temporary name, so that a reader never sees half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors through a temporary name."""
+    temporary = path.with_name(path.name + ".tmp")
+    contiguous = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    save_file(contiguous, temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_weights(folder: Path, module: nn.Module, about: dict[str, Any]) -> None:
+    """Write `weights.safetensors`, then `weights.json` with its sha256 and what it is."""
+    path = folder / "weights.safetensors"
+    write_tensors(path, module.state_dict())
+    about = {"file": path.name, "sha256": file_sha256(path), **about}
+    write_text(folder / "weights.json", json.dumps(about, indent=1) + "\n")
+
+
+def load_weights(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors that a `weights.json` describes, and the description."""
+    try:
+        about = json.loads(index.read_text())
+        path = index.parent / about["file"]
+        if file_sha256(path) != about["sha256"]:
+            raise UserError(f"{path} is damaged: its sha256 is not the one in {index}")
+        return load_file(path), about
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights of {index}: {error!r}") from error
+
+
+def load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], source: Path) -> None:
+    """Fill each named part from the tensors `<name>.*`; every name and shape must agree."""
+    for part, module in parts.items():
+        prefix = part + "."
+        own = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()
+            raise UserError(
+                f"{source} does not fit the model: {part}: {first} (was it pre-trained with the"
+                " same model and scale?)"
+            ) from error
+
+
+class Checkpoints:
+    """Checkpoints of one run, in its work folder; only the newest complete one is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Write a checkpoint of groups of tensors and a JSON state, then drop the older ones."""
+        target = self.folder / f"{step:09d}"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for group, named in tensors.items():
+            write_tensors(target / f"{group}.safetensors", named)
+        write_text(target / "state.json", json.dumps(state))
+        write_text(target / "done", "")
+        for old in self.folder.iterdir():
+            if old != target:
+                shutil.rmtree(old)
+
+    def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        """The newest complete checkpoint, or None to begin at the beginning."""
+        complete = sorted(self.folder.glob("*/done"))
+        if not complete:
+            return None
+        folder = complete[-1].parent
+        groups = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+        return groups, json.loads((folder / "state.json").read_text())

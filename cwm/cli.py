@@ -1,0 +1,257 @@
+"""The command line: every step of the study is one of these commands, and so is every rule.
+
+cwm finetune toy/sphere config/{suite/toy,model/plain,scale/smoke}.yaml --seed 0 --out run
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cwm.errors import UserError
+from envs.errors import EnvError
+
+app = typer.Typer(
+    help="ContextWM: from videos to world models to agents to figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Configs = Annotated[
+    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files; later ones win")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
+Out = Annotated[Path, typer.Option(help="folder of the results")]
+Dataset = Annotated[str, typer.Argument(metavar="DATASET")]
+Task = Annotated[str, typer.Argument(metavar="SUITE/TASK")]
+Clips = Annotated[Path, typer.Option(help="store.json of the clips")]
+Cores = Annotated[int, typer.Option(help="processes at work", min=1)]
+
+
+@app.command()
+def videos(
+    dataset: Dataset, configs: Configs, out: Out, cores: Cores = 1, sets: Sets = None
+) -> None:
+    """List the videos of a dataset, making them first if they are a stand-in."""
+    from cwm.config import load
+    from cwm.run.videos import make_videos
+
+    make_videos(dataset, load(configs, sets or ()).dataset, out, cores)
+
+
+@app.command()
+def clips(
+    dataset: Dataset,
+    configs: Configs,
+    videos: Annotated[Path, typer.Option(help="videos.json")],
+    out: Out,
+    cores: Cores = 1,
+    sets: Sets = None,
+) -> None:
+    """Decode videos into a clip store, and list what could not be decoded."""
+    from cwm.config import load
+    from cwm.run.clips import make_clips
+
+    make_clips(dataset, load(configs, sets or ()).dataset, videos, out, cores)
+
+
+@app.command()
+def pretrain(dataset: Dataset, configs: Configs, clips: Clips, out: Out, sets: Sets = None) -> None:
+    """Pre-train a world model on the clips of a dataset."""
+    from cwm.config import load
+    from cwm.run.folder import Run
+    from cwm.run.identity import task
+    from cwm.run.pretrain import pretrain as go
+
+    cfg = load(configs, sets or ())
+    sections = ("runtime", "model", "pretrain")
+    identity = task("pretrain", dataset, cfg, sections, configs, {"clips": clips})
+    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+        go(cfg.runtime, cfg.model, cfg.pretrain, clips, run)
+
+
+@app.command()
+def predict(
+    dataset: Dataset,
+    configs: Configs,
+    clips: Clips,
+    weights: Annotated[Path, typer.Option(help="weights.json of a pre-trained model")],
+    out: Out,
+    sets: Sets = None,
+) -> None:
+    """Predict held-out clips with a pre-trained world model, and measure the errors."""
+    from cwm.config import load
+    from cwm.run.folder import Run
+    from cwm.run.identity import task
+    from cwm.run.predict import predict_clips
+
+    cfg = load(configs, sets or ())
+    inputs = {"clips": clips, "weights": weights}
+    sections = ("runtime", "model", "pretrain", "predict")
+    identity = task("predict", dataset, cfg, sections, configs, inputs)
+    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+        predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, clips, weights, run)
+
+
+@app.command()
+def baselines(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
+    """Score policies that learn nothing: random, constant and untrained ones."""
+    from cwm.config import load
+    from cwm.run.baselines import baselines as go
+    from cwm.run.folder import Run
+    from cwm.run.identity import task
+
+    cfg = load(configs, sets or (), what.partition("/")[2])
+    sections = ("runtime", "model", "env", "baselines")
+    identity = task("baselines", what, cfg, sections, configs, {})
+    with Run(identity, out, cfg.finetune.checkpoint_seconds) as run:
+        go(cfg.runtime, cfg.model, cfg.env, cfg.finetune.agent, cfg.baselines, run)
+
+
+@app.command()
+def finetune(
+    what: Task,
+    configs: Configs,
+    out: Out,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="weights.json of a pre-trained model; none: from scratch")
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Learn a task by model-based reinforcement learning."""
+    from cwm.config import load
+    from cwm.run.finetune import finetune as go
+    from cwm.run.folder import Run
+    from cwm.run.identity import task
+
+    cfg = load(configs, sets or (), what.partition("/")[2])
+    sections = ("runtime", "model", "env", "finetune")
+    inputs = {"pretrained": pretrained} if pretrained else {}
+    identity = task("finetune", what, cfg, sections, configs, inputs, seed)
+    with Run(identity, out, cfg.finetune.checkpoint_seconds) as run:
+        go(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run)
+
+
+Study = Annotated[Path, typer.Option(help="the study file that describes the figure")]
+Name = Annotated[str, typer.Argument(metavar="FIGURE")]
+
+
+@app.command()
+def scores(
+    folders: Annotated[list[Path], typer.Argument(help="runs and baselines, or their scores.csv")],
+    out: Out,
+) -> None:
+    """Gather the scores of many runs in one tidy table."""
+    from cwm.analysis.runs import folder_of, read_json
+    from cwm.analysis.scores import collect
+
+    stages = {path: read_json(folder_of(path) / "run.json").get("stage") for path in folders}
+    runs = [path for path, stage in stages.items() if stage != "baselines"]
+    collect(runs, [path for path in folders if path not in runs], out)
+
+
+@app.command()
+def table(figure: Name, scores: Annotated[Path, typer.Argument()], study: Study, out: Out) -> None:
+    """Aggregate scores to the table of a figure: OUT.csv, OUT.md and OUT.tex."""
+    from cwm.analysis.tables import make_table
+    from cwm.study import read
+
+    make_table(read(study).figure(figure).kind, scores, out)
+
+
+@app.command()
+def figure(
+    name: Name,
+    inputs: Annotated[list[Path], typer.Argument(help="its table and scores, or runs")],
+    study: Study,
+    out: Out,
+) -> None:
+    """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
+    from cwm import tracking
+    from cwm.analysis import figures
+    from cwm.analysis.provenance import About
+    from cwm.run.folder import commit
+    from cwm.study import read
+
+    spec = read(study).figure(name)
+    about = About(spec.title, f"snakemake fig_{name}", commit(), spec.claim, spec.notes)
+    match spec.kind:
+        case "curves":
+            figures.draw_curves(*inputs, out, about)
+        case "domains":
+            figures.draw_domains(*inputs, out, about)
+        case "pretraining":
+            runs = [path for path in inputs if path.name == "weights.json"]
+            figures.draw_pretraining(runs, [p for p in inputs if p not in runs], out, about)
+        case "prediction":
+            figures.draw_prediction(inputs, out, about)
+    tracking.sync_figure(out)
+
+
+@app.command()
+def report(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="figures' .json, tables' .md, store.json, .mp4, runs")
+    ],
+    out: Out,
+) -> None:
+    """Put a study's figures, tables, data, films and runs on one page that opens offline."""
+    from cwm.analysis.report import write_report
+
+    def those(pattern: str) -> list[Path]:
+        return [path for path in inputs if path.match(pattern)]
+
+    stores, runs = those("store.json"), those("weights.json")
+    figures = [path for path in those("*.json") if path not in stores + runs]
+    write_report(out.parent.name, figures, those("*.md"), stores, those("*.mp4"), out, runs)
+
+
+@app.command("tracking-init")
+def tracking_init() -> None:
+    """Make the tracking database, once, before anything logs to it in parallel."""
+    from cwm import tracking
+
+    typer.echo(tracking.init())
+
+
+@app.command()
+def ui(port: int = 5000) -> None:
+    """Open MLflow on this machine's own address."""
+    from cwm import tracking
+
+    tracking.ui(port)
+
+
+@app.command()
+def doctor(
+    unlock: Annotated[bool, typer.Option(help="remove a dead run's Snakemake lock")] = False,
+) -> None:
+    """Say what is missing on this machine, and the line that puts it right."""
+    from cwm import doctor
+
+    raise typer.Exit(doctor.unlock() if unlock else doctor.doctor())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the settings files."""
+    from cwm.config import schema as text
+
+    typer.echo(text(), nl=False)
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line and exit status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app(standalone_mode=True)
+    except (UserError, EnvError) as error:
+        print(f"cwm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("cwm: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

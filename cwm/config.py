@@ -1,0 +1,179 @@
+"""Settings: YAML layers over the paper's values, checked before anything runs.
+
+    cfg = load([Path("config/suite/toy.yaml"), Path("config/scale/laptop.yaml")], task="sphere")
+
+Later files win; mappings merge, everything else replaces. A file states only what differs.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from cwm.data.corpora import DatasetConfig
+from cwm.errors import UserError, unknown
+from cwm.run.baselines import BaselinesConfig
+from cwm.run.finetune import FinetuneConfig
+from cwm.run.predict import PredictConfig
+from cwm.run.pretrain import PretrainConfig
+from cwm.run.rollout import EnvConfig
+from cwm.runtime import RuntimeConfig
+from cwm.world.vision import ModelConfig
+
+LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Config:
+    """Every setting there is; the defaults are the paper's."""
+
+    runtime: RuntimeConfig = RuntimeConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    predict: PredictConfig = PredictConfig()
+    env: EnvConfig = EnvConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
+
+
+ADAPTER = TypeAdapter(Config)
+
+
+class Layer(NamedTuple):
+    """Some settings, and where they come from."""
+
+    source: str
+    values: dict[str, Any]
+
+
+def load(files: Sequence[Path], sets: Sequence[str] = (), task: str | None = None) -> Config:
+    """Merge YAML files and then `--set key.path=value` words over the defaults.
+
+    A suite's file lists, under `tasks`, its tasks and what differs for each; a scale's file may
+    say, under `suites`, what differs for a suite. `task` and the suite's file choose among them.
+    Raises UserError in one line that names the file, the setting, and what would be valid.
+    """
+    suite = labels(files).get("suite")
+    layers = [layer for path in files for layer in _layers(path, suite, task)]
+    layers += [Layer(f"--set {word}", _parse_set(word)) for word in sets]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer.values)
+    return _validate(merged, layers)
+
+
+def _layers(path: Path, suite: str | None, task: str | None) -> Iterator[Layer]:
+    """A file's settings, then those that it has for the suite or for the task only."""
+    values = read(path)
+    options = {kind: values.pop(kind, None) or {} for kind in ("suites", "tasks")}
+    yield Layer(str(path), values)
+    for kind, chosen in (("suites", suite), ("tasks", task)):
+        for name, own in options[kind].items():
+            layer = Layer(f"{path}, {kind} {name}", own or {})
+            _validate(layer.values, [layer])  # also where it is not chosen
+            if name == chosen:
+                yield layer
+    if task is not None and options["tasks"] and task not in options["tasks"]:
+        raise unknown("task", task, options["tasks"])
+
+
+def _validate(values: dict[str, Any], layers: list[Layer]) -> Config:
+    try:
+        return ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise _explain(error, layers) from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One YAML file as a mapping; an empty one says that nothing differs."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        near = unknown("file", path.name, (p.name for p in path.parent.glob("*.yaml")))
+        raise UserError(f"cannot read {path}: {error.strerror}; {near}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if content is not None and not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{path} holds a {kind}; it must be a mapping of settings")
+    return content or {}
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`: mappings merge key by key, everything else replaces."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        result[key] = merge(old, value) if both else value
+    return result
+
+
+def labels(files: Iterable[Path]) -> dict[str, str]:
+    """What a run is called: `config/model/contextwm.yaml` says that its model is contextwm."""
+    return {path.parent.name: path.stem for path in files if path.parent.name in LABELS}
+
+
+def resolved(cfg: Config, sections: Iterable[str]) -> dict[str, Any]:
+    """Plain values of some sections, every setting written out."""
+    values = ADAPTER.dump_python(cfg, mode="json")
+    return {section: values[section] for section in sections}
+
+
+def schema() -> str:
+    """JSON schema of a settings file."""
+    file = ADAPTER.json_schema()
+    for name in ("suites", "tasks"):
+        file["properties"][name] = {"type": "object", "description": f"what differs for {name}"}
+    return json.dumps(file, indent=1) + "\n"
+
+
+def _parse_set(word: str) -> dict[str, Any]:
+    import yaml
+
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {word!r} must look like key.path=value")
+    result = yaml.safe_load(value)
+    for part in reversed(key.split(".")):
+        result = {part: result}
+    return result
+
+
+def _explain(error: ValidationError, layers: list[Layer]) -> UserError:
+    """The first mistake, in one line: which file, which setting, what would be valid."""
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if isinstance(part, str)]
+    location = [part for i, part in enumerate(location) if i == 0 or not part.endswith("Config")]
+    path = ".".join(location)
+    source = next((x.source for x in reversed(layers) if _has(x.values, location)), "settings")
+    if first["type"] == "unexpected_keyword_argument":
+        valid = [".".join([*location[:-1], name]) for name in _names(Config, location[:-1])]
+        near = difflib.get_close_matches(path, valid, n=3, cutoff=0.3) or valid
+        return UserError(f"{source}: unknown setting {path!r}; did you mean: {', '.join(near)}?")
+    return UserError(f"{source}: {path} is {first['input']!r}: {first['msg']}")
+
+
+def _has(layer: Any, location: Sequence[str]) -> bool:
+    for part in location:
+        if not isinstance(layer, dict) or part not in layer:
+            return False
+        layer = layer[part]
+    return True
+
+
+def _names(cls: type, location: Sequence[str]) -> Iterator[str]:
+    """Settings of the section at `location`."""
+    for part in location:
+        kind = get_type_hints(cls)[part]
+        cls = next(t for t in (kind, *get_args(kind)) if is_dataclass(t))
+    for field in fields(cls):
+        yield field.name

@@ -1,0 +1,215 @@
+"""An environment, and perhaps a pre-trained world model -> an agent and its learning curve.
+
+The schedule is the reference's (`examples/train_apv_finetuning.py`): random episodes, offline
+updates, then one update every few steps; evaluation at fixed steps, the first before learning
+from the agent's own actions. Steps are agent steps; `scores.csv` counts them with action repeat.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from cwm.agent import Agent, AgentConfig
+from cwm.checkpoint import load_parts, load_weights, save_weights
+from cwm.data.encode import H264, encode
+from cwm.data.replay import Replay, ReplayConfig
+from cwm.errors import UserError
+from cwm.progress import Progress
+from cwm.run.folder import Run, Score
+from cwm.run.policies import Actor
+from cwm.run.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make
+from cwm.runtime import RuntimeConfig, reseed, seed_from, set_up
+from cwm.world.vision import ModelConfig
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class FinetuneConfig:
+    """Model-based reinforcement learning of one task; the numbers are Meta-world's."""
+
+    agent: AgentConfig = AgentConfig()
+    replay: ReplayConfig = ReplayConfig()
+    steps: int = 255_000  # agent steps
+    prefill: int = 5000  # steps of random actions, up to the end of an episode
+    offline_updates: int = 100  # updates before the agent acts
+    train_every: int = 5  # steps between updates
+    batch: int = 50
+    length: int = 50
+    eval_every: int = 10_000
+    eval_episodes: int = 10
+    eval_envs: int = 1  # evaluation episodes that are stepped together
+    log_every: int = 100  # updates
+    checkpoint_seconds: float = 300.0
+
+
+class Finetuning:
+    """Everything of a run that changes while it runs."""
+
+    def __init__(
+        self,
+        runtime: RuntimeConfig,
+        model: ModelConfig,
+        env: EnvConfig,
+        cfg: FinetuneConfig,
+        pretrained: Path | None,
+        run: Run,
+    ) -> None:
+        self.cfg, self.env_cfg, self.run = cfg, env, run
+        self.seed = int(run.task.labels["seed"])
+        device = set_up(runtime)
+        self.env = make(run.task.what, env)
+        (action_dim,) = self.env.action_space.shape
+        reseed(self.seed, "weights")
+        self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
+        if pretrained is not None:
+            self._load(pretrained)
+        replay = run.folder / "replay"
+        # An episode adds one entry more than it has steps; two thousand leave room for that.
+        self.replay = Replay(cfg.replay, replay, cfg.length, 2 * cfg.steps + 2000, device)
+        self.step = 0
+        self.begun: int | None = None  # the step at which learning began
+        self.restore()
+        self.collector = Collector(self.env, self.seed, self.replay.count)
+        self.eval_envs = [make(run.task.what, env) for _ in range(cfg.eval_envs)]
+
+    def _load(self, pretrained: Path) -> None:
+        tensors, about = load_weights(pretrained)
+        if self.agent.world.action_free is None:
+            raise UserError(f"{pretrained} is for a stacked model, but model.stacked is false")
+        if about.get("kind") != "action-free":
+            raise UserError(
+                f"{pretrained} holds a {about.get('kind')} model, not a pre-trained one"
+            )
+        load_parts(self.agent.world.pretrained_parts(), tensors, pretrained)
+
+    def save(self) -> None:
+        """Checkpoint; only at the end of an episode, where the simulator has no state to keep."""
+        optimizers = self.agent.optimizers.items()
+        tensors = {"agent": self.agent.state_dict()}
+        tensors |= {f"optimizer-{name}": o.state() for name, o in optimizers}
+        state = {"begun": self.begun, "updates": self.agent.updates, "episodes": self.replay.count}
+        self.run.checkpoint(self.step, tensors, **state)
+        self.replay.prune()
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint, or begin with an empty replay."""
+        found = self.run.resume()
+        tensors, state = found if found else ({}, {"episodes": 0})
+        self.replay.restore(state["episodes"])
+        if not found:
+            return
+        self.agent.load_state_dict(tensors["agent"])
+        for name, optimizer in self.agent.optimizers.items():
+            optimizer.load_state(tensors.get(f"optimizer-{name}", {}))
+        self.step, self.begun = state["step"], state["begun"]
+        self.agent.updates = state["updates"]
+
+    def update(self, rate: float) -> dict[str, float]:
+        """One update; returns figures if this one is logged."""
+        i = self.agent.updates
+        batch = self.replay.sample(self.seed, i, self.cfg.batch)
+        reseed(self.seed, "update", i)
+        figures = self.agent.update(batch)
+        if i % self.cfg.log_every:
+            return {}
+        named = {f"train/{name}": x for name, x in figures.items()}
+        return self.run.log(self.repeated, named, rate)
+
+    @property
+    def repeated(self) -> int:
+        """Environment steps, counted with action repeat."""
+        return self.step * self.env_cfg.action_repeat
+
+    def evaluate(self, rate: float) -> dict[str, float]:
+        """Episodes of the mode policy in environments with seeds of their own."""
+        seeds = [seed_from(self.seed, "eval", self.step, i) for i in range(self.cfg.eval_episodes)]
+        reseed(self.seed, "eval", self.step)
+        last = self.step == self.cfg.steps
+        outcomes = list(
+            evaluate(self.eval_envs, lambda: Actor(self.agent, explore=False), seeds, film=last)
+        )
+        self.run.score([self.score(i, o, "eval") for i, o in enumerate(outcomes)])
+        if last:
+            large = (np.kron(f, np.ones((4, 4, 1), np.uint8)) for f in outcomes[0].frames)
+            encode(self.run.folder / "episode.mp4", large, 15, H264)
+        figures = {"eval/return": np.mean([o.return_ for o in outcomes])}
+        if outcomes[0].success is not None:
+            figures["eval/success"] = np.mean([o.success for o in outcomes])
+        return self.run.log(self.repeated, figures, rate)
+
+    def score(self, episode: int, outcome: Outcome, split: str) -> Score:
+        """A row of scores.csv."""
+        return Score(
+            self.repeated, episode, outcome.return_, outcome.success, outcome.length, split
+        )
+
+    def random_action(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        """A uniform action of the prefill."""
+        rng = np.random.default_rng([self.seed, 0xAC7, self.step])
+        return rng.uniform(-1, 1, (1, *self.env.action_space.shape)).astype(np.float32)
+
+    def collect(self, policy: Policy) -> bool:
+        """One step of the training environment; whether it ended an episode."""
+        collector = self.collector
+        reseed(self.seed, "act", self.step)
+        action = policy(collector.image[None], np.array([collector.is_first]))[0]
+        finished = collector.step(action)
+        self.step += 1
+        if finished is None:
+            return False
+        episode, outcome = finished
+        self.run.score([self.score(self.replay.count, outcome, "train")])
+        self.replay.add(episode)
+        return True
+
+    def close(self) -> None:
+        """Release the simulators."""
+        for env in [self.env, *self.eval_envs]:
+            env.close()
+
+
+def finetune(
+    runtime: RuntimeConfig,
+    model: ModelConfig,
+    env: EnvConfig,
+    cfg: FinetuneConfig,
+    pretrained: Path | None,
+    run: Run,
+) -> None:
+    """Learn a task and publish the agent, its scores and a film of an evaluation episode."""
+    work = Finetuning(runtime, model, env, cfg, pretrained, run)
+    actor = Actor(work.agent, explore=True)
+    with Progress(total=cfg.steps, start=work.step, label=run.label) as bar:
+        show = _shower(bar, work)
+        while work.step < cfg.steps:
+            ended = work.collect(work.random_action if work.begun is None else actor)
+            if work.begun is None:
+                if ended and work.step >= cfg.prefill:
+                    work.begun = work.step
+                    for _ in range(cfg.offline_updates):
+                        show(work.update(bar.rate))
+                    show(work.evaluate(bar.rate))
+            else:
+                since = work.step - work.begun
+                if since % cfg.train_every == 1 % cfg.train_every:
+                    show(work.update(bar.rate))
+                if since % cfg.eval_every == 0 or work.step == cfg.steps:
+                    show(work.evaluate(bar.rate))
+            show({})
+            if ended and run.due() and work.step < cfg.steps:
+                work.save()
+    work.close()
+    save_weights(run.folder, work.agent, {"kind": "agent", "steps": cfg.steps, **run.task.labels})
+    logs = ("metrics.jsonl", "timing.jsonl", "scores.csv")
+    run.publish(*logs, "episode.mp4", "weights.safetensors", "weights.json")
+
+
+def _shower(bar: Progress, work: Finetuning) -> Callable[[dict[str, float]], None]:
+    shown = {"train/image": "image", "train/kl": "kl", "eval/return": "return"}
+
+    def show(figures: dict[str, float]) -> None:
+        bar.update(work.step, {shown[n]: x for n, x in figures.items() if n in shown})
+
+    return show

@@ -1,0 +1,189 @@
+"""A run is a folder; while it is being made, a work folder that survives every interruption.
+
+`results/<scale>/work/<key>/` holds the run in progress: Snakemake deletes declared outputs before
+it starts a job again, so nothing that took time may lie among them. The key is a hash of everything
+that the result depends on, so that a run never goes on from work that was done for another.
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cwm import NUMERICS, tracking
+from cwm.checkpoint import Checkpoints, write_text
+from cwm.errors import UserError
+
+SYNC_SECONDS = 60.0  # between two looks of the tracking server at a run
+
+
+class Score(NamedTuple):
+    """One episode, a row of `scores.csv`."""
+
+    step: int  # environment steps, counted with action repeat
+    episode: int
+    return_: float
+    success: float | None  # none: the suite does not say
+    length: int  # agent steps
+    split: str  # train | eval
+
+
+HEADER = "step,episode,return,success,length,split\n"
+
+
+class Task(NamedTuple):
+    """What identifies a run."""
+
+    stage: str  # pretrain | finetune | ...
+    what: str  # dataset, or suite/task
+    labels: dict[str, str | int]  # scale, suite, task, model, dataset, variant, seed
+    config: dict[str, Any]  # resolved
+    inputs: dict[str, str]  # name of an input -> sha256
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the result depends on."""
+        seed = self.labels.get("seed", 0)
+        identity = [self.stage, self.what, seed, self.config, self.inputs]
+        identity += [NUMERICS, torch.__version__]
+        text = json.dumps(identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Run:
+    """Logs and checkpoints of a run in progress; `publish` moves the finished run to its place."""
+
+    def __init__(self, task: Task, out: Path, checkpoint_seconds: float) -> None:
+        self.task = task
+        self.out = out
+        root = Path("results") / str(task.labels.get("scale", "paper")) / "work"
+        self.folder = root / task.key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = (root / f"{task.key}.lock").open("w")
+        self.checkpoints = Checkpoints(self.folder / "checkpoint")
+        self.checkpoint_seconds = checkpoint_seconds
+        self.saved = self.synced = time.monotonic()
+
+    def __enter__(self) -> "Run":
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is making this run (in {self.folder})") from None
+        write_text(self.folder / "config.yaml", _yaml(self.task.config))
+        write_text(self.folder / "run.json", json.dumps(self._about(), indent=1) + "\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.close()
+
+    def _about(self) -> dict[str, Any]:
+        task = self.task
+        command = shlex.join(["cwm", *sys.argv[1:]])
+        about = {"stage": task.stage, **task.labels, "key": task.key, "inputs": task.inputs}
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        return about | {"command": command, "commit": commit(), "versions": versions}
+
+    @property
+    def label(self) -> str:
+        """How the run is called in logs."""
+        labels = self.task.labels
+        names = [str(labels[n]) for n in ("model", "dataset", "variant", "seed") if n in labels]
+        return f"{self.task.stage} {self.task.what} {'/'.join(names)}"
+
+    def log(self, step: int, figures: dict[str, Tensor | float], rate: float) -> dict[str, float]:
+        """Append a line of metrics and its wall-clock side; returns the figures as numbers."""
+        values = {name: float(x) for name, x in figures.items()}
+        _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
+        clock = {"step": step, "time": time.time(), "steps_per_second": rate}
+        _append(self.folder / "timing.jsonl", json.dumps(clock))
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            tracking.sync(self.folder)
+            self.synced = time.monotonic()
+        return values
+
+    def score(self, scores: list[Score]) -> None:
+        """Append episodes to `scores.csv`."""
+        path = self.folder / "scores.csv"
+        with path.open("a", newline="") as file:
+            if file.tell() == 0:
+                file.write(HEADER)
+            rows = ([*s[:3], "" if s.success is None else s.success, *s[4:]] for s in scores)
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint. When one is made changes no result."""
+        return time.monotonic() - self.saved >= self.checkpoint_seconds
+
+    def checkpoint(self, step: int, tensors: dict[str, dict[str, Tensor]], **state: Any) -> None:
+        """Save what the run needs to go on from `step`, and how far its logs had come."""
+        files = ("metrics.jsonl", "timing.jsonl", "scores.csv")
+        sizes = {name: _size(self.folder / name) for name in files}
+        self.checkpoints.save(step, tensors, {"step": step, "sizes": sizes, **state})
+        self.saved = time.monotonic()
+
+    def resume(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        """The last checkpoint, with the logs cut back to it; None at the beginning."""
+        found = self.checkpoints.latest()
+        sizes = found[1]["sizes"] if found else {}
+        for name in ("metrics.jsonl", "timing.jsonl", "scores.csv"):
+            with contextlib.suppress(FileNotFoundError):
+                os.truncate(self.folder / name, sizes.get(name, 0))
+        return found
+
+    def publish(self, *names: str) -> None:
+        """Move the finished run's files to their place, in this order; its work is then gone."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        for name in ["run.json", "config.yaml", *names]:
+            # A hard link keeps the work complete until everything is in place.
+            temporary = self.out / (name + ".tmp")
+            temporary.unlink(missing_ok=True)
+            _link(self.folder / name, temporary)
+            temporary.replace(self.out / name)
+        tracking.sync(self.out)
+        shutil.rmtree(self.folder)
+        Path(self.lock.name).unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def commit() -> str:
+    """The code's git commit, or `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,52 @@
+"""What identifies a run, from what its command was given."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from cwm.checkpoint import file_sha256
+from cwm.config import Config, labels, resolved
+from cwm.errors import UserError
+from cwm.run.folder import Task
+
+
+def task(
+    stage: str,
+    what: str,
+    cfg: Config,
+    sections: Sequence[str],
+    files: Sequence[Path],
+    inputs: dict[str, Path],
+    seed: int | None = None,
+) -> Task:
+    """What identifies a run, from what its command was given.
+
+    `sections` of the settings are those that the stage reads. A pre-trained model brings the name
+    of its dataset along.
+    """
+    names: dict[str, str | int] = dict(labels(files))
+    if stage in ("pretrain", "predict"):
+        names["dataset"] = what
+    else:
+        names["suite"], _, names["task"] = what.partition("/")
+    if stage == "finetune":
+        names["dataset"] = _dataset(inputs.get("pretrained"))
+    if seed is not None:
+        names["seed"] = seed
+    hashes = {name: file_sha256(_existing(path)) for name, path in inputs.items()}
+    return Task(stage, what, names, resolved(cfg, sections), hashes)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    return path
+
+
+def _dataset(weights: Path | None) -> str:
+    if weights is None:
+        return "none"
+    try:
+        return json.loads(_existing(weights).read_text())["dataset"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise UserError(f"{weights} is not the weights.json of a pre-trained model") from None

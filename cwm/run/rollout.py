@@ -1,0 +1,130 @@
+"""Policies in environments: the steps of one training episode after another, and evaluation.
+
+Every episode is a function of its seed, and every seed of the run's, so that an interrupted run
+goes on at an episode's beginning without any state of the simulator.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+import envs
+from cwm.data.replay import Episode
+from cwm.runtime import seed_from
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class EnvConfig:
+    """How a suite is seen and stepped."""
+
+    render: Literal["reference", "fast"] = "reference"  # fast: no shadows, reflections, smoothing
+    action_repeat: int = 1
+    time_limit: int = 0  # agent steps; 0: the suite's own
+
+
+# (images (B, 64, 64, 3), is_first (B,)) -> actions (B, A)
+Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Outcome(NamedTuple):
+    """How an episode ended."""
+
+    return_: float
+    success: float | None  # 1 if it succeeded at any step; none: the suite does not say
+    length: int  # agent steps
+    frames: list[np.ndarray]  # only where they were asked for
+
+
+def make(what: str, cfg: EnvConfig) -> gymnasium.Env:
+    """The environment `suite/task`."""
+    suite, _, task = what.partition("/")
+    return envs.make(
+        suite,
+        task,
+        render=cfg.render,
+        action_repeat=cfg.action_repeat,
+        time_limit=cfg.time_limit,
+    )
+
+
+class Collector:
+    """Steps one environment, episode after episode, and hands over each finished one."""
+
+    def __init__(self, env: gymnasium.Env, seed: int, episodes: int) -> None:
+        """Begin with episode number `episodes`."""
+        self.env = env
+        self.seed = seed
+        self.episodes = episodes
+        self._begin()
+
+    def _begin(self) -> None:
+        # The first 31 bits: gymnasium hands seeds to generators that take no more.
+        seed = seed_from(self.seed, "episode", self.episodes) >> 32
+        self.image, _ = self.env.reset(seed=seed)
+        self.is_first, self.success = True, None
+        zero = np.zeros(self.env.action_space.shape, np.float32)
+        self.steps = [(self.image, zero, 0.0)]
+
+    def step(self, action: np.ndarray) -> tuple[Episode, Outcome] | None:
+        """Take one action (A,); returns the episode if it ended, and begins the next."""
+        self.image, reward, terminated, truncated, info = self.env.step(action)
+        self.steps.append((self.image, np.asarray(action, np.float32), float(reward)))
+        self.is_first, self.success = False, _succeeded(self.success, info)
+        if not (terminated or truncated):
+            return None
+        image, actions, rewards = zip(*self.steps, strict=True)
+        episode = Episode(np.stack(image), np.stack(actions), np.array(rewards, np.float32))
+        outcome = Outcome(sum(rewards), self.success, len(rewards) - 1, [])
+        self.episodes += 1
+        self._begin()
+        return episode, outcome
+
+
+def _succeeded(before: float | None, info: dict) -> float | None:
+    if "success" not in info:
+        return before
+    return max(before or 0.0, float(info["success"]))
+
+
+def evaluate(
+    environments: Sequence[gymnasium.Env],
+    policy: Callable[[], Policy],
+    seeds: Sequence[int],
+    film: bool = False,
+) -> Iterator[Outcome]:
+    """One episode for each seed, as many together as there are environments.
+
+    `policy()` gives a policy that has seen nothing yet. `film` keeps the first episode's frames.
+    """
+    for i in range(0, len(seeds), len(environments)):
+        wave = seeds[i : i + len(environments)]
+        yield from _wave(environments[: len(wave)], policy(), wave, film and i == 0)
+
+
+def _wave(
+    environments: Sequence[gymnasium.Env], policy: Policy, seeds: Sequence[int], film: bool
+) -> list[Outcome]:
+    pairs = zip(environments, seeds, strict=True)
+    image = np.stack([env.reset(seed=seed >> 32)[0] for env, seed in pairs])
+    first = np.ones(len(image))
+    rewards: list[list[float]] = [[] for _ in environments]
+    success: list[float | None] = [None] * len(environments)
+    running, frames = set(range(len(environments))), [image[0].copy()] if film else []
+    while running:
+        actions = policy(image, first)
+        first[:] = 0
+        for i in sorted(running):
+            image[i], reward, terminated, truncated, info = environments[i].step(actions[i])
+            rewards[i].append(float(reward))
+            success[i] = _succeeded(success[i], info)
+            if film and i == 0:
+                frames.append(image[0].copy())
+            if terminated or truncated:
+                running.remove(i)
+    films = [frames] + [[]] * (len(environments) - 1)
+    lists = zip(rewards, success, films, strict=True)
+    return [Outcome(sum(r), s, len(r), f) for r, s, f in lists]

@@ -1,0 +1,153 @@
+"""What a study makes: its figures, and the runs that each of them compares.
+
+study = load("laptop")   # config/study/laptop.yaml
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from cwm import config
+from cwm.errors import UserError, unknown
+
+CONFIG = Path("config")
+SCRATCH = "none"  # the dataset of a run that is not pre-trained
+
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Runs:
+    """Fine-tuning runs: every combination of the names, with seeds 0, 1, ..."""
+
+    suite: str
+    tasks: Names
+    models: Names
+    datasets: Names
+    variants: tuple[str, ...] = ("standard",)
+    seeds: PositiveInt = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Pretrained:
+    """Pre-trained models: every combination of the names."""
+
+    datasets: Names
+    models: Names
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Figure:
+    """A figure or table: what it is drawn from, and what its caption says."""
+
+    kind: Literal["curves", "domains", "pretraining", "prediction"]
+    title: str
+    claim: str = ""  # the paper's
+    notes: tuple[str, ...] = ()  # for the caption, such as that a budget is too short
+    runs: tuple[Runs, ...] = ()
+    pretrained: tuple[Pretrained, ...] = ()
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Study:
+    """All figures of a scale, by name."""
+
+    figures: dict[str, Figure]
+
+    def figure(self, name: str) -> Figure:
+        """One figure; an unknown name is an error that lists the nearest."""
+        if name not in self.figures:
+            raise unknown("figure", name, self.figures)
+        return self.figures[name]
+
+
+class FinetuneRun(NamedTuple):
+    """The wildcards of one run."""
+
+    suite: str
+    task: str
+    model: str
+    dataset: str
+    variant: str
+    seed: int
+
+
+def finetune_runs(figure: Figure) -> list[FinetuneRun]:
+    """Every fine-tuning run of a figure, once."""
+    found = {
+        FinetuneRun(block.suite, *names)
+        for block in figure.runs
+        for names in itertools.product(
+            block.tasks, block.models, block.datasets, block.variants, range(block.seeds)
+        )
+    }
+    return sorted(found)
+
+
+def pretrained_models(figure: Figure) -> list[tuple[str, str]]:
+    """Every (dataset, model) that a figure shows, once."""
+    blocks = figure.pretrained
+    found = {pair for b in blocks for pair in itertools.product(b.datasets, b.models)}
+    return sorted(found)
+
+
+def load(scale: str) -> Study:
+    """Read and check `config/study/<scale>.yaml` and every settings file that it names."""
+    path = CONFIG / "study" / f"{scale}.yaml"
+    _known("scale", scale)
+    if not path.exists():
+        raise unknown("study", scale, _names("study"))
+    study = read(path)
+    for name, figure in study.figures.items():
+        try:
+            _check(figure, scale)
+        except UserError as error:
+            raise UserError(f"{path}: figure {name}: {error}") from None
+    return study
+
+
+def read(path: Path) -> Study:
+    """One study file, without looking at the settings that it names."""
+    try:
+        return TypeAdapter(Study).validate_python(config.read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        if first["type"] == "unexpected_keyword_argument":
+            raise UserError(f"{path}: unknown key {where}") from None
+        raise UserError(f"{path}: {where} is {first['input']!r}: {first['msg']}") from None
+
+
+def _check(figure: Figure, scale: str) -> None:
+    """Every name has a settings file, and every combination of files makes valid settings."""
+    combinations: set[tuple[str | None, tuple[Path, ...]]] = set()
+    for run in finetune_runs(figure):
+        words = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
+        combinations.add((run.task, tuple(_known(folder, name) for folder, name in words.items())))
+    for dataset, model in [*pretrained_models(figure), *_pretraining(figure)]:
+        words = {"dataset": dataset, "scale": scale, "model": model}
+        combinations.add((None, tuple(_known(folder, name) for folder, name in words.items())))
+    for task, files in sorted(combinations, key=str):
+        config.load(files, task=task)
+
+
+def _pretraining(figure: Figure) -> Iterator[tuple[str, str]]:
+    """The pre-trained models that the fine-tuning runs of a figure begin with."""
+    for run in finetune_runs(figure):
+        if run.dataset != SCRATCH:
+            yield run.dataset, run.model
+
+
+def _known(folder: str, name: str) -> Path:
+    path = CONFIG / folder / f"{name}.yaml"
+    if not path.exists():
+        raise unknown(folder, name, _names(folder))
+    return path
+
+
+def _names(folder: str) -> list[str]:
+    return [path.stem for path in (CONFIG / folder).glob("*.yaml")]

@@ -1,0 +1,87 @@
+"""Settings: layers, and what a person is told who mistyped one."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from cwm import config
+from cwm.errors import UserError
+
+ROOT = Path(__file__).parents[1] / "config"
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_later_layers_win_and_mappings_merge(tmp_path):
+    below = write(tmp_path / "a.yaml", "finetune: {batch: 3, length: 4}\nmodel: {context: null}")
+    above = write(tmp_path / "b.yaml", "finetune: {length: 5, agent: {world: {kl: {free: 1}}}}")
+    cfg = config.load([below, above], ["finetune.agent.world_optimizer.lr=3e-3"])
+    assert (cfg.finetune.batch, cfg.finetune.length) == (3, 5)
+    assert cfg.model.context is None
+    assert cfg.finetune.agent.world.kl.free == 1.0
+    assert cfg.finetune.agent.world_optimizer.lr == 0.003
+    assert cfg.finetune.agent.actor_optimizer.lr == 8e-5
+
+
+def test_a_task_and_a_suite_have_settings_of_their_own(tmp_path):
+    suite = write(
+        tmp_path / "suite" / "toy.yaml", "tasks: {sphere: , blob: {finetune: {batch: 7}}}"
+    )
+    scale = write(
+        tmp_path / "scale" / "s.yaml", "finetune: {steps: 1}\nsuites: {toy: {finetune: {steps: 2}}}"
+    )
+    assert config.load([suite, scale], task="blob").finetune.batch == 7
+    assert config.load([suite, scale], task="sphere").finetune.batch == 50
+    assert config.load([suite, scale], task="sphere").finetune.steps == 2
+    assert config.load([scale]).finetune.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("finetune: {bach: 3}", r"a.yaml: unknown setting 'finetune.bach'; .*finetune.batch"),
+        ("model: {context: {maskd: 1}}", r"unknown setting 'model.context.maskd'.*masked"),
+        ("pretrian: {}", r"unknown setting 'pretrian'; did you mean: pretrain"),
+        ("finetune: {batch: many}", r"a.yaml: finetune.batch is 'many'"),
+        ("model: {vision: {network: vit}}", r"model.vision.network is 'vit'.*resnet"),
+        ("tasks: {reach: {env: {rendr: fast}}}", r"tasks reach: unknown setting 'env.rendr'"),
+        ("- 1", r"holds a list"),
+        ("a: [", r"is not YAML"),
+    ],
+)
+def test_mistakes_are_one_line_that_says_what_would_be_valid(tmp_path, text, message):
+    path = write(tmp_path / "a.yaml", text)
+    with pytest.raises(UserError, match=message) as error:
+        config.load([path])
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_task_and_file(tmp_path):
+    with pytest.raises(UserError, match="unknown task 'raech'; did you mean: reach"):
+        config.load([ROOT / "suite" / "metaworld.yaml"], task="raech")
+    with pytest.raises(UserError, match=r"did you mean: plain.yaml"):
+        config.load([ROOT / "model" / "plian.yaml"])
+
+
+def test_every_combination_of_shipped_files_is_valid():
+    folders = [sorted((ROOT / f).glob("*.yaml")) for f in ("suite", "scale", "model", "variant")]
+    for files in itertools.product(*folders):
+        config.load(files)
+
+
+def test_the_defaults_are_the_papers():
+    cfg = config.load([ROOT / "suite" / "metaworld.yaml"], task="drawer-open")
+    assert cfg.finetune.agent.world.context_augment == "none"
+    assert (cfg.finetune.batch, cfg.finetune.length, cfg.finetune.prefill) == (50, 50, 5000)
+    assert cfg.model.rssm.deter == 1024
+
+
+def test_the_schema_is_current():
+    committed = json.loads((ROOT.parent / "workflow/schemas/config.schema.json").read_text())
+    assert committed == json.loads(config.schema())

@@ -1,0 +1,116 @@
+"""Progress: calm lines in a log, a bar on a terminal."""
+
+import io
+import os
+import pty
+import threading
+
+import pytest
+
+from cwm.progress import Progress
+
+
+class Clock:
+    """Seconds that pass when we say so."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_log_gets_the_first_and_the_last_line_and_one_in_ten_seconds_between():
+    clock, log = Clock(), io.StringIO()
+    with Progress(total=100, label="finetune toy", stream=log, clock=clock) as bar:
+        for step in range(1, 61):
+            clock.now += 0.5
+            bar.update(step, {"image": 1 / step})
+    lines = log.getvalue().splitlines()
+    assert [line.split(" | ")[1] for line in lines] == [
+        "1/100 (1%)",
+        "21/100 (21%)",
+        "41/100 (41%)",
+        "60/100 (60%)",
+    ]
+    assert lines[1] == "finetune toy | 21/100 (21%) | 2 steps/s | eta 0:40 | image 0.0476"
+
+
+def test_a_line_says_rate_time_left_and_losses():
+    clock, log = Clock(), io.StringIO()
+    with Progress(total=4000, start=1000, stream=log, label="run", clock=clock) as bar:
+        clock.now += 1
+        bar.update(1008, {"image": 12345.6, "kl": 4.125, "rare": 1e-7})
+    assert log.getvalue() == (
+        "run | 1008/4000 (25%) | 8 steps/s | eta 6:14 | image 12346  kl 4.12  rare 1e-07\n"
+    )
+
+
+def test_a_loss_that_is_not_given_keeps_its_value():
+    clock, log = Clock(), io.StringIO()
+    with Progress(total=10, stream=log, label="run", clock=clock) as bar:
+        bar.update(1, {"image": 3.0, "kl": 1.0})
+        bar.update(2, {"kl": 2.0})
+    assert log.getvalue().splitlines()[-1].endswith("image 3  kl 2")
+
+
+def test_the_rate_is_that_of_the_last_half_minute():
+    clock = Clock()
+    with Progress(total=1000, stream=io.StringIO(), clock=clock) as bar:
+        clock.now += 1000  # a slow first step
+        bar.update(1)
+        for step in range(2, 202):
+            clock.now += 0.25
+            bar.update(step)
+        assert bar.rate == pytest.approx(4.0)
+
+
+def test_long_times_are_read_as_a_clock():
+    clock, log = Clock(), io.StringIO()
+    with Progress(total=10805, stream=log, label="run", clock=clock) as bar:
+        clock.now += 5
+        bar.update(5)
+    assert "eta 3:00:00" in log.getvalue()
+
+
+def test_an_interrupted_run_leaves_the_step_it_had_reached():
+    clock, log = Clock(), io.StringIO()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Progress(total=10, stream=log, label="run", clock=clock) as bar,
+    ):
+        bar.update(1)
+        bar.update(7)
+        raise KeyboardInterrupt
+    assert log.getvalue().splitlines()[-1].startswith("run | 7/10 (70%)")
+
+
+def test_a_terminal_gets_one_line_that_changes(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    reader, writer = pty.openpty()
+    seen = bytearray()
+
+    def drain():
+        while True:
+            try:
+                part = os.read(reader, 4096)
+            except OSError:  # the other side is closed
+                return
+            seen.extend(part)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    with (
+        os.fdopen(writer, "w") as terminal,
+        Progress(total=20, label="run [a/b]", stream=terminal) as bar,
+    ):
+        for step in range(1, 21):
+            bar.update(step, {"image": 0.5})
+    thread.join()
+    os.close(reader)
+    text = seen.decode()
+    assert "run [a/b]" in text
+    assert "20/20 (100%)" in text
+    assert "image 0.5" in text
+    assert text.count("\n") < 5  # redrawn in place, not one line for each step

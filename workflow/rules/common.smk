@@ -1,0 +1,78 @@
+"""Where things lie, and which runs a figure needs."""
+
+import sys
+
+from cwm.errors import UserError
+from cwm.study import SCRATCH, finetune_runs, load, pretrained_models
+
+try:
+    STUDY = load(config["scale"])
+except UserError as error:
+    print(f"cwm: {error}", file=sys.stderr)
+    sys.exit(2)
+
+# The results of another scale stay where they are.
+RESULTS = f"results/{config['scale']}"
+SCALE = f"config/scale/{config['scale']}.yaml"
+
+# One folder per run: everything about a run is inside it, and its path spells its settings.
+VIDEOS = f"{RESULTS}/videos/{{dataset}}"
+CLIPS = f"{RESULTS}/clips/{{dataset}}"
+PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}"
+PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}"
+BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
+FINETUNE = f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
+SCORES = f"{RESULTS}/scores/{{figure}}.csv"
+TABLE = f"{RESULTS}/tables/{{figure}}"
+FIGURE = f"{RESULTS}/figures/{{figure}}"
+REPORT = f"{RESULTS}/report.html"
+TRACKING = "results/mlflow/ready"
+
+
+wildcard_constraints:
+    dataset="[a-z0-9-]+",
+    figure="|".join(STUDY.figures),
+    model="[a-z0-9-]+",
+    seed=r"\d+",
+    suite="[a-z0-9-]+",
+    task="[a-z0-9-]+",
+    variant="[a-z0-9-]+",
+
+
+def figures_of(*kinds):
+    """Names of the figures of some kinds."""
+    return [name for name, figure in STUDY.figures.items() if figure.kind in kinds]
+
+
+def runs_of(figure, template):
+    """Paths of the fine-tuning runs that a figure compares."""
+    runs = finetune_runs(STUDY.figures[figure])
+    return sorted({template.format(**run._asdict()) for run in runs})
+
+
+def models_of(figure, template):
+    """Paths of the pre-trained models that a figure shows."""
+    models = pretrained_models(STUDY.figures[figure])
+    return [template.format(dataset=dataset, model=model) for dataset, model in models]
+
+
+def everywhere(paths_of, template):
+    """Paths of all figures together, each once."""
+    return sorted({path for name in STUDY.figures for path in paths_of(name, template)})
+
+
+def datasets():
+    """Datasets that any figure needs."""
+    runs = [run.dataset for f in STUDY.figures.values() for run in finetune_runs(f)]
+    shown = [pair[0] for f in STUDY.figures.values() for pair in pretrained_models(f)]
+    return sorted({*runs, *shown} - {SCRATCH})
+
+
+def pretrained(wildcards):
+    """The world model a run begins with, or nothing when it learns from scratch."""
+    return [] if wildcards.dataset == SCRATCH else f"{PRETRAIN}/weights.json"
+
+
+def pretrained_option(wildcards, input):
+    """The same, as an option of the command."""
+    return f"--pretrained {input.pretrained}" if input.pretrained else ""

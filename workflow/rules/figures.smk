@@ -1,0 +1,93 @@
+"""Scores -> tables -> figures -> report. What each figure compares is in config/study."""
+
+
+rule scores:
+    """Gather the scores of the runs that a figure compares."""
+    input:
+        runs=lambda w: runs_of(w.figure, f"{FINETUNE}/scores.csv"),
+        baselines=lambda w: runs_of(w.figure, f"{BASELINES}/scores.csv"),
+    output:
+        SCORES,
+    log:
+        f"{RESULTS}/logs/scores-{{figure}}.txt",
+    shell:
+        "cwm scores {input} --out {output} 2>&1 | tee {log}"
+
+
+rule table:
+    """Aggregate scores: interquartile means, intervals, areas under curves."""
+    input:
+        scores=SCORES,
+        study=f"config/study/{config['scale']}.yaml",
+    output:
+        multiext(TABLE, ".csv", ".md", ".tex"),
+    log:
+        f"{RESULTS}/logs/table-{{figure}}.txt",
+    params:
+        out=TABLE,
+    shell:
+        "cwm table {wildcards.figure} {input.scores} --study {input.study}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+def drawn_from(wildcards):
+    """What a figure is drawn from: its table and scores, or pre-trained models."""
+    match STUDY.figures[wildcards.figure].kind:
+        case "curves" | "domains":
+            return [f"{TABLE}.csv", SCORES]
+        case "pretraining":
+            runs = models_of(wildcards.figure, f"{PRETRAIN}/weights.json")
+            return runs + models_of(wildcards.figure, f"{PREDICT}/errors.csv")
+        case "prediction":
+            return models_of(wildcards.figure, f"{PREDICT}/errors.csv")
+
+
+rule figure:
+    """Draw one figure."""
+    input:
+        drawn_from=drawn_from,
+        study=f"config/study/{config['scale']}.yaml",
+        tracking=ancient(TRACKING),
+    output:
+        pdf=f"{FIGURE}.pdf",
+        png=report(
+            f"{FIGURE}.png",
+            category="Figures",
+            labels={"figure": "{figure}"},
+            caption="../report/figure.rst",
+        ),
+        about=f"{FIGURE}.json",
+    log:
+        f"{RESULTS}/logs/figure-{{figure}}.txt",
+    params:
+        out=FIGURE,
+    shell:
+        "cwm figure {wildcards.figure} {input.drawn_from} --study {input.study}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule report:
+    """One page with everything, which opens offline."""
+    input:
+        figures=expand(f"{FIGURE}.json", figure=STUDY.figures),
+        tables=expand(f"{TABLE}.md", figure=figures_of("curves", "domains")),
+        stores=expand(f"{CLIPS}/store.json", dataset=datasets()),
+        episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
+        models=everywhere(models_of, f"{PRETRAIN}/weights.json"),
+    output:
+        REPORT,
+    log:
+        f"{RESULTS}/logs/report.txt",
+    shell:
+        "cwm report {input} --out {output} 2>&1 | tee {log}"
+
+
+for name in STUDY.figures:
+
+    rule:
+        """A figure by its name, with its table: `snakemake fig_{name}`."""
+        name:
+            f"fig_{name}"
+        input:
+            expand(f"{FIGURE}.pdf", figure=name),
+            expand(f"{TABLE}.md", figure=[name] if name in figures_of("curves", "domains") else []),

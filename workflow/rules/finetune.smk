@@ -1,0 +1,55 @@
+"""World models -> agents and their scores, beside those of policies that learn nothing."""
+
+
+rule finetune:
+    """Learn a task by model-based RL, from a pre-trained world model or from scratch."""
+    input:
+        config=[
+            "config/suite/{suite}.yaml",
+            SCALE,
+            "config/model/{model}.yaml",
+            "config/variant/{variant}.yaml",
+        ],
+        pretrained=pretrained,
+        tracking=ancient(TRACKING),
+    output:
+        f"{FINETUNE}/scores.csv",
+        f"{FINETUNE}/episode.mp4",
+        f"{FINETUNE}/weights.json",
+    log:
+        f"{FINETUNE}/log.txt",
+    benchmark:
+        f"{FINETUNE}/benchmark.tsv"
+    params:
+        out=FINETUNE,
+        pretrained=pretrained_option,
+    shell:
+        "cwm finetune {wildcards.suite}/{wildcards.task} {input.config}"
+        " --seed {wildcards.seed} {params.pretrained} --out {params.out} 2>&1 | tee {log}"
+
+
+rule baselines:
+    """Score random, constant and untrained policies on a task."""
+    input:
+        config=["config/suite/{suite}.yaml", SCALE, "config/model/contextwm.yaml"],
+    output:
+        f"{BASELINES}/scores.csv",
+    log:
+        f"{BASELINES}/log.txt",
+    benchmark:
+        f"{BASELINES}/benchmark.tsv"
+    params:
+        out=BASELINES,
+    shell:
+        "cwm baselines {wildcards.suite}/{wildcards.task} {input.config}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule tracking:
+    """Make the tracking database before anything logs to it in parallel."""
+    output:
+        touch(TRACKING),
+    log:
+        "results/mlflow/log.txt",
+    shell:
+        "cwm tracking-init 2>&1 | tee {log}"
