@@ -1,15 +1,31 @@
 """Whole losses and train steps are the official ones, given the same weights and draws."""
 
-import json
+from copy import deepcopy
 
 import pytest
 import torch
-from golden import HEAD, MODE, OURS_ALONE, Golden, batch, close, draws, keep, model_config, state
+from golden import (
+    HEAD,
+    MODE,
+    Golden,
+    batch,
+    close,
+    close_gradients,
+    close_state,
+    draws,
+    gradient_norm,
+    keep,
+    margin,
+    model_config,
+    state,
+    weight,
+)
 
 from cwm.agent import Agent, AgentConfig
 from cwm.behavior.actor_critic import BehaviorConfig
-from cwm.behavior.bonus import BonusConfig, VideoBonus
+from cwm.behavior.bonus import BonusConfig
 from cwm.convert import official_name
+from cwm.nn.dists import categorical_entropy, categorical_kl, one_hot_sample
 from cwm.nn.rssm import State
 from cwm.optim import Optimizer, OptimizerConfig, step_all
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
@@ -17,8 +33,8 @@ from cwm.world.losses import KLConfig
 from cwm.world.openloop import predict
 from cwm.world.stacked import LossWeights, StackedConfig
 
-# Our figure -> the official metric of a train step.
-METRICS = {
+# Our figures -> the official metrics.
+LOSS = {
     "image": "image_loss",
     "kl": "kl_loss",
     "reward": "reward_loss",
@@ -27,6 +43,8 @@ METRICS = {
     "kl_value": "model_kl",
     "prior_entropy": "prior_ent",
     "post_entropy": "post_ent",
+}
+UPDATE = {
     "encoder_norm": "enc_model_grad_norm",
     "world_norm": "model_grad_norm",
     "actor": "actor_loss",
@@ -39,24 +57,7 @@ METRICS = {
     "imagined_return": "critic_target",
     "bonus_magnitude": "intr_mag",
 }
-
-
-def check_gradients(golden, names, gradients):
-    """Every golden gradient has ours, and is it; a bias before a batch norm has none but noise."""
-    left = set(golden.names("grad/"))
-    for name, gradient in zip(names, gradients, strict=True):
-        key = f"grad/{official_name(name)}"
-        left.remove(key)
-        if golden[key].abs().max() > 1e-12:
-            close(gradient.reshape(golden[key].shape), golden[key])
-    assert not left
-
-
-def check_weights(golden, module, prefix):
-    for name, value in module.state_dict().items():
-        key = f"final_norm/{official_name(prefix + name)}"
-        if not name.endswith((*OURS_ALONE, "num_batches_tracked", "queue")):
-            close(value.norm(), golden[key])
+OPTIMIZERS = {"encoder": "enc_model", "world": "model", "actor": "actor", "critic": "critic"}
 
 
 @pytest.mark.parametrize("kind", ["plain", "ctx"])
@@ -64,37 +65,36 @@ def test_pretraining(kind):
     golden = Golden(f"pretrain_{kind}")
     world = ActionFreeModel(model_config(kind == "ctx"), ActionFreeConfig()).double().train()
     golden.load(world, "world")
-    seen = world.loss(batch(golden, 0), state(golden, "in/start"), draws(golden, 0))
-    close(seen.loss, golden["out/loss"])
-    close(seen.embed, golden["out/embed"])
-    close(seen.post.logit, golden["out/post/logit"])
-    close(seen.prior, golden["out/prior/logit"])
-    names = {f"world.{name}": p for name, p in world.named_parameters()}
-    check_gradients(golden, names, torch.autograd.grad(seen.loss, list(names.values())))
+    seen = world.loss(batch(golden, 0), state(golden, "start"), draws(golden, 0))
+    close_outputs(golden, world, seen)
+    close_moments(golden, "out/metrics", seen)
+    close(margin(seen.post.logit, seen.prior), golden["out/smallest_argmax_margin"])
+    seen.loss.backward()
+    close_gradients(golden, world, "world")
+    for name in ("grad_total_norm/wm", "out/optimizer_grad_norm/model"):
+        close(gradient_norm(world.parameters()), golden[name])
 
     golden.load(world, "world")
     optimizer = Optimizer(OptimizerConfig(), world.parameters())
-    carried = state(golden, "in/start")
+    carried = state(golden, "start")
     for i in range(3):
+        step = f"step{i}"
         seen = world.loss(batch(golden, i), carried, draws(golden, i))
-        close(seen.loss, golden[f"step{i}/model_loss"])
-        for name in ("image", "kl", "kl_value", "prior_entropy", "post_entropy"):
-            close(seen.terms[name], golden[f"step{i}/{METRICS[name]}"])
         (norm,) = step_all(seen.loss, [optimizer], [False])
-        close(norm, golden[f"step{i}/model_grad_norm"])
-        carried = State(*(x[:, -1] for x in seen.post.detach()))
-    check_weights(golden, world, "world.")
+        close(seen.loss, golden[f"{step}/model_loss"])
+        close(norm, golden[f"{step}/model_grad_norm"])
+        close(rate(optimizer), golden[f"{step}/lr_after/model"])
+        close_figures(golden, step, seen.terms, LOSS)
+        close_moments(golden, step, seen)
+        close(margin(seen.post.logit, seen.prior), golden[f"{step}/smallest_argmax_margin"])
+        carried = last(seen.post)
+        close_state(carried, golden, f"{step}/state")
+    close_weights(golden, world, "world")
 
-    kept = None
-    if kind == "ctx":
-        parts = [keep(golden, "in/openloop", part) for part in ("_observed", "_predicted")]
-        kept = {
-            size: torch.cat([p[size].unflatten(0, (3, -1)) for p in parts], 1).flatten(0, 1)
-            for size in (8, 16)
-        }
-    index = draws(golden, 0).context_index
+    index, kept = draws(golden, 0).context_index, keep_openloop(golden)
     predicted = predict(world.eval(), batch(golden, 0), 5, MODE, kept, index)
     close(predicted, golden["out/openloop_model"], tolerance=1e-3)
+    assert not golden.unread()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,50 @@ def test_pretraining(kind):
 )
 def test_finetuning(name):
     golden = Golden(name)
-    settings = json.loads(str(golden.arrays["settings/json"][()]))
+    agent = build_agent(name, golden.settings)
+    golden.load(agent, "")
+    agent.train()
+    start = state(golden, "start")
+    seen = agent.world.loss(batch(golden, 0), agent.bonus, start, draws(golden, 0))
+    close_outputs(golden, agent.world, seen)
+    predicted = agent.world.rewards(seen.post.feat[:, : seen.target.shape[1]])
+    close(log_prob(predicted, seen.target), golden["out/log_prob/reward"])
+    close_experience(golden, "out/metrics", agent, batch(golden, 0), seen)
+    close(margin(*scores(agent.world, seen)), golden["out/smallest_argmax_margin"])
+    seen.loss.backward()
+    close_gradients(golden, agent.world, "world")
+    close(gradient_norm(agent.world.parameters()), golden["grad_total_norm/wm"])
+    world_optimizers = agent.optimizers.keys() - {"actor", "critic"}
+    for part in world_optimizers:
+        norm = gradient_norm(agent.optimizers[part].parameters)
+        close(norm, golden[f"out/optimizer_grad_norm/{OPTIMIZERS[part]}"])
+
+    golden.load(agent, "")
+    for i in range(sum(n.endswith("/model_loss") for n in golden.recorded)):
+        before = deepcopy(agent)
+        uniform = golden.input(f"batch{i}/uniform_action")
+        noise = torch.zeros(5, 1, 1, 1, dtype=torch.float64)
+        figures = agent.update(batch(golden, i), start, draws(golden, i), uniform, noise)
+        close_figures(golden, f"step{i}", figures, LOSS | UPDATE)
+        close_rates(golden, i, agent)
+        seen = before.world.loss(batch(golden, i), before.bonus, start, draws(golden, i))
+        for part in world_optimizers:
+            close(seen.loss, golden[f"step{i}/{OPTIMIZERS[part]}_loss"])
+        close_experience(golden, f"step{i}", before, batch(golden, i), seen)
+        logits = close_imagination(golden, f"step{i}", agent, before, seen, uniform, noise)
+        every = margin(*scores(before.world, seen), logits)
+        close(every, golden[f"step{i}/smallest_argmax_margin"])
+        start = last(seen.post)
+        close_state(start, golden, f"step{i}/state")
+    close_weights(golden, agent, "")
+    close_openloop(golden, agent.eval())
+    agent.update(batch(golden, 0))
+    close_rates(golden, i + 1, agent)
+    # A magnitude that imagined rewards would be divided by; officially it stays one, ours is none.
+    assert not {name for name in golden.unread() if not name.endswith(".rewnorm.mag")}
+
+
+def build_agent(name, settings):
     context, dreamer = "ctx" in name, name == "dreamerv2"
     world = StackedConfig(
         kl=KLConfig(free=settings["kl.free"]),
@@ -110,118 +153,153 @@ def test_finetuning(name):
         concat_embed=settings.get("concat_embed", False),
         head=HEAD,
     )
-    beta = 0.0 if dreamer else settings["beta"]
     cfg = AgentConfig(
         world=world,
         behavior=BehaviorConfig(actor=HEAD, critic=HEAD, horizon=5),
-        bonus=BonusConfig(beta=beta, neighbours=4, queue=32, width=12),
+        bonus=BonusConfig(
+            beta=0.0 if dreamer else settings["beta"], neighbours=4, queue=32, width=12
+        ),
         encoder_frozen=settings["pretrain"] if settings.get("enc_lr_type") == "no_pretrain" else 0,
     )
-    agent = Agent(model_config(context, "cnn" if dreamer else "resnet"), cfg, 3).double()
-    golden.load(agent, "")
-    agent.train()
-    start = state(golden, "in/start")
-    seen = agent.world.loss(batch(golden, 0), agent.bonus, start, draws(golden, 0))
+    return Agent(model_config(context, "cnn" if dreamer else "resnet"), cfg, 3).double()
+
+
+def last(states):
+    return State(*(x[:, -1] for x in states.detach()))
+
+
+def rate(optimizer):
+    return optimizer.adam.param_groups[0]["lr"]
+
+
+def log_prob(mean, target):
+    return -0.5 * (mean - target).square()
+
+
+def scores(world, seen):
+    """Whatever an argmax was taken of."""
+    free = (seen.free.logit, world.action_free.prior(seen.free.deter)) if seen.free else ()
+    return seen.post.logit, seen.prior, *free
+
+
+def close_figures(golden, prefix, figures, names):
+    """Those of the named figures that this model has."""
+    for ours in figures.keys() & names.keys():
+        close(figures[ours], golden[f"{prefix}/{names[ours]}"])
+
+
+def close_outputs(golden, world, seen):
+    """What `out/` has of every whole model, after the loss of batch 0."""
     close(seen.loss, golden["out/loss"])
-    close(seen.post.logit, golden["out/post/logit"])
-    close(seen.prior, golden["out/prior/logit"])
-    names = {f"world.{name}": p for name, p in agent.world.named_parameters()}
-    gradients = torch.autograd.grad(seen.loss, list(names.values()), materialize_grads=True)
-    check_gradients(golden, names, gradients)
-
-    golden.load(agent, "")
-    for i in range(sum(n.endswith("/model_loss") for n in golden.names("step"))):
-        uniform = golden[f"in/batch{i}/uniform_action"]
-        noise = torch.zeros(5, 1, 1, 1, dtype=torch.float64)
-        figures = agent.update(batch(golden, i), start, draws(golden, i), uniform, noise)
-        for ours, theirs in METRICS.items():
-            if ours in figures:
-                close(figures[ours], golden[f"step{i}/{theirs}"])
-        start = state(golden, f"step{i}/state")
-    check_weights(golden, agent, "")
+    close(seen.embed, golden["out/embed"])
+    close(seen.post.feat, golden["out/feat"])
+    close_state(seen.post, golden, "out/post")
+    close_state(last(seen.post), golden, "out/last_state")
+    prior = State(seen.post.deter, one_hot_sample(seen.prior, MODE), seen.prior)
+    close_state(prior, golden, "out/prior")
+    close(categorical_kl(seen.post.logit, seen.prior), golden["out/kl_value"])
+    close_figures(golden, "out/metrics", seen.terms, LOSS)
+    pixels = world.vision.pixels(batch(golden, 0).image)
+    close(log_prob(seen.image, pixels).sum((-3, -2, -1)), golden["out/log_prob/image"])
 
 
-@pytest.mark.parametrize("case", ["argmax", "gumbel"])
-def test_imagination(case):
-    golden = Golden("actor_critic")
-    cfg = AgentConfig(
-        world=StackedConfig(head=HEAD),
-        behavior=BehaviorConfig(actor=HEAD, critic=HEAD, horizon=5),
-        bonus=BonusConfig(beta=0.0),
-    )
-    agent = Agent(model_config(context=False), cfg, 3).double()
-    world, behavior = agent.world, agent.behavior
-    golden.load(world.rssm, "world.rssm")
-    golden.load(world.reward, "world.reward")
-    golden.load(behavior.actor, "behavior.actor", theirs="_task_behavior.")
-    golden.load(behavior.critic, "behavior.critic", theirs="_task_behavior.")
-    golden.load(
-        behavior.target, "behavior.target", "target_critic.", "_task_behavior._target_critic."
-    )
-    uniform = golden["in/uniform_action"]
-    noise = golden["in/gumbel"] if case == "gumbel" else torch.zeros(5, 1, 1, 1)
-    start = State(*(x.flatten(0, 1) for x in state(golden, "in/start")))
-    out = f"out/{case}"
-    trajectory = world.imagine(lambda f, i: behavior.policy(f).sample(uniform[i]), start, 5, noise)
-    close(trajectory.action, golden[f"{out}/seq/action"])
-    close(trajectory.state.feat, golden[f"{out}/seq/feat"])
-    reward = world.rewards(trajectory.state.feat)
-    close(reward, golden[f"{out}/reward"])
-    losses = behavior.losses(trajectory.state.feat, reward)
-    close(losses.target, golden[f"{out}/target_seen_by_critic_loss"])
-    close(losses.actor, golden[f"{out}/actor_loss"])
-    close(losses.critic, golden[f"{out}/critic_loss"])
-    policy = behavior.policy(trajectory.state.feat[:-2])
-    close(policy.entropy(), golden[f"{out}/policy_entropy"])
-    close(policy.mode(), golden[f"{out}/policy_mode"])
+def close_moments(golden, prefix, seen):
+    """The official norms of these figures are mean squares."""
+    close(seen.embed.square().mean(), golden[f"{prefix}/embed_norm"])
+    close(seen.post.deter.square().mean(), golden[f"{prefix}/deter_norm"])
+    close(seen.embed.mean(), golden[f"{prefix}/embed_mean"])
+    close(seen.embed.std(), golden[f"{prefix}/embed_std"])
 
 
-@pytest.mark.parametrize("kind", ["abs", "rel"])
-def test_bonus(kind):
-    golden = Golden("bonus")
-    settings = json.loads(str(golden.arrays["settings/json"][()]))
-    cfg = BonusConfig(
-        beta=settings[f"beta_{kind}"], kind=kind, neighbours=settings["k"], queue=16, width=12
-    )
-    bonus = VideoBonus(cfg, 70).double()
-    bonus.projection.copy_(golden["param/random_projection_matrix"])
-    for i in range(4):
-        out = f"out/{kind}/batch{i}"
-        target = bonus(golden["in/feat"][i], golden["in/reward"][i])
-        close(target, golden[f"{out}/reward"])
-        close(bonus.norm.magnitude, golden[f"{out}/mag"])
-        filled = len(golden[f"{out}/queue"])
-        assert bonus.filled == filled
-        close(bonus.queue[:filled], golden[f"{out}/queue"])
+def close_experience(golden, prefix, agent, experience, seen):
+    """Metrics of a stacked model's loss; `agent` has just seen that batch of experience."""
+    if seen.free is None:
+        return
+    prior = agent.world.action_free.prior(seen.free.deter)
+    window = seen.target.shape[1]
+    bonus = (seen.target - experience.reward[:, :window]) / agent.cfg.bonus.beta
+    metrics = {
+        "embed_mean": seen.embed.mean(),
+        "embed_abs_mean": seen.embed.abs().mean(),
+        "af_model_kl": categorical_kl(seen.free.logit, prior).mean(),
+        "af_prior_ent": categorical_entropy(prior).mean(),
+        "af_post_ent": categorical_entropy(seen.free.logit).mean(),
+        "plain_reward_mean": experience.reward.mean(),
+        "intr_mag": agent.bonus.norm.magnitude,
+    }
+    spread = {
+        "reward_target": seen.target,
+        "reward_predict": agent.world.rewards(seen.post.feat[:, :window]),
+        "intr": bonus * agent.bonus.norm.magnitude,
+        "intr_normed": bonus,
+    }
+    for name, x in spread.items():
+        metrics |= {f"{name}_mean": x.mean(), f"{name}_std": x.std()}
+    for name, value in metrics.items():
+        close(value, golden[f"{prefix}/{name}"])
 
 
-@pytest.mark.parametrize(
-    "kind", ["plainresnet", "plainresnet_concat", "contextualized", "contextualized_concat"]
-)
-@pytest.mark.parametrize("explore", [False, True])
-def test_acting(kind, explore):
-    golden = Golden("policy")
-    cfg = AgentConfig(
-        world=StackedConfig(concat_embed="concat" in kind, head=HEAD),
-        behavior=BehaviorConfig(actor=HEAD, critic=HEAD),
-        bonus=BonusConfig(beta=0.0),
-    )
-    agent = Agent(model_config(context="context" in kind), cfg, 3).double().eval()
-    world = agent.world
-    prefix = f"{kind}/"
-    golden.load(world.vision.encoder, "world.vision.encoder", prefix)
-    golden.load(world.action_free, "world.action_free", prefix)
-    golden.load(world.rssm, "world.rssm", prefix)
-    golden.load(agent.behavior.actor, "behavior.actor", prefix, "_task_behavior.")
-    out = f"out/{kind}/{'train' if explore else 'eval'}"
-    carried = world.begin(2)
-    for t in range(3):
-        image, first = golden.image("in/image")[:, t], golden["in/is_first"][:, t]
-        carried = world.filter(carried, image, first, MODE)
-        policy = agent.behavior.policy(carried.post.feat)
-        action = policy.sample(golden["in/uniform_action"][t]) if explore else policy.mode()
-        close(action, golden[f"{out}/action"][:, t])
-        carried = carried._replace(action=action)
-    close(carried.post.deter, golden[f"{out}/deter"])
-    close(carried.post.stoch, golden[f"{out}/stoch"])
-    close(carried.free.deter, golden[f"{out}/af_deter"])
+def close_imagination(golden, prefix, after, before, seen, uniform, noise):
+    """The rest of an update's metrics: the new world imagines, the old behaviour acts in it.
+
+    Returns the imagined logits.
+    """
+    behavior = before.behavior
+    start = State(*(x.flatten(0, 1) for x in seen.post.detach()))
+    imagined = after.world.imagine(
+        lambda feat, h: behavior.policy(feat).sample(uniform[h]), start, 5, noise
+    ).state
+    reward = after.world.rewards(imagined.feat)
+    for name in ("reward", "reward_normed"):
+        close(reward.mean(), golden[f"{prefix}/{name}_mean"])
+        close(reward.std(), golden[f"{prefix}/{name}_std"])
+    close(behavior.target(imagined.feat)[0].mean(), golden[f"{prefix}/critic_slow"])
+    close(behavior.cfg.entropy, golden[f"{prefix}/actor_ent_scale"])
+    return imagined.logit[1:]
+
+
+def close_rates(golden, i, agent):
+    """After update i; the encoder's rate is recorded as it will be in the next update."""
+    for part, theirs in OPTIMIZERS.items():
+        name = f"step{i - (part == 'encoder')}/lr_after/{theirs}"
+        if name in golden.recorded:
+            close(rate(agent.optimizers[part]), golden[name])
+
+
+def close_weights(golden, module, ours):
+    """Norms of weights and buffers, and of the way they have come from the weight of that name.
+
+    Behaviour is in the official agent under two names.
+    """
+    for name, value in module.state_dict().items():
+        official = official_name(f"{ours}.{name}" if ours else name)
+        for key in {official, official.replace("_task_behavior", "_expl_behavior")}:
+            if f"final_norm/{key}" in golden.recorded:
+                start = torch.as_tensor(weight(key, tuple(value.shape)))
+                close(value.norm(), golden[f"final_norm/{key}"])
+                close((value - start).norm(), golden[f"final_moved/{key}"])
+
+
+def keep_openloop(golden):
+    """Context tokens of five observed frames and a predicted one, together."""
+    parts = [keep(golden, "openloop/", part) for part in ("_observed", "_predicted")]
+    if parts[0] is None:
+        return None
+    return {
+        size: torch.cat([part[size].unflatten(0, (3, -1)) for part in parts], 1).flatten(0, 1)
+        for size in parts[0]
+    }
+
+
+def close_openloop(golden, agent):
+    """Observe five frames of batch 0 and imagine the sixth."""
+    world, clips = agent.world, batch(golden, 0)
+    carried, feats = world.begin(3), []
+    for t in range(5):
+        carried = carried._replace(action=clips.action[:, t])
+        carried = world.filter(carried, clips.image[:, t], clips.is_first[:, t], MODE)
+        feats.append(carried.post.feat)
+    feats.append(world.rssm.imagine_step(carried.post, clips.action[:, 5], MODE).feat)
+    chosen = draws(golden, 0)._replace(keep=keep_openloop(golden))
+    mean = world.vision.reconstruct(torch.stack(feats, 1), world.vision.pixels(clips.image), chosen)
+    close(mean + 0.5, golden["out/openloop_model"], tolerance=1e-3)

@@ -1,0 +1,133 @@
+"""Imagination, behaviour, acting and the bonus are the official ones."""
+
+import pytest
+import torch
+from golden import (
+    HEAD,
+    MODE,
+    Golden,
+    close,
+    close_gradients,
+    close_state,
+    gradient_norm,
+    margin,
+    model_config,
+    state,
+)
+
+from cwm.agent import Agent, AgentConfig
+from cwm.behavior.actor_critic import BehaviorConfig
+from cwm.behavior.bonus import BonusConfig, VideoBonus
+from cwm.behavior.returns import discount_weights, lambda_return
+from cwm.nn.rssm import State
+from cwm.world.stacked import StackedConfig
+
+BEHAVIOR = BehaviorConfig(actor=HEAD, critic=HEAD, horizon=5)
+# The policy's density and mean: nothing in the method reads them.
+NOT_OURS = ("policy_log_prob", "policy_mean")
+
+
+@pytest.mark.parametrize("case", ["argmax", "gumbel"])
+def test_imagination(case):
+    golden, out = Golden("actor_critic"), f"out/{case}"
+    cfg = AgentConfig(StackedConfig(head=HEAD), BEHAVIOR, BonusConfig(beta=0.0))
+    agent = Agent(model_config(context=False), cfg, 3).double()
+    world, behavior = agent.world, agent.behavior
+    ours = "_task_behavior."
+    golden.load(world.rssm, "world.rssm")
+    golden.load(world.reward, "world.reward")
+    golden.load(behavior.actor, "behavior.actor", theirs=ours)
+    golden.load(behavior.critic, "behavior.critic", theirs=ours)
+    golden.load(behavior.target, "behavior.target", "target_critic.", f"{ours}_target_critic.")
+    uniform = golden.input("uniform_action")
+    noise = golden.input("gumbel") if case == "gumbel" else torch.zeros(5, 1, 1, 1)
+    start = State(*(x.flatten(0, 1) for x in state(golden, "start")))
+    imagined = world.imagine(lambda f, i: behavior.policy(f).sample(uniform[i]), start, 5, noise)
+    feat = imagined.state.feat
+    close_state(imagined.state, golden, f"{out}/seq")
+    close(feat, golden[f"{out}/seq/feat"])
+    close(imagined.action, golden[f"{out}/seq/action"])
+    close(margin(imagined.state.logit[1:] + noise), golden[f"{out}/smallest_argmax_margin"])
+    reward = world.rewards(feat)
+    close(reward, golden[f"{out}/reward"])
+    weights = discount_weights(6, BEHAVIOR.discount, reward).expand(6, 18)
+    close(weights, golden[f"{out}/seq/weight"])
+    close(torch.full_like(reward, BEHAVIOR.discount), golden[f"{out}/seq/discount"])
+
+    value = behavior.target(feat)[0].squeeze(-1)
+    returns = lambda_return(reward[:-1], value[:-1], value[-1], BEHAVIOR.discount, BEHAVIOR.lambda_)
+    close(returns, golden[f"{out}/target_before_actor_loss"])
+    losses = behavior.losses(feat, reward)
+    close(losses.target, golden[f"{out}/target_seen_by_critic_loss"])
+    close(losses.actor, golden[f"{out}/actor_loss"])
+    close(losses.critic, golden[f"{out}/critic_loss"])
+    close(losses.terms["actor_entropy"], golden[f"{out}/actor_metrics/actor_ent"])
+    close(losses.terms["imagined_value"], golden[f"{out}/critic_metrics/critic"])
+    close(BEHAVIOR.entropy, golden[f"{out}/actor_metrics/actor_ent_scale"])
+    policy = behavior.policy(feat[:-2])
+    close(policy.entropy(), golden[f"{out}/policy_entropy"])
+    close(policy.mode(), golden[f"{out}/policy_mode"])
+    (losses.actor + losses.critic).backward()
+    for name in ("actor", "critic"):
+        part = getattr(behavior, name)
+        close_gradients(golden, part, f"behavior.{name}", ours, f"grad_{case}")
+        close(gradient_norm(part.parameters()), golden[f"grad_{case}_total_norm/{name}"])
+    assert not {x for x in golden.unread(f"{out}/", f"grad_{case}") if not x.endswith(NOT_OURS)}
+
+
+@pytest.mark.parametrize("kind", ["abs", "rel"])
+def test_bonus(kind):
+    golden = Golden("bonus")
+    beta, neighbours = golden.settings[f"beta_{kind}"], golden.settings["k"]
+    cfg = BonusConfig(beta=beta, kind=kind, neighbours=neighbours, queue=16, width=12)
+    bonus = VideoBonus(cfg, 70).double()
+    bonus.projection.copy_(golden.weight("random_projection_matrix"))
+    for i in range(4):
+        out = f"out/{kind}/batch{i}"
+        reward = golden.input("reward")[i]
+        target = bonus(golden.input("feat")[i], reward)
+        close(target, golden[f"{out}/reward"])
+        close(target.shape[1], golden[f"{out}/length"])
+        close(bonus.norm.magnitude, golden[f"{out}/mag"])
+        close(bonus.queue[: bonus.filled], golden[f"{out}/queue"])
+        if kind == "rel":
+            beta = cfg.beta * bonus.reward_scale.magnitude
+            close(beta, golden[f"{out}/metrics/abs_beta"])
+        added = (target - reward[:, : target.shape[1]]) / beta
+        for name, x in {"intr_normed": added, "intr": added * bonus.norm.magnitude}.items():
+            close(x.mean(), golden[f"{out}/metrics/{name}_mean"])
+            close(x.std(), golden[f"{out}/metrics/{name}_std"])
+        close(reward.mean(), golden[f"{out}/metrics/plain_reward_mean"])
+        close(bonus.norm.magnitude, golden[f"{out}/metrics/intr_mag"])
+    assert not golden.unread(f"out/{kind}/")
+
+
+@pytest.mark.parametrize(
+    "kind", ["plainresnet", "plainresnet_concat", "contextualized", "contextualized_concat"]
+)
+@pytest.mark.parametrize("explore", [False, True])
+def test_acting(kind, explore):
+    golden = Golden("policy")
+    world = StackedConfig(concat_embed="concat" in kind, head=HEAD)
+    cfg = AgentConfig(world, BEHAVIOR, BonusConfig(beta=0.0))
+    agent = Agent(model_config(context="context" in kind), cfg, 3).double().eval()
+    world = agent.world
+    prefix = f"{kind}/"
+    golden.load(world.vision.encoder, "world.vision.encoder", prefix)
+    golden.load(world.action_free, "world.action_free", prefix)
+    golden.load(world.rssm, "world.rssm", prefix)
+    golden.load(agent.behavior.actor, "behavior.actor", prefix, "_task_behavior.")
+    out, actions = f"out/{kind}/{'train' if explore else 'eval'}", []
+    carried = world.begin(2)
+    for t in range(3):
+        image, first = golden.image("image")[:, t], golden.input("is_first")[:, t]
+        carried = world.filter(carried, image, first, MODE)
+        policy = agent.behavior.policy(carried.post.feat)
+        uniform = golden.input("uniform_action")[t]
+        actions.append(policy.sample(uniform) if explore else policy.mode())
+        carried = carried._replace(action=actions[-1])
+    close(torch.stack(actions, 1), golden[f"{out}/action"])
+    close(carried.post.deter, golden[f"{out}/deter"])
+    close(carried.post.stoch, golden[f"{out}/stoch"])
+    close(carried.free.deter, golden[f"{out}/af_deter"])
+    assert not golden.unread(f"{out}/")
