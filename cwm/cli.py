@@ -4,8 +4,10 @@ cwm finetune toy/sphere config/{suite/toy,model/plain,scale/smoke}.yaml --seed 0
 """
 
 import logging
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -247,11 +249,16 @@ def schema() -> None:
 def main() -> None:
     """Run a command; a user's mistake is one line and exit status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
-        app(standalone_mode=True)
+        app()
     except (UserError, EnvError) as error:
         print(f"cwm: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("cwm: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    print("cwm: stopped; the same command goes on from where it was", file=sys.stderr)
+    sys.exit(128 + number)

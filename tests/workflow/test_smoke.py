@@ -1,0 +1,144 @@
+"""The whole DAG, from generated video files to the report, really run at smoke scale."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cwm.data.clips import ClipStore
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["snakemake", "--cores", "2", "--config", "scale=smoke", *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder in which the smoke study has been made."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("config", "workflow", "profiles"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Snakefile", folder)
+    done = snakemake(folder, "--", "all")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(project):
+    return project / "results/smoke"
+
+
+def planned(folder):
+    """Jobs that a dry run would do, by rule."""
+    done = snakemake(folder, "--dry-run", "--", "all")
+    assert done.returncode == 0, done.stderr
+    if "Nothing to be done" in done.stdout + done.stderr:
+        return {}
+    lines = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0].splitlines()
+    rows = [line.split() for line in lines if len(line.split()) == 2]
+    return {rule: int(count) for rule, count in rows if count.isdigit()}
+
+
+def test_videos_were_decoded(results):
+    for dataset in ("something", "robot"):
+        store = ClipStore.open(results / f"clips/{dataset}/store.json")
+        window = store.windows(1, 8, "heldout", 0)
+        assert window.shape == (1, 8, 64, 64, 3)
+        assert window.std() > 10
+        manifest = pd.read_parquet(results / f"clips/{dataset}/manifest.parquet")
+        assert (manifest["status"] == "ok").all()
+        assert len(manifest) == len(list((results / f"videos/{dataset}").rglob("*.[mw][pe][4b]*")))
+
+
+def test_runs_have_scores_metrics_and_weights(results):
+    runs = sorted((results / "finetune").rglob("scores.csv"))
+    assert len(runs) == 9
+    for path in runs:
+        scores = pd.read_csv(path)
+        assert np.isfinite(scores["return"]).all()
+        assert (scores[scores["split"] == "eval"].groupby("step").size() == 2).all()
+        metrics = [json.loads(line) for line in (path.parent / "metrics.jsonl").open()]
+        assert any("train/image" in line for line in metrics)
+        assert any("eval/return" in line for line in metrics)
+        about = json.loads((path.parent / "run.json").read_text())
+        scratch = about["dataset"] == "none"
+        assert scratch == ("pretrained" not in about["inputs"])
+        assert (path.parent / "episode.mp4").stat().st_size > 500
+
+
+def test_pretraining_changes_what_a_run_begins_with(results):
+    losses = {}
+    for dataset in ("something", "none"):
+        path = results / f"finetune/toy/sphere/contextwm/{dataset}/standard/0/metrics.jsonl"
+        losses[dataset] = json.loads(path.open().readline())["train/image"]
+    assert losses["something"] != losses["none"]
+
+
+def test_tables_count_the_seeds(results):
+    table = pd.read_csv(results / "tables/learning_curves.csv")
+    dreamer = table[(table["model"] == "dreamer") & (table["task"] == "sphere")]
+    assert (dreamer["n"] == 2).all()
+
+
+def test_report_shows_every_figure_and_says_the_scale(results):
+    page = (results / "report.html").read_text()
+    for name in ("learning_curves", "domain_ablation", "pretraining", "prediction"):
+        facts = json.loads((results / f"figures/{name}.json").read_text())
+        assert facts["title"] in page
+        assert facts["command"] == f"snakemake fig_{name}"
+        assert (results / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert "Scale: smoke" in page
+    assert page.count("data:video/mp4") == 9
+
+
+def test_every_run_is_tracked_once_with_all_its_metrics(project, results):
+    database = sqlite3.connect(project / "results/mlflow/tracking.db")
+    for path in (results / "finetune").rglob("metrics.jsonl"):
+        key = json.loads((path.parent / "run.json").read_text())["key"]
+        query = "select run_uuid from tags where key = 'cwm.key' and value = ?"
+        ((run,),) = database.execute(query, (key,)).fetchall()
+        logged = database.execute("select count(*) from metrics where run_uuid = ?", (run,))
+        lines = [json.loads(line) for line in path.open()]
+        assert logged.fetchone() == (sum(len(line) - 1 for line in lines),)
+
+
+def test_a_finished_study_has_nothing_to_do_even_when_touched(project, results):
+    assert planned(project) == {}
+    for path in [
+        *project.rglob("*.yaml"),
+        *results.rglob("*.safetensors"),
+        *results.rglob("*.npy"),
+    ]:
+        path.touch()
+    assert planned(project) == {}
+
+
+def test_an_edit_re_runs_what_reads_it(project):
+    path = project / "config/variant/standard.yaml"
+    original = path.read_text()
+    path.write_text("finetune: {agent: {behavior: {horizon: 4}}}\n")
+    jobs = planned(project)
+    path.write_text(original)
+    assert jobs["finetune"] == 9
+    assert not {"pretrain", "videos", "clips", "baselines"} & set(jobs)
+
+    path = project / "config/model/dreamer.yaml"
+    original = path.read_text()
+    path.write_text(original + "# and a comment\n")
+    jobs = planned(project)
+    path.write_text(original)
+    assert jobs["finetune"] == 3
+    assert planned(project) == {}

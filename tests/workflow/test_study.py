@@ -1,0 +1,95 @@
+"""What a study is made of, and what a person is told who mistyped a name in it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cwm import study
+from cwm.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+FIGURE = """figures:
+  curves:
+    kind: curves
+    title: Curves
+    runs:
+      - {suite: toy, tasks: [sphere], models: [plain, dreamer], datasets: [none], seeds: 2}
+      - {suite: toy, tasks: [sphere], models: [plain], datasets: [none, something]}
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of what Snakemake reads, to be edited."""
+    for name in ("config", "workflow", "profiles"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    (tmp_path / "config/study/smoke.yaml").write_text(FIGURE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_is_made_once_however_often_it_is_shown(project):
+    runs = study.finetune_runs(study.load("smoke").figures["curves"])
+    assert [tuple(run)[2:] for run in runs] == [
+        ("dreamer", "none", "standard", 0),
+        ("dreamer", "none", "standard", 1),
+        ("plain", "none", "standard", 0),
+        ("plain", "none", "standard", 1),
+        ("plain", "something", "standard", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[sphere]", "[spere]", r"figure curves: unknown task 'spere'; did you mean: sphere"),
+        ("suite: toy", "suite: tyo", r"unknown suite 'tyo'; did you mean: toy"),
+        ("dreamer]", "dreamr]", r"unknown model 'dreamr'; did you mean: dreamer"),
+        ("something]", "somthing]", r"unknown dataset 'somthing'; did you mean: something"),
+        ("kind: curves", "kind: curve", r"kind is 'curve'"),
+        ("seeds: 2", "seed: 2", r"unknown key figures.curves.runs.0.seed"),
+    ],
+)
+def test_mistakes_are_found_before_any_job(project, old, new, message):
+    path = project / "config/study/smoke.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match=message):
+        study.load("smoke")
+
+
+def test_an_unknown_figure_names_the_nearest():
+    loaded = study.read(ROOT / "config/study/laptop.yaml")
+    with pytest.raises(UserError, match=r"unknown figure 'domain_abaltion'.*domain_ablation"):
+        loaded.figure("domain_abaltion")
+
+
+def test_shipped_studies_are_valid_and_small_enough(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for path in (ROOT / "config/study").glob("*.yaml"):
+        study.load(path.stem)
+    laptop = study.load("laptop")
+    runs = {run for figure in laptop.figures.values() for run in study.finetune_runs(figure)}
+    assert len(runs) <= 30
+
+
+def snakemake(*arguments):
+    """Snakemake in the current folder; the code under test comes from the checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["snakemake", "--cores", "2", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_snakemake_says_a_mistake_in_one_line_and_exits_with_2(project):
+    path = project / "config/scale/smoke.yaml"
+    path.write_text(path.read_text().replace("prefill", "prefil"))
+    done = snakemake("--config", "scale=smoke", "--", "all")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "cwm:" in line]
+    assert "config/scale/smoke.yaml: unknown setting 'finetune.prefil'" in line
+    assert "finetune.prefill" in line
+    assert "rule" not in done.stdout
