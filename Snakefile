@@ -1,10 +1,14 @@
 """From videos to world models to agents to figures."""
 
+
 configfile: "config/config.yaml"
+
 
 container: "docker://contextwm:latest"
 
+
 report: "workflow/report/workflow.rst"
+
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/videos.smk"

@@ -173,7 +173,6 @@ def figure(
     out: Out,
 ) -> None:
     """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
-    from cwm import tracking
     from cwm.analysis import figures
     from cwm.analysis.provenance import About
     from cwm.run.folder import commit
@@ -191,7 +190,6 @@ def figure(
             figures.draw_pretraining(runs, [p for p in inputs if p not in runs], out, about)
         case "prediction":
             figures.draw_prediction(inputs, out, about)
-    tracking.sync_figure(out)
 
 
 @app.command()
@@ -201,7 +199,11 @@ def report(
     ],
     out: Out,
 ) -> None:
-    """Put a study's figures, tables, data, films and runs on one page that opens offline."""
+    """Put a study's figures, tables, data, films and runs on one page that opens offline.
+
+    MLflow is then shown what it has not been sent yet.
+    """
+    from cwm import tracking
     from cwm.analysis.report import write_report
 
     def those(pattern: str) -> list[Path]:
@@ -210,6 +212,7 @@ def report(
     stores, runs = those("store.json"), those("weights.json")
     figures = [path for path in those("*.json") if path not in stores + runs]
     write_report(out.parent.name, figures, those("*.md"), stores, those("*.mp4"), out, runs)
+    tracking.sync_all(out.parent.parent)
 
 
 @app.command("tracking-init")

@@ -9,11 +9,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,26 +75,12 @@ def init() -> str:
 
     To be called once before anything runs in parallel: MLflow's own first use is not safe then.
     """
-    if not _installed():
-        return UNTRACKED
-    try:
-        _make_database()
-        _client().search_experiments(max_results=1)
-    except Exception as error:  # whatever the store does, the study goes on
-        return _failure(error)
-    return f"runs are shown in {uri()}"
+    return _trouble(_make_database) or f"runs are shown in {_without_password(uri())}"
 
 
 def problem() -> str | None:
     """Why runs cannot be shown, in one line, or nothing."""
-    if not _installed():
-        return UNTRACKED
-    try:
-        if _database_exists():
-            _client().search_experiments(max_results=1)
-    except Exception as error:  # as above
-        return _failure(error)
-    return None
+    return _trouble(lambda: _database_exists() and _client().search_experiments(max_results=1))
 
 
 def sync(run: Path, failed: bool = False) -> bool:
@@ -129,13 +116,13 @@ def sync_all(results: Path = Path("results")) -> bool:
 
 def ui(port: int = 5000) -> None:
     """Open MLflow's pages, on this machine only, with every run sent; replaces the process."""
-    if not _installed():
-        raise UserError("the pages are MLflow's, which is not installed: make setup")
+    if importlib.util.find_spec("mlflow") is None:
+        raise UserError("mlflow is not installed: make setup")
     if _database() is None:
         raise UserError("MLFLOW_TRACKING_URI names a server: open its address instead")
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise UserError(f"port {port} is taken; choose another one")
+            raise UserError(f"port {port} is taken; choose another with --port")
     print(f"{init()}; soon at http://127.0.0.1:{port}", flush=True)
     sync_all()
     pages = ["mlflow", "ui", "--backend-store-uri", uri(), "--host", "127.0.0.1"]
@@ -152,15 +139,15 @@ def _read_run(run: Path, failed: bool = False) -> Record:
 
     about = json.loads((run / "run.json").read_text())
     identity = {name: str(about[name]) for name in IDENTITY if about.get(name) not in (None, "")}
+    tags = {**identity, "stage": about["stage"], "cwm.path": run.as_posix()}
+    tags["mlflow.source.git.commit"] = about.get("commit") or "unknown"
     config = run / "config.yaml"
     return Record(
         stage=about["stage"],
-        key=str(about["key"]),
+        key=about["key"],
         name="/".join(identity.values()),
         status=_status(run, failed),
-        tags=identity
-        | {"stage": about["stage"], "cwm.path": run.as_posix()}
-        | {"mlflow.source.git.commit": about.get("commit") or "unknown"},
+        tags=tags,
         artifacts=[file for name in ARTIFACTS for file in sorted(run.glob(name))],
         params=dict(_flatten(yaml.safe_load(config.read_text()))) if config.exists() else {},
         lines=_read_lines(run),
@@ -207,14 +194,7 @@ def _deliver(record: Record) -> bool:
     """Send a record, or say in one line why not."""
     global _failing, _quiet_until
     start = time.monotonic()
-    line = None if _installed() else UNTRACKED
-    if line is None:
-        try:
-            if not _database_exists():
-                _make_database()
-            _send(_client(), record)
-        except Exception as error:  # whatever the store does, training goes on
-            line = _failure(error)
+    line = _trouble(lambda: _send(record))
     if line and not _failing:
         print(line, file=sys.stderr, flush=True)
     _failing = line is not None
@@ -222,13 +202,20 @@ def _deliver(record: Record) -> bool:
     return not _failing
 
 
-def _failure(error: Exception) -> str:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return f"MLflow could not be told, the files hold everything ({reason})"
+def _trouble(action: Callable[[], object]) -> str | None:
+    """Do something with MLflow; what went wrong in one line, or nothing."""
+    if importlib.util.find_spec("mlflow") is None:
+        return UNTRACKED
+    try:
+        action()
+    except Exception as error:  # whatever the store does, the study goes on
+        reason = _without_password(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
+        return f"MLflow could not be told, the files hold everything ({reason})"
+    return None
 
 
-def _installed() -> bool:
-    return importlib.util.find_spec("mlflow") is not None
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@ ]*@", "//", text)
 
 
 def _environment() -> dict[str, str]:
@@ -257,7 +244,8 @@ def _make_database() -> None:
     import fcntl
 
     database = _database()
-    if database is None:
+    if database is None:  # a server makes its own; does it answer?
+        _client().search_experiments(max_results=1)
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     with (database.parent / ".lock").open("w") as lock:
@@ -311,8 +299,11 @@ def _find_or_create(client: "MlflowClient", record: Record) -> "Run":
     return client.create_run(experiment, start_time=start, tags=tags, run_name=record.name)
 
 
-def _send(client: "MlflowClient", record: Record) -> None:
+def _send(record: Record) -> None:
     """Make the MLflow run equal to the record; what is there already is not sent again."""
+    if not _database_exists():
+        _make_database()
+    client = _client()  # before the import, which reads the settings
     from mlflow.entities import Param, RunTag
 
     run = _find_or_create(client, record)
@@ -349,9 +340,9 @@ def _send_lines(client: "MlflowClient", run: "Run", lines: Lines) -> None:
     run_id, done = run.info.run_id, int(run.data.tags.get("cwm.lines", 0))
     if done >= len(lines):
         return
-    cut = int(run.data.tags.get("cwm.sending", 0)) > done
-    known = _known(client, run_id, lines[done:]) if cut else set()
-    client.set_tag(run_id, "cwm.sending", str(len(lines)))
+    begun = int(run.data.tags.get("cwm.sending", 0))
+    known = _known(client, run_id, lines[done:]) if begun > done else set()
+    client.set_tag(run_id, "cwm.sending", str(max(begun, len(lines))))
     for end, batch in _batches(lines, done):
         fresh = [point for point in batch if (point.key, point.step) not in known]
         client.log_batch(run_id, metrics=fresh, tags=[RunTag("cwm.lines", str(end))])

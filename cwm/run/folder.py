@@ -27,8 +27,6 @@ from cwm import NUMERICS, tracking
 from cwm.checkpoint import Checkpoints, write_text
 from cwm.errors import UserError
 
-SYNC_SECONDS = 60.0  # between two looks of the tracking server at a run
-
 
 class Score(NamedTuple):
     """One episode, a row of `scores.csv`."""
@@ -75,7 +73,7 @@ class Run:
         self.lock = (root / f"{task.key}.lock").open("w")
         self.checkpoints = Checkpoints(self.folder / "checkpoint")
         self.checkpoint_seconds = checkpoint_seconds
-        self.saved = self.synced = time.monotonic()
+        self.saved = time.monotonic()
 
     def __enter__(self) -> "Run":
         try:
@@ -86,7 +84,9 @@ class Run:
         write_text(self.folder / "run.json", json.dumps(self._about(), indent=1) + "\n")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            tracking.sync(self.folder, failed=True)
         self.lock.close()
 
     def _about(self) -> dict[str, Any]:
@@ -109,9 +109,7 @@ class Run:
         _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
         clock = {"step": step, "time": time.time(), "steps_per_second": rate}
         _append(self.folder / "timing.jsonl", json.dumps(clock))
-        if time.monotonic() - self.synced > SYNC_SECONDS:
-            tracking.sync(self.folder)
-            self.synced = time.monotonic()
+        tracking.sync(self.folder)
         return values
 
     def score(self, scores: list[Score]) -> None:

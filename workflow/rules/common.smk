@@ -21,7 +21,9 @@ CLIPS = f"{RESULTS}/clips/{{dataset}}"
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}"
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
-FINETUNE = f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
+FINETUNE = (
+    f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
+)
 SCORES = f"{RESULTS}/scores/{{figure}}.csv"
 TABLE = f"{RESULTS}/tables/{{figure}}"
 FIGURE = f"{RESULTS}/figures/{{figure}}"
@@ -76,3 +78,15 @@ def pretrained(wildcards):
 def pretrained_option(wildcards, input):
     """The same, as an option of the command."""
     return f"--pretrained {input.pretrained}" if input.pretrained else ""
+
+
+def drawn_from(wildcards):
+    """What a figure is drawn from: its table and scores, or pre-trained models."""
+    match STUDY.figures[wildcards.figure].kind:
+        case "curves" | "domains":
+            return [f"{TABLE}.csv", SCORES]
+        case "pretraining":
+            runs = models_of(wildcards.figure, f"{PRETRAIN}/weights.json")
+            return runs + models_of(wildcards.figure, f"{PREDICT}/errors.csv")
+        case "prediction":
+            return models_of(wildcards.figure, f"{PREDICT}/errors.csv")

@@ -30,24 +30,11 @@ rule table:
         " --out {params.out} 2>&1 | tee {log}"
 
 
-def drawn_from(wildcards):
-    """What a figure is drawn from: its table and scores, or pre-trained models."""
-    match STUDY.figures[wildcards.figure].kind:
-        case "curves" | "domains":
-            return [f"{TABLE}.csv", SCORES]
-        case "pretraining":
-            runs = models_of(wildcards.figure, f"{PRETRAIN}/weights.json")
-            return runs + models_of(wildcards.figure, f"{PREDICT}/errors.csv")
-        case "prediction":
-            return models_of(wildcards.figure, f"{PREDICT}/errors.csv")
-
-
 rule figure:
     """Draw one figure."""
     input:
         drawn_from=drawn_from,
         study=f"config/study/{config['scale']}.yaml",
-        tracking=ancient(TRACKING),
     output:
         pdf=f"{FIGURE}.pdf",
         png=report(
@@ -74,12 +61,14 @@ rule report:
         stores=expand(f"{CLIPS}/store.json", dataset=datasets()),
         episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
         models=everywhere(models_of, f"{PRETRAIN}/weights.json"),
+        tracking=ancient(TRACKING),
     output:
         REPORT,
     log:
         f"{RESULTS}/logs/report.txt",
     shell:
-        "cwm report {input} --out {output} 2>&1 | tee {log}"
+        "cwm report {input.figures} {input.tables} {input.stores} {input.episodes}"
+        " {input.models} --out {output} 2>&1 | tee {log}"
 
 
 for name in STUDY.figures:
@@ -90,4 +79,7 @@ for name in STUDY.figures:
             f"fig_{name}"
         input:
             expand(f"{FIGURE}.pdf", figure=name),
-            expand(f"{TABLE}.md", figure=[name] if name in figures_of("curves", "domains") else []),
+            expand(
+                f"{TABLE}.md",
+                figure=[name] if name in figures_of("curves", "domains") else [],
+            ),

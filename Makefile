@@ -1,0 +1,77 @@
+# `make all` makes the study, `make test` proves the project; both set up .venv on first use.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: all test smoke ui bench setup libraries lock
+
+CORES ?= all
+PYTHON ?= python3.11 python3.12 python3
+# Fresh: 2.13.0, the tested version. A CUDA build from 2.11 on stays. TORCH takes pip's options too.
+export TORCH ?= torch>=2.11,<=2.13.0
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# Stamps are named by what went in: a second run finds them, a moved folder or a new lock does not.
+stamp = .venv/$(1)-$(shell (echo '$(CURDIR) $(TORCH)'; cat $(2)) | sha256sum | cut -c 1-12)
+LIBRARIES := $(call stamp,libraries,requirements.lock)
+READY := $(call stamp,ready,requirements.lock pyproject.toml)
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
+APT := apt-get install -y --no-install-recommends
+OPENGL := $(if $(wildcard /dev/nvidia[0-9]*),libegl1 libopengl0 libgl1,libosmesa6)
+# $(call system,PACKAGE): install it where that is allowed, else say the line that does.
+system = { $(SUDO) apt-get update && $(SUDO) $(APT) $(1); } >/dev/null 2>&1 || \
+  { echo "A system package is missing. As root: $(APT) $(1)"; exit 1; }
+
+all: setup
+	@cwm doctor --unlock
+	exec snakemake --cores $(CORES) all
+
+test: setup
+	@ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	pytest
+
+smoke: setup
+	@cwm doctor --unlock
+	exec snakemake --cores $(CORES) all --config scale=smoke
+
+ui: setup
+	@exec cwm ui
+
+bench: setup
+	@for each in bench/*.py; do python "$$each"; done
+
+setup: $(READY)
+
+libraries: $(LIBRARIES)
+
+$(LIBRARIES):
+	@right='import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])'
+	for python in $(PYTHON); do "$$python" -c "$$right" 2>/dev/null && break; done || \
+	  { echo "Python 3.11 or 3.12 is needed. As root: $(APT) python3 python3-venv"; exit 1; }
+	if ! { grep -qsF '$(CURDIR)/.venv' .venv/pyvenv.cfg && .venv/bin/python -m pip -V >/dev/null; }; then
+	  echo "set-up: an environment in .venv"
+	  "$$python" -c 'import ensurepip' 2>/dev/null || $(call system,"$$(basename "$$python")-venv")
+	  "$$python" -m venv --clear .venv
+	fi
+	echo "set-up: torch, which can take minutes"
+	python -m pip install -qq $$TORCH
+	echo "set-up: the libraries of requirements.lock"
+	python -m pip install -qq "$$(grep -o '^uv==[^ ]*' requirements.lock)"
+	lock='--require-hashes -r requirements.lock'
+	uv pip install -q $$([ ! -e /etc/ssl/certs/ca-certificates.crt ] || echo --system-certs) $$lock || \
+	  { echo "set-up: uv could not, so pip does (slower)"; python -m pip install -qq $$lock; }
+	rm -f .venv/libraries-* && touch $@
+
+$(READY): | $(LIBRARIES)
+	@uv pip install -q --offline --no-deps --no-build-isolation -e .
+	python -c 'import sys; from cwm import doctor; sys.exit(not doctor.opengl().ok)' || \
+	  $(call system,$(OPENGL))
+	cwm doctor
+	rm -f .venv/ready-* && touch $@
+
+lock: $(LIBRARIES)
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' requirements.txt -o requirements.lock

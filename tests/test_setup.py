@@ -1,0 +1,107 @@
+"""Set-up: the lists of versions agree, and make sets up when and only when it has to."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
+APART = {"filelock", "fsspec", "mpmath", "networkx", "sympy", "typing-extensions"}  # for torch
+
+
+def normal(name: str) -> str:
+    return re.split(r"[<>=;\[ ]", name)[0].lower().replace("_", "-")
+
+
+def asked() -> dict[str, str]:
+    """requirements.txt: name -> version."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {normal(name): number for name, number in pins}
+
+
+def locked() -> dict[str, str]:
+    """requirements.lock: name -> version."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK, re.MULTILINE))
+
+
+def test_the_lock_holds_what_is_asked_for_in_that_version():
+    assert asked().items() <= locked().items()
+
+
+def test_every_locked_version_has_a_hash_and_nothing_tells_of_the_machine_that_locked_it():
+    entries = re.split(r"^(?=[a-z0-9-]+==)", LOCK, flags=re.MULTILINE)[1:]
+    assert len(entries) == len(locked())
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+    assert re.findall(r".*(?:://|--index|--find-links| /).*", LOCK) == []
+
+
+def test_torch_is_not_locked_because_its_builds_differ():
+    assert "torch" not in locked()
+
+
+def test_pyproject_and_the_versions_name_the_same_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    assert {normal(name) for group in groups for name in group} == asked().keys() - APART
+
+
+def test_what_is_installed_is_what_is_locked():
+    installed = {name: version(name) for name in asked()}
+    assert installed == asked(), "make setup"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def make(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [shutil.which("make"), *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment or None, capture_output=True, text=True
+    )
+
+
+def test_a_set_up_folder_has_nothing_to_do_until_a_version_changes(clone):
+    (clone / ".venv").mkdir()
+    assert make(clone, "--question", "setup").returncode == 1
+    assert make(clone, "--touch", "setup").returncode == 0  # as if it had been set up
+    assert make(clone, "--question", "setup").returncode == 0
+    lock = clone / "requirements.lock"
+    lock.write_text(lock.read_text().replace("ruff==", "ruff==1!"))
+    assert make(clone, "--question", "setup").returncode == 1
+    shutil.copy(ROOT / "requirements.lock", clone)
+    assert make(clone, "--question", "setup").returncode == 0
+
+
+def test_a_copied_environment_is_not_taken_for_a_set_up_one(clone, tmp_path_factory):
+    (clone / ".venv").mkdir()
+    make(clone, "--touch", "setup")
+    other = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(clone, other)
+    assert make(other, "--question", "setup").returncode == 1
+
+
+def test_without_a_python_of_the_right_version_one_line_says_what_to_install(clone, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "cat", "cut", "id", "sha256sum"):
+        (tools / name).symlink_to(shutil.which(name))
+    old = tools / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")  # what a Python 3.9 answers to the question
+    old.chmod(0o755)
+    done = make(clone, "setup", PATH=str(tools))
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == [
+        "Python 3.11 or 3.12 is needed. As root: "
+        "apt-get install -y --no-install-recommends python3 python3-venv"
+    ]
+    assert not (clone / ".venv").exists()
