@@ -1,7 +1,4 @@
-"""Names of our parameters in the official checkpoints: one flat table.
-
-Reference: `reference-facts` of the official repository's state dicts; see docs/paper-to-code.md.
-"""
+"""Names of our parameters in the official code's state dicts: one flat table."""
 
 import re
 

@@ -129,7 +129,7 @@ def _check(figure: Figure, scale: str) -> None:
         words = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
         combinations.add((run.task, tuple(_known(folder, name) for folder, name in words.items())))
     for dataset, model in [*pretrained_models(figure), *_pretraining(figure)]:
-        words = {"dataset": dataset, "scale": scale, "model": model}
+        words = {"scale": scale, "dataset": dataset, "model": model}
         combinations.add((None, tuple(_known(folder, name) for folder, name in words.items())))
     for task, files in sorted(combinations, key=str):
         config.load(files, task=task)

@@ -99,9 +99,9 @@ class Run:
     @property
     def label(self) -> str:
         """How the run is called in logs."""
-        labels = self.task.labels
-        names = [str(labels[n]) for n in ("model", "dataset", "variant", "seed") if n in labels]
-        return f"{self.task.stage} {self.task.what} {'/'.join(names)}"
+        labels, what = self.task.labels, self.task.what
+        names = (labels.get(name, what) for name in ("model", "dataset", "variant", "seed"))
+        return f"{self.task.stage} {what} {'/'.join(str(name) for name in names if name != what)}"
 
     def log(self, step: int, figures: dict[str, Tensor | float], rate: float) -> dict[str, float]:
         """Append a line of metrics and its wall-clock side; returns the figures as numbers."""

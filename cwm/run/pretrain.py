@@ -87,7 +87,8 @@ def pretrain(
             step = i + 1
             figures = {}
             if step % cfg.log_every == 0 or step == cfg.updates:
-                figures = {f"train/{n}": x for n, x in (watched.terms | {"norm": norm}).items()}
+                terms = watched.terms | {"norm": norm}
+                figures = {f"train/{n}": x.detach() for n, x in terms.items()}
             if step % cfg.heldout_every == 0 or step == cfg.updates:
                 figures |= heldout()
             values = run.log(step, figures, bar.rate) if figures else {}

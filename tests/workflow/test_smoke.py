@@ -126,6 +126,26 @@ def test_a_finished_study_has_nothing_to_do_even_when_touched(project, results):
     assert planned(project) == {}
 
 
+def test_videos_of_ones_own_are_decoded_and_the_broken_one_is_named(project, results):
+    folder = project / "data/mine"
+    folder.mkdir(parents=True)
+    for number, video in enumerate(sorted((results / "videos/something").rglob("*.webm"))[:4]):
+        shutil.copy(video, folder / f"{number}.webm")
+    (folder / "broken.webm").write_bytes((folder / "0.webm").read_bytes()[:400])
+    settings = project / "config/dataset/mine.yaml"
+    settings.write_text("dataset: {source: folder, max_failures: 0}\n")
+    target = "results/smoke/clips/mine/store.json"
+    done = snakemake(project, "--", target)
+    assert done.returncode == 1
+    assert "broken.webm" in done.stdout + done.stderr
+
+    settings.write_text("dataset: {source: folder, max_failures: 0.3}\n")
+    assert snakemake(project, "--", target).returncode == 0
+    manifest = pd.read_parquet((project / target).with_name("manifest.parquet"))
+    assert manifest["status"].value_counts().to_dict() == {"ok": 4, "failed": 1}
+    assert manifest.set_index("file").loc["broken.webm", "reason"]
+
+
 def test_an_edit_re_runs_what_reads_it(project):
     path = project / "config/variant/standard.yaml"
     original = path.read_text()

@@ -4,7 +4,7 @@
 rule pretrain:
     """Learn a world model from the clips of a dataset."""
     input:
-        config=["config/dataset/{dataset}.yaml", SCALE, "config/model/{model}.yaml"],
+        config=[SCALE, "config/dataset/{dataset}.yaml", "config/model/{model}.yaml"],
         clips=f"{CLIPS}/store.json",
         tracking=ancient(TRACKING),
     output:
@@ -23,7 +23,7 @@ rule pretrain:
 rule predict:
     """Predict held-out clips, and measure the errors."""
     input:
-        config=["config/dataset/{dataset}.yaml", SCALE, "config/model/{model}.yaml"],
+        config=[SCALE, "config/dataset/{dataset}.yaml", "config/model/{model}.yaml"],
         clips=f"{CLIPS}/store.json",
         weights=f"{PRETRAIN}/weights.json",
     output:

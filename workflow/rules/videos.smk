@@ -4,7 +4,7 @@
 rule videos:
     """List the videos of a dataset, making them first if they are a stand-in."""
     input:
-        config=["config/dataset/{dataset}.yaml", SCALE],
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
     output:
         f"{VIDEOS}/videos.json",
     log:
@@ -22,7 +22,7 @@ rule videos:
 rule clips:
     """Decode videos into frames that training reads by offset; list what cannot be decoded."""
     input:
-        config=["config/dataset/{dataset}.yaml", SCALE],
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
         videos=f"{VIDEOS}/videos.json",
     output:
         f"{CLIPS}/store.json",
