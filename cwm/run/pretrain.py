@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from cwm.checkpoint import save_weights
 from cwm.data.batch import clip_batch
@@ -37,6 +38,9 @@ class PretrainConfig:
     checkpoint_seconds: float = 300.0
 
 
+SHOWN = {"train/image": "image", "train/kl": "kl", "heldout/image": "held out"}
+
+
 def pretrain(
     runtime: RuntimeConfig, model: ModelConfig, cfg: PretrainConfig, clips: Path, run: Run
 ) -> None:
@@ -45,6 +49,7 @@ def pretrain(
         raise UserError("model.stacked is false: DreamerV2 has no part that learns from videos")
     device = set_up(runtime)
     store = ClipStore.open(clips)
+    windows = torch.as_tensor(store.windows(cfg.heldout_clips, cfg.length, "heldout", cfg.seed))
     reseed(cfg.seed, "weights")
     world = ActionFreeModel(model, cfg.world).to(device)
     optimizer = Optimizer(cfg.optimizer, world.parameters())
@@ -54,55 +59,44 @@ def pretrain(
         world.load_state_dict(tensors["world"])
         optimizer.load_state(tensors["optimizer"])
         start = state["step"]
-
-    def save(step: int) -> None:
-        run.checkpoint(step, {"world": world.state_dict(), "optimizer": optimizer.state()})
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
-
-    def heldout() -> dict[str, torch.Tensor]:
-        """Mean loss terms on held-out clips, with the whole context and without dropout."""
-        windows = torch.as_tensor(store.windows(cfg.heldout_clips, cfg.length, "heldout", cfg.seed))
-        world.eval()
-        reseed(cfg.seed, "heldout")
-        parts = windows.to(device).split(cfg.batch)
-        with torch.no_grad(), autocast():
-            terms = [(len(part), world.loss(clip_batch(part)).terms) for part in parts]
-        return {
-            f"heldout/{name}": sum(n * t[name] for n, t in terms) / len(windows)
-            for name in ("image", "kl")
-        }
+    precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 
     batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length)
     with Progress(total=cfg.updates, start=start, label=run.label) as bar:
-        for i, image in batches:
-            if i == cfg.updates:
-                break
-            reseed(cfg.seed, "update", i)
+        for step in range(start + 1, cfg.updates + 1):
+            _, image = next(batches)
+            reseed(cfg.seed, "update", step)
             world.train()
-            with autocast():
+            with precision:
                 watched = world.loss(clip_batch(torch.as_tensor(image, device=device)))
             (norm,) = step_all(watched.loss, [optimizer], [False])
-            step = i + 1
             figures = {}
             if step % cfg.log_every == 0 or step == cfg.updates:
                 terms = watched.terms | {"norm": norm}
-                figures = {f"train/{n}": x.detach() for n, x in terms.items()}
+                figures = {f"train/{name}": x.detach() for name, x in terms.items()}
             if step % cfg.heldout_every == 0 or step == cfg.updates:
-                figures |= heldout()
+                reseed(cfg.seed, "heldout", step)
+                with precision:
+                    figures |= heldout(world, windows, cfg.batch, device)
             values = run.log(step, figures, bar.rate) if figures else {}
-            bar.update(
-                step,
-                {
-                    n.removeprefix("train/"): x
-                    for n, x in values.items()
-                    if n in ("train/image", "train/kl", "heldout/image")
-                },
-            )
+            bar.update(step, {SHOWN[name]: x for name, x in values.items() if name in SHOWN})
             if run.due() and step < cfg.updates:
-                save(step)
-    world.eval()
+                tensors = {"world": world.state_dict(), "optimizer": optimizer.state()}
+                run.checkpoint(step, tensors)
     about = {"kind": "action-free", "updates": cfg.updates, **run.task.labels}
     save_weights(run.folder, world, about)
     run.publish("metrics.jsonl", "timing.jsonl", "weights.safetensors", "weights.json")
+
+
+@torch.no_grad()
+def heldout(
+    world: ActionFreeModel, windows: Tensor, batch: int, device: str
+) -> dict[str, Tensor | float]:
+    """Mean loss terms of clips (N, T, 64, 64, 3), with the whole context and without dropout."""
+    world.eval()
+    parts = windows.to(device).split(batch)
+    terms = [(len(part), world.loss(clip_batch(part)).terms) for part in parts]
+    return {
+        f"heldout/{name}": sum(n * term[name] for n, term in terms) / len(windows)
+        for name in ("image", "kl")
+    }
