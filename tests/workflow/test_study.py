@@ -93,3 +93,9 @@ def test_snakemake_says_a_mistake_in_one_line_and_exits_with_2(project):
     assert "config/scale/smoke.yaml: unknown setting 'finetune.prefil'" in line
     assert "finetune.prefill" in line
     assert "rule" not in done.stdout
+
+
+def test_snakemake_names_the_nearest_figure(project):
+    done = snakemake("--config", "scale=smoke", "--", "fig_curvs")
+    assert done.returncode == 2
+    assert "cwm: unknown figure 'curvs'; did you mean: curves?" in done.stderr

@@ -7,6 +7,9 @@ from cwm.study import SCRATCH, finetune_runs, load, pretrained_models
 
 try:
     STUDY = load(config["scale"])
+    for target in sys.argv[1:]:
+        if target.startswith("fig_"):
+            STUDY.figure(target.removeprefix("fig_"))
 except UserError as error:
     print(f"cwm: {error}", file=sys.stderr)
     sys.exit(2)
