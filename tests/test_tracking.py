@@ -97,7 +97,7 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        runs = [make_run(Path(f"results/smoke/work/job{i}"), f"job{i}") for i in range(4)]
+        runs = [make_run(Path("results/smoke/work", f"job{i}"), f"job{i}") for i in range(4)]
         assert join(*(SPAWN.Process(target=train, args=(run,)) for run in runs)) == [0] * 4
     return folder
 
@@ -113,7 +113,7 @@ def here(study, monkeypatch):
 
 def test_parallel_jobs_lose_and_double_nothing():
     for i in range(4):
-        assert points(f"job{i}") == written(Path(f"results/smoke/work/job{i}"))
+        assert points(f"job{i}") == written(Path("results/smoke/work", f"job{i}"))
         assert shown(f"job{i}")[0].info.status == "FINISHED"
 
 
@@ -146,7 +146,7 @@ def test_a_run_shows_what_its_folder_says():
 
 
 def test_many_params_and_many_metrics_go_in_batches():
-    run = make_run(Path("results/smoke/work/b"), "b", **{f"p{i}": i for i in range(250)})
+    run = make_run(Path("results/smoke/work", "b"), "b", **{f"p{i}": i for i in range(250)})
     log(run, 0, 1100)  # 3,300 points
     assert tracking.sync(run)
     assert points("b") == written(run)
@@ -154,7 +154,7 @@ def test_many_params_and_many_metrics_go_in_batches():
 
 
 def test_a_second_sync_changes_nothing_and_a_half_written_line_waits():
-    run = make_run(Path("results/smoke/work/c"), "c")
+    run = make_run(Path("results/smoke/work", "c"), "c")
     log(run, 0, 20)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "train/im')
@@ -166,7 +166,7 @@ def test_a_second_sync_changes_nothing_and_a_half_written_line_waits():
 
 
 def test_a_killed_send_is_repeated_without_doubling_even_when_its_times_are_rewritten():
-    run = make_run(Path("results/smoke/work/d"), "d")
+    run = make_run(Path("results/smoke/work", "d"), "d")
     log(run, 0, 50)
     assert join(SPAWN.Process(target=send_and_die, args=(run,))) == [-signal.SIGKILL]
     assert points("d") == written(run)  # they had arrived
@@ -180,7 +180,7 @@ def test_a_killed_send_is_repeated_without_doubling_even_when_its_times_are_rewr
 
 
 def test_a_folder_that_moved_is_the_same_run():
-    run = make_run(Path("results/smoke/work/e"), "e")
+    run = make_run(Path("results/smoke/work", "e"), "e")
     log(run, 0, 10)
     assert tracking.sync(run)
     moved = run.rename("results/smoke/finetune/e")
@@ -192,7 +192,7 @@ def test_a_folder_that_moved_is_the_same_run():
 
 
 def test_a_failed_run_that_goes_on_is_running_again():
-    run = make_run(Path("results/smoke/work/f"), "f")
+    run = make_run(Path("results/smoke/work", "f"), "f")
     assert tracking.sync(run, failed=True)
     assert shown("f")[0].info.status == "FAILED"
     assert tracking.sync(run)
@@ -243,7 +243,7 @@ def test_a_store_that_is_down_costs_one_line_and_is_asked_again_at_the_end(monke
 
 def test_without_mlflow_one_line_says_that_runs_are_untracked(monkeypatch, capfd):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    run = make_run(Path("results/smoke/work/h"), "h")
+    run = make_run(Path("results/smoke/work", "h"), "h")
     assert [tracking.sync(run), tracking.sync(run)] == [False, False]
     assert capfd.readouterr().err == tracking.UNTRACKED + "\n"
     assert tracking.init() == tracking.UNTRACKED

@@ -66,8 +66,9 @@ class Finetuning:
         if pretrained is not None:
             self._load(pretrained)
         replay = run.folder / "replay"
-        # An episode adds one entry more than it has steps; two thousand leave room for that.
-        self.replay = Replay(cfg.replay, replay, cfg.length, 2 * cfg.steps + 2000, device)
+        # An episode has one entry more than steps, and none shorter than a window is kept.
+        entries = cfg.steps + cfg.steps // max(cfg.length - 1, 1)
+        self.replay = Replay(cfg.replay, replay, cfg.length, entries, device)
         self.step = 0
         self.begun: int | None = None  # the step at which learning began
         self.restore()

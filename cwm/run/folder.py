@@ -1,8 +1,8 @@
 """A run is a folder; while it is being made, a work folder that survives every interruption.
 
-`results/<scale>/work/<key>/` holds the run in progress: Snakemake deletes declared outputs before
-it starts a job again, so nothing that took time may lie among them. The key is a hash of everything
-that the result depends on, so that a run never goes on from work that was done for another.
+`work/<key>` in `results/<scale>` holds the run in progress: Snakemake deletes declared outputs
+before it starts a job again, so nothing that took time may lie among them. The key is a hash of
+everything that the result depends on, so that a run never goes on from work done for another.
 """
 
 import contextlib

@@ -36,7 +36,8 @@ def test_the_first_frame_shows_the_episodes_own_places(env):
 
 
 def test_reference_frames_are_the_packages_own():
-    mujoco = pytest.importorskip("mujoco")
+    import mujoco
+
     env = envs.make("metaworld", "drawer-open", render="reference").unwrapped
     frame, _ = env.reset(seed=0)
     plain = mujoco.Renderer(env.model, 64, 64)

@@ -20,8 +20,8 @@ def settings(scale="smoke", model="contextwm", sets=(), suite="toy"):
     return [ROOT / folder / f"{name}.yaml" for folder, name in folders.items()], list(sets)
 
 
-def learn(out, what="toy/blob", seed=0, files=(), sets=(), stop=None):
-    """A run in the current folder; `stop` may raise in the middle of it."""
+def learn(out, what="toy/blob", seed=0, files=(), sets=()):
+    """A run in the current folder."""
     cfg = config.load(files, sets, what.partition("/")[2])
     identity = task("finetune", what, cfg, ("runtime", "model", "env", "finetune"), files, {}, seed)
     with Run(identity, out, 0.0) as run:
@@ -72,6 +72,18 @@ def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             learn(tmp_path / "stopped", files=files)
     assert content(learn(tmp_path / "stopped", files=files), *RESULTS) == straight
+
+
+def test_half_precision_is_used_and_stays_finite(tmp_path):
+    files, _ = settings()
+    losses = []
+    for precision in ("fp32", "bf16"):
+        run = learn(tmp_path / precision, files=files, sets=[f"runtime.precision={precision}"])
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+        losses.append(lines[0]["train/image"])
+        assert np.isfinite([x for line in lines for x in line.values()]).all()
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_a_run_is_a_folder(tmp_path):
