@@ -126,6 +126,7 @@ def finetune(
 ) -> None:
     """Learn a task by model-based reinforcement learning."""
     from cwm.config import load
+    from cwm.run.finetune import Finetuning
     from cwm.run.finetune import finetune as go
     from cwm.run.folder import Run
     from cwm.run.identity import task
@@ -135,7 +136,7 @@ def finetune(
     inputs = {"pretrained": pretrained} if pretrained else {}
     identity = task("finetune", what, cfg, sections, configs, inputs, seed)
     with Run(identity, out, cfg.finetune.checkpoint_seconds) as run:
-        go(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run)
+        go(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run))
 
 
 Study = Annotated[Path, typer.Option(help="the study file that describes the figure")]

@@ -45,7 +45,7 @@ class FinetuneConfig:
 
 
 class Finetuning:
-    """Everything of a run that changes while it runs."""
+    """A run: its settings, and everything that changes while it runs."""
 
     def __init__(
         self,
@@ -171,16 +171,9 @@ class Finetuning:
             env.close()
 
 
-def finetune(
-    runtime: RuntimeConfig,
-    model: ModelConfig,
-    env: EnvConfig,
-    cfg: FinetuneConfig,
-    pretrained: Path | None,
-    run: Run,
-) -> None:
+def finetune(work: Finetuning) -> None:
     """Learn a task and publish the agent, its scores and a film of an evaluation episode."""
-    work = Finetuning(runtime, model, env, cfg, pretrained, run)
+    cfg, run = work.cfg, work.run
     actor = Actor(work.agent, explore=True)
     with Progress(total=cfg.steps, start=work.step, label=run.label) as bar:
         show = _shower(bar, work)

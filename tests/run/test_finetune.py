@@ -25,7 +25,7 @@ def learn(out, what="toy/blob", seed=0, files=(), sets=()):
     cfg = config.load(files, sets, what.partition("/")[2])
     identity = task("finetune", what, cfg, ("runtime", "model", "env", "finetune"), files, {}, seed)
     with Run(identity, out, 0.0) as run:
-        finetune(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
+        finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
     return out
 
 

@@ -12,7 +12,7 @@ from cwm.data.clips import INDEX, shard_name
 from cwm.data.corpora import sha256
 from cwm.errors import UserError
 from cwm.run import pretrain as module
-from cwm.run.finetune import finetune
+from cwm.run.finetune import Finetuning, finetune
 from cwm.run.folder import Run
 from cwm.run.identity import task
 from cwm.run.predict import PredictConfig, predict_clips, write_errors
@@ -94,7 +94,7 @@ def test_the_weights_fit_fine_tuning_of_the_same_model_only(clips, tmp_path):
         identity = task("finetune", "toy/blob", cfg, sections, files, inputs, 0)
         assert identity.labels["dataset"] == "squares"
         with Run(identity, tmp_path / model, 9.0) as run:
-            finetune(cfg.runtime, cfg.model, cfg.env, cfg.finetune, weights, run)
+            finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, weights, run))
 
     tune("contextwm")
     with pytest.raises(UserError, match=r"does not fit the model: vision: .*context"):
