@@ -44,10 +44,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_weights(folder: Path, module: nn.Module, about: dict[str, Any]) -> None:
+def save_weights(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write `weights.safetensors`, then `weights.json` with its sha256 and what it is."""
     path = folder / "weights.safetensors"
-    write_tensors(path, module.state_dict())
+    write_tensors(path, tensors)
     about = {"file": path.name, "sha256": file_sha256(path), **about}
     write_text(folder / "weights.json", json.dumps(about, indent=1) + "\n")
 

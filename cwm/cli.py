@@ -99,6 +99,41 @@ def predict(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="folder of official .pt files, or a weights.json of ours")
+    ],
+    out: Out,
+    configs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[CONFIG...]", help="of the official model")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="what it was pre-trained on, for labels")] = "none",
+    sets: Sets = None,
+) -> None:
+    """Take over the authors' weights, or write ours as their code would.
+
+    From a folder of official files comes a run with weights.json; from a weights.json come the
+    official files, which needs no settings.
+    """
+    from cwm.config import load
+    from cwm.convert import official_files
+    from cwm.run.convert import export_official, import_official
+    from cwm.run.folder import Run
+    from cwm.run.identity import task
+
+    if source.suffix == ".json":
+        if configs or sets:
+            raise UserError(f"{source} says itself what it is: give no settings")
+        export_official(source, out)
+        return
+    cfg = load(configs or (), sets or ())
+    inputs = official_files(source)
+    identity = task("convert", dataset, cfg, ("model", "finetune"), configs or (), inputs)
+    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+        import_official(cfg.model, cfg.pretrain.world, cfg.finetune.agent, source, run)
+
+
+@app.command()
 def baselines(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
     """Score policies that learn nothing: random, constant and untrained ones."""
     from cwm.config import load

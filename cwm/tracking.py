@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STORE = Path("results/mlflow")
 LAST = {  # the last file of a run of each stage: with it, the run is finished
     "pretrain": "weights.json",
+    "convert": "weights.json",
     "predict": "errors.csv",
     "baselines": "scores.csv",
     "finetune": "weights.json",

@@ -13,7 +13,7 @@ from cwm.errors import UserError
 @pytest.fixture
 def saved(tmp_path):
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    save_weights(tmp_path, module, {"kind": "test"})
+    save_weights(tmp_path, module.state_dict(), {"kind": "test"})
     return tmp_path / "weights.json", module
 
 

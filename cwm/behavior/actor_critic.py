@@ -21,7 +21,13 @@ from torch import Tensor, nn
 
 from cwm.behavior.returns import discount_weights, lambda_return
 from cwm.nn.blocks import MLP, MLPConfig
-from cwm.nn.dists import full, truncated_normal_entropy, truncated_normal_sample
+from cwm.nn.dists import (
+    full,
+    truncated_normal_entropy,
+    truncated_normal_log_prob,
+    truncated_normal_mean,
+    truncated_normal_sample,
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -53,6 +59,14 @@ class Policy(NamedTuple):
     def mode(self) -> Tensor:
         """The likeliest action."""
         return self.loc.clamp(-1, 1)
+
+    def mean(self) -> Tensor:
+        """The average action, (..., A)."""
+        return truncated_normal_mean(self.loc, self.scale)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density of actions (..., A), summed over the action, (...)."""
+        return truncated_normal_log_prob(self.loc, self.scale, action)
 
     def entropy(self) -> Tensor:
         """Summed over the action, (...)."""

@@ -195,7 +195,8 @@ def finetune(work: Finetuning) -> None:
             if ended and run.due() and work.step < cfg.steps:
                 work.save()
     work.close()
-    save_weights(run.folder, work.agent, {"kind": "agent", "steps": cfg.steps, **run.task.labels})
+    about = {"kind": "agent", "steps": cfg.steps, **run.task.labels}
+    save_weights(run.folder, work.agent.state_dict(), about)
     logs = ("metrics.jsonl", "timing.jsonl", "scores.csv")
     run.publish(*logs, "episode.mp4", "weights.safetensors", "weights.json")
 

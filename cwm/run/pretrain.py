@@ -84,7 +84,7 @@ def pretrain(
                 tensors = {"world": world.state_dict(), "optimizer": optimizer.state()}
                 run.checkpoint(step, tensors)
     about = {"kind": "action-free", "updates": cfg.updates, **run.task.labels}
-    save_weights(run.folder, world, about)
+    save_weights(run.folder, world.state_dict(), about)
     run.publish("metrics.jsonl", "timing.jsonl", "weights.safetensors", "weights.json")
 
 
