@@ -6,8 +6,8 @@ Official pre-training leaves a folder of four `torch.save` files: `encoder_varia
 whole agent.
 """
 
-import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,6 +52,7 @@ NAMES = [
     (r"^(reward|aux_reward)\.", r"wm.heads.\1."),
     (r"^behavior\.target\.", "_task_behavior._target_critic."),
     (r"^behavior\.(actor|critic)\.", r"_task_behavior.\1."),
+    (r"^behavior\.reward_norm\.magnitude$", "_task_behavior.rewnorm.mag"),
     (r"\.hidden\.(\d)\.", r".dense\1."),
     (r"\.out\.0\.", ".out.out."),
     (r"\.out\.1\.", ".out.std."),
@@ -65,8 +66,6 @@ OURS_ALONE = ("bonus.filled", "bonus.reward_scale.magnitude")
 # Only there. Behaviour is in an official agent twice, as what acts and as what explores.
 BEHAVIOR, TWIN = "_task_behavior.", "_expl_behavior."
 ACTION_BIAS = BEHAVIOR + "actor.out.out.bias"  # as long as an action
-REWARD_NORM = BEHAVIOR + "rewnorm.mag"  # of imagined rewards; with the official settings always 1
-ONE = torch.ones((), dtype=torch.float64)
 IGNORED = "wm.encoder.cond_aug."  # buffers of the context augmentation, which learns nothing
 
 PARTS = {
@@ -94,7 +93,6 @@ def to_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The whole official state dict of our agent's or action-free model's."""
     official = {official_name(n): x for n, x in ours.items() if n not in OURS_ALONE}
     if is_agent(official):
-        official[REWARD_NORM] = ONE
         behavior = [key for key in official if key.startswith(BEHAVIOR)]
         official |= {TWIN + key.removeprefix(BEHAVIOR): official[key] for key in behavior}
     return official
@@ -120,14 +118,12 @@ def from_official(
         original = official.get(BEHAVIOR + key.removeprefix(TWIN))
         if original is None or not _same(left.pop(key), original):
             raise UserError(f"{source}: {key} is not what {BEHAVIOR} has; only one can be taken")
-    if not _same(left.pop(REWARD_NORM, ONE), ONE):
-        raise UserError(f"{source}: {REWARD_NORM} is not 1, but we have no such normaliser")
     ignored = [key for key in left if key.startswith(IGNORED)]
     if unknown := sorted(left.keys() - set(ignored)):
         raise UserError(f"{source}: {unknown[0]} has no place in the model of the settings")
     if "bonus.filled" in expected:
         ours["bonus.filled"] = ours["bonus.queue"].any(-1).sum()
-        ours["bonus.reward_scale.magnitude"] = ONE
+        ours["bonus.reward_scale.magnitude"] = torch.ones((), dtype=torch.float64)
     return ours, ignored
 
 
@@ -165,11 +161,15 @@ def read_official(folder: Path) -> dict[str, Tensor]:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of one `torch.save` file, which is not trusted."""
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is cut short, or no file that torch.save wrote")
     try:
         # mmap: a tensor that claims more than the file has is refused, not read from elsewhere.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
+    except Exception as error:  # of any kind: damaged bytes take an unpickler anywhere
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"it holds {named[1]}, which could run code" if named else "it is damaged"
+        raise UserError(f"{path} is refused: {why}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; it must be a state dict")
     for key, value in content.items():
@@ -180,10 +180,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if value.nbytes > value.untyped_storage().nbytes():
             raise UserError(f"{path}: {key} claims more entries than the file has")
     return dict(content)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def write_official(folder: Path, official: Mapping[str, Tensor]) -> None:

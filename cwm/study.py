@@ -16,6 +16,7 @@ from cwm.errors import UserError, unknown
 
 CONFIG = Path("config")
 SCRATCH = "none"  # the dataset of a run that is not pre-trained
+OFFICIAL = "official-"  # before a dataset's name: not our model of its videos, but the authors'
 
 Names = Annotated[list[str], Field(min_length=1)]
 
@@ -95,6 +96,11 @@ def pretrained_models(figure: Figure) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+def videos_of(dataset: str) -> str:
+    """The dataset whose videos a model is shown: the authors' models are shown those of the name."""
+    return dataset.removeprefix(OFFICIAL)
+
+
 def load(scale: str) -> Study:
     """Read and check `config/study/<scale>.yaml` and every settings file that it names."""
     path = CONFIG / "study" / f"{scale}.yaml"
@@ -129,16 +135,18 @@ def _check(figure: Figure, scale: str) -> None:
         words = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
         combinations.add((run.task, tuple(_known(folder, name) for folder, name in words.items())))
     for dataset, model in [*pretrained_models(figure), *_pretraining(figure)]:
-        words = {"scale": scale, "dataset": dataset, "model": model}
+        if figure.kind == "pretraining" and dataset.startswith(OFFICIAL):
+            raise UserError(f"{dataset} is the authors' work, of which there are no curves")
+        words = {"scale": scale, "dataset": videos_of(dataset), "model": model}
         combinations.add((None, tuple(_known(folder, name) for folder, name in words.items())))
     for task, files in sorted(combinations, key=str):
         config.load(files, task=task)
 
 
 def _pretraining(figure: Figure) -> Iterator[tuple[str, str]]:
-    """The pre-trained models that the fine-tuning runs of a figure begin with."""
+    """The models that we pre-train for the fine-tuning runs of a figure."""
     for run in finetune_runs(figure):
-        if run.dataset != SCRATCH:
+        if run.dataset != SCRATCH and not run.dataset.startswith(OFFICIAL):
             yield run.dataset, run.model
 
 

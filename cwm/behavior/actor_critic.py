@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from cwm.behavior.normalize import RunningMagnitude
 from cwm.behavior.returns import discount_weights, lambda_return
 from cwm.nn.blocks import MLP, MLPConfig
 from cwm.nn.dists import (
@@ -41,6 +42,7 @@ class BehaviorConfig:
     lambda_: float = 0.95
     entropy: float = 1e-4
     target_every: int = 100  # updates between copies of the critic to its slow target
+    reward_momentum: float = 1.0  # of the magnitude that imagined rewards are divided by; 1: fixed
 
 
 class Policy(NamedTuple):
@@ -91,6 +93,7 @@ class ActorCritic(nn.Module):
         self.actor = MLP(cfg.actor, features, [action_dim, action_dim])
         self.critic = MLP(cfg.critic, features, [1])
         self.target = MLP(cfg.critic, features, [1]).requires_grad_(False)
+        self.reward_norm = RunningMagnitude(cfg.reward_momentum)
         self.copy_target()
 
     @torch.no_grad()
@@ -107,7 +110,8 @@ class ActorCritic(nn.Module):
         """Losses of imagined features (H+1, N, F), with gradient, and rewards (H+1, N)."""
         cfg, still = self.cfg, feat.detach()
         value = full(self.target(feat)[0]).squeeze(-1)
-        returns = lambda_return(full(reward)[:-1], value[:-1], value[-1], cfg.discount, cfg.lambda_)
+        scaled = self.reward_norm(full(reward))
+        returns = lambda_return(scaled[:-1], value[:-1], value[-1], cfg.discount, cfg.lambda_)
         weight = discount_weights(len(returns), cfg.discount, returns)
 
         entropy = self.policy(still[:-2]).entropy()  # (H-1, N)

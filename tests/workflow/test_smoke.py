@@ -146,6 +146,29 @@ def test_videos_of_ones_own_are_decoded_and_the_broken_one_is_named(project, res
     assert manifest.set_index("file").loc["broken.webm", "reason"]
 
 
+def test_the_authors_weights_stand_where_ours_do(project, results):
+    """Our own, written as the authors would have, give the same scores to the bit."""
+    ours, folder = results / "pretrain/something/contextwm", "data/official-something/contextwm"
+    scores = "results/smoke/finetune/toy/sphere/contextwm/{}/standard/0/scores.csv"
+    targets = [scores.format("official-something")]
+    targets.append("results/smoke/predict/official-something/contextwm/errors.csv")
+    missing = snakemake(project, "--", *targets)
+    assert missing.returncode == 1
+    assert f"{folder}/encoder_variables.pt" in missing.stdout + missing.stderr
+
+    command = ["cwm", "convert", ours / "weights.json", "--out", project / folder]
+    subprocess.run(command, check=True)
+    done = snakemake(project, "--", *targets)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rule convert" in done.stderr + done.stdout
+    assert "rule pretrain" not in done.stderr + done.stdout
+    for name in ("pretrain/{}/contextwm/weights.safetensors", "predict/{}/contextwm/errors.csv"):
+        first, second = (name.format(dataset) for dataset in ("something", "official-something"))
+        assert (results / first).read_bytes() == (results / second).read_bytes()
+    first, second = (scores.format(dataset) for dataset in ("something", "official-something"))
+    assert (project / first).read_bytes() == (project / second).read_bytes()
+
+
 def test_an_edit_re_runs_what_reads_it(project):
     path = project / "config/variant/standard.yaml"
     original = path.read_text()

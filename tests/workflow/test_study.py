@@ -62,6 +62,23 @@ def test_mistakes_are_found_before_any_job(project, old, new, message):
         study.load("smoke")
 
 
+def test_the_authors_models_need_videos_only_to_be_shown(project):
+    path = project / "config/study/smoke.yaml"
+    path.write_text(path.read_text().replace("something]", "official-mixture]"))
+    runs = study.finetune_runs(study.load("smoke").figures["curves"])
+    assert runs[-1].dataset == "official-mixture"
+    shown = "    pretrained: [{datasets: [official-%s], models: [plain]}]\n"
+    head = "figures:\n  strip:\n    kind: %s\n    title: Strip\n"
+    path.write_text(head % "prediction" + shown % "something")
+    study.load("smoke")
+    path.write_text(head % "prediction" + shown % "somthing")
+    with pytest.raises(UserError, match=r"unknown dataset 'somthing'; did you mean: something"):
+        study.load("smoke")
+    path.write_text(head % "pretraining" + shown % "something")
+    with pytest.raises(UserError, match="official-something is the authors' work"):
+        study.load("smoke")
+
+
 def test_an_unknown_figure_names_the_nearest():
     loaded = study.read(ROOT / "config/study/laptop.yaml")
     with pytest.raises(UserError, match=r"unknown figure 'domain_abaltion'.*domain_ablation"):

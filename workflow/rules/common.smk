@@ -3,7 +3,14 @@
 import sys
 
 from cwm.errors import UserError
-from cwm.study import SCRATCH, finetune_runs, load, pretrained_models
+from cwm.study import (
+    OFFICIAL,
+    SCRATCH,
+    finetune_runs,
+    load,
+    pretrained_models,
+    videos_of,
+)
 
 try:
     STUDY = load(config["scale"])
@@ -21,6 +28,7 @@ SCALE = f"config/scale/{config['scale']}.yaml"
 # One folder per run: everything about a run is inside it, and its path spells its settings.
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"
 CLIPS = f"{RESULTS}/clips/{{dataset}}"
+AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weights
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}"
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
@@ -67,10 +75,11 @@ def everywhere(paths_of, template):
 
 
 def datasets():
-    """Datasets that any figure needs."""
+    """Datasets whose videos any figure needs."""
     runs = [run.dataset for f in STUDY.figures.values() for run in finetune_runs(f)]
     shown = [pair[0] for f in STUDY.figures.values() for pair in pretrained_models(f)]
-    return sorted({*runs, *shown} - {SCRATCH})
+    ours = {name for name in runs if not name.startswith(OFFICIAL)}
+    return sorted({*ours, *map(videos_of, shown)} - {SCRATCH})
 
 
 def pretrained(wildcards):

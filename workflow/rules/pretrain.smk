@@ -1,4 +1,4 @@
-"""Clips -> pre-trained world models and their predictions."""
+"""Clips -> pre-trained world models and their predictions; the authors' models in their place."""
 
 
 rule pretrain:
@@ -13,6 +13,8 @@ rule pretrain:
         f"{PRETRAIN}/log.txt",
     benchmark:
         f"{PRETRAIN}/benchmark.tsv"
+    wildcard_constraints:
+        dataset=f"(?!{OFFICIAL})[a-z0-9-]+",
     params:
         out=PRETRAIN,
     shell:
@@ -20,11 +22,40 @@ rule pretrain:
         " --out {params.out} 2>&1 | tee {log}"
 
 
+rule convert:
+    """Take over a world model that the authors have pre-trained."""
+    input:
+        config=[SCALE, "config/model/{model}.yaml"],
+        official=multiext(
+            f"{AUTHORS}/",
+            "encoder_variables.pt",
+            "decoder_variables.pt",
+            "rssm_variables.pt",
+        ),
+        tracking=ancient(TRACKING),
+    output:
+        f"{PRETRAIN}/weights.json",
+    log:
+        f"{PRETRAIN}/log.txt",
+    wildcard_constraints:
+        dataset=f"{OFFICIAL}[a-z0-9-]+",
+    params:
+        source=lambda w, input: Path(input.official[0]).parent,
+        out=PRETRAIN,
+    shell:
+        "cwm convert {params.source} {input.config} --dataset {wildcards.dataset}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
 rule predict:
     """Predict held-out clips, and measure the errors."""
     input:
-        config=[SCALE, "config/dataset/{dataset}.yaml", "config/model/{model}.yaml"],
-        clips=f"{CLIPS}/store.json",
+        config=lambda w: [
+            SCALE,
+            f"config/dataset/{videos_of(w.dataset)}.yaml",
+            f"config/model/{w.model}.yaml",
+        ],
+        clips=lambda w: f"{CLIPS}/store.json".format(dataset=videos_of(w.dataset)),
         weights=f"{PRETRAIN}/weights.json",
     output:
         f"{PREDICT}/errors.csv",
