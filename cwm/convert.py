@@ -59,10 +59,10 @@ NAMES = [
     (r"^bonus\.projection$", "wm.intr_bonus.random_projection_matrix"),
     (r"^bonus\.queue$", "wm.intr_bonus.queue"),
     (r"^bonus\.norm\.magnitude$", "wm.intr_bonus.intr_rewnorm.mag"),
+    (r"^bonus\.reward_scale\.magnitude$", "wm.intr_bonus.plain_rewnorm.mag"),
 ]
-# Not in official files: how far the bonus queue is filled is counted by its rows that are not zero,
-# and the running magnitude of the reward (bonus.kind rel) begins anew.
-OURS_ALONE = ("bonus.filled", "bonus.reward_scale.magnitude")
+# How far the bonus queue is filled is not in official files; the rows that are not zero tell.
+FILLED = "bonus.filled"
 # Only there. Behaviour is in an official agent twice, as what acts and as what explores.
 BEHAVIOR, TWIN = "_task_behavior.", "_expl_behavior."
 ACTION_BIAS = BEHAVIOR + "actor.out.out.bias"  # as long as an action
@@ -91,7 +91,7 @@ def is_agent(official: Mapping[str, Tensor]) -> bool:
 
 def to_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The whole official state dict of our agent's or action-free model's."""
-    official = {official_name(n): x for n, x in ours.items() if n not in OURS_ALONE}
+    official = {official_name(n): x for n, x in ours.items() if n != FILLED}
     if is_agent(official):
         behavior = [key for key in official if key.startswith(BEHAVIOR)]
         official |= {TWIN + key.removeprefix(BEHAVIOR): official[key] for key in behavior}
@@ -104,11 +104,11 @@ def from_official(
     """Our state dict with an official one's values, and the official keys that were ignored.
 
     `expected` is the state dict of the model that the settings describe. Raises UserError naming
-    the first key that is missing, unknown, or of another shape or type, or that holds no number.
+    the first key that is missing, unknown, or of another shape or type.
     """
     left, ours = dict(official), {}
     for name, own in expected.items():
-        if name not in OURS_ALONE:
+        if name != FILLED:
             key = official_name(name)
             if key not in left:
                 raise UserError(f"{source} lacks {key}: its model is not the one of the settings")
@@ -121,9 +121,8 @@ def from_official(
     ignored = [key for key in left if key.startswith(IGNORED)]
     if unknown := sorted(left.keys() - set(ignored)):
         raise UserError(f"{source}: {unknown[0]} has no place in the model of the settings")
-    if "bonus.filled" in expected:
-        ours["bonus.filled"] = ours["bonus.queue"].any(-1).sum()
-        ours["bonus.reward_scale.magnitude"] = torch.ones((), dtype=torch.float64)
+    if FILLED in expected:
+        ours[FILLED] = ours["bonus.queue"].any(-1).sum()
     return ours, ignored
 
 
@@ -136,8 +135,6 @@ def _check(tensor: Tensor, own: Tensor, what: str) -> None:
         raise UserError(f"{what} is {tuple(tensor.shape)}, in the settings' {tuple(own.shape)}")
     if tensor.dtype != own.dtype:
         raise UserError(f"{what} is {tensor.dtype}, not {own.dtype}")
-    if not tensor.isfinite().all():
-        raise UserError(f"{what} has entries that are not finite: a training that broke down")
 
 
 def official_files(folder: Path) -> dict[str, Path]:
@@ -149,7 +146,7 @@ def official_files(folder: Path) -> dict[str, Path]:
 
 
 def read_official(folder: Path) -> dict[str, Tensor]:
-    """The whole official state dict of a folder; where it is there in two forms, they must agree."""
+    """The whole official state dict of a folder; where it is there twice, the two must agree."""
     states = {name: read_state(path) for name, path in official_files(folder).items()}
     whole = states.pop(WHOLE, {})
     parts = {PARTS[name] + key: x for name, state in states.items() for key, x in state.items()}
@@ -179,6 +176,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: {key} is a {value.layout} tensor on {value.device}")
         if value.nbytes > value.untyped_storage().nbytes():
             raise UserError(f"{path}: {key} claims more entries than the file has")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"{path}: {key} has entries that are not finite: training broke down")
     return dict(content)
 
 

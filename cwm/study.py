@@ -97,7 +97,7 @@ def pretrained_models(figure: Figure) -> list[tuple[str, str]]:
 
 
 def videos_of(dataset: str) -> str:
-    """The dataset whose videos a model is shown: the authors' models are shown those of the name."""
+    """The dataset whose videos a model is shown; an official one, those of the name."""
     return dataset.removeprefix(OFFICIAL)
 
 

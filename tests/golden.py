@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cwm.convert import OURS_ALONE, official_name, to_official
 from cwm.behavior.actor_critic import BehaviorConfig
+from cwm.convert import FILLED, official_name
 from cwm.data.batch import Batch
 from cwm.nn.blocks import MLPConfig
 from cwm.nn.context import ContextConfig
@@ -176,20 +176,23 @@ class Golden:
         state = module.state_dict()
         for name, value in state.items():
             official = official_name(f"{ours}.{name}" if ours else name)
-            if not name.endswith(OURS_ALONE):
+            if name != FILLED:
                 golden = self.weight(prefix + official.removeprefix(theirs))
                 state[name] = golden.to(value.dtype)
         module.load_state_dict(state)
 
 
-def close(ours: Tensor | float, golden: Recorded) -> None:
-    """Within the tolerance of the array's own rms, in each kept entry and in the norm of all."""
+def close(ours: Tensor | float, golden: Recorded, smallest: float = 1e-6) -> None:
+    """Within the tolerance of the array's own rms, in each kept entry and in the norm of all.
+
+    An rms below `smallest` counts as that.
+    """
     ours = torch.as_tensor(ours).detach().double()
     assert ours.shape == golden.shape
     count = math.sqrt(ours.numel())
     norm = (ours.norm() - golden.norm).abs() / count
     entries = (ours.flatten()[golden.index] - golden.entries).abs().max()
-    error = (torch.maximum(norm, entries) / max(golden.norm / count, 1e-6)).item()
+    error = (torch.maximum(norm, entries) / max(golden.norm / count, smallest)).item()
     errors, name = golden.numbers.errors, golden.name
     errors[name] = max(errors.get(name, 0.0), error / golden.tolerance)
     if golden.numbers.dtype == torch.float64:
@@ -205,10 +208,12 @@ def close_gradients(
     golden: Golden, module: nn.Module, ours: str, theirs: str = "", kind: str = "grad"
 ) -> None:
     """The gradients that `module`, which our agent calls `ours`, holds, and their norms."""
+    # A gradient that is zero but for the rounding of large ones around it has no size of its own.
+    smallest = max(1e-6, 1e-9 * gradient_norm(module.parameters()).item())
     for name, parameter in module.named_parameters(prefix=ours):
         official = official_name(name).removeprefix(theirs)
-        close(parameter.grad, golden[f"{kind}/{official}"])
-        close(parameter.grad.norm(), golden[f"{kind}_norm/{official}"])
+        close(parameter.grad, golden[f"{kind}/{official}"], smallest)
+        close(parameter.grad.norm(), golden[f"{kind}_norm/{official}"], smallest)
 
 
 def close_statistics(golden: Golden, module: nn.Module, ours: str, theirs: str) -> None:

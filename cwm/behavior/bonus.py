@@ -39,7 +39,7 @@ class VideoBonus(nn.Module):
         self.register_buffer("queue", torch.zeros(cfg.queue, cfg.width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
         self.norm = RunningMagnitude(cfg.momentum)
-        self.reward_scale = RunningMagnitude(cfg.momentum)
+        self.reward_scale = RunningMagnitude(cfg.momentum) if cfg.kind == "rel" else None
 
     @torch.no_grad()
     def forward(self, feat: Tensor, reward: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class VideoBonus(nn.Module):
         feat (B, T, F), reward (B, T) -> (B, T - window + 1).
         """
         beta = self.cfg.beta
-        if self.cfg.kind == "rel":
+        if self.reward_scale is not None:
             self.reward_scale.update(reward)
             beta = beta * self.reward_scale.magnitude.to(reward.dtype)
         bonus = self.norm(self.novelty(feat))
@@ -62,18 +62,20 @@ class VideoBonus(nn.Module):
         Returns (B, T - window + 1).
         """
         cfg = self.cfg
-        clips = feat.to(self.queue.dtype).unfold(1, cfg.window, 1).mean(-1)  # (B, T', F)
-        new = (clips @ self.projection).flatten(0, 1)
+        clips = feat.unfold(1, cfg.window, 1).mean(-1)  # (B, T', F)
+        # In float64, which autocast and TF32 leave alone: differences of near clips cancel.
+        new = (clips.double() @ self.projection.double()).flatten(0, 1)
         count = len(new)
         if count > cfg.queue:
             raise UserError(f"bonus.queue is {cfg.queue}, too small for {count} clips of a batch")
-        self.queue.copy_(torch.cat([new, self.queue[: cfg.queue - count]]))
+        self.queue.copy_(torch.cat([new.to(self.queue), self.queue[: cfg.queue - count]]))
         self.filled.add_(count).clamp_(max=cfg.queue)
 
         # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b is thirty times cheaper than the difference; the
         # distance to oneself would cancel badly and is known to be zero.
-        norms = self.queue.square().sum(-1)
-        square = norms[:count, None] + norms - 2 * (new @ self.queue.mT)
+        queue = self.queue.double()
+        norms = queue.square().sum(-1)
+        square = norms[:count, None] + norms - 2 * (queue[:count] @ queue.mT)
         square.diagonal().zero_()
         age = torch.arange(cfg.queue, device=new.device)
         distance = square.clamp(min=0).sqrt()

@@ -53,8 +53,8 @@ class Replay:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, episode: Episode) -> bool:
-        """Remember an episode, on disk first. One shorter than a window cannot be drawn: False."""
-        if len(episode.reward) < self.length:
+        """Remember an episode, on disk first; False for one of fewer steps than a window."""
+        if len(episode.reward) <= self.length:
             self.count += 1
             return False
         path = self._path(self.count)

@@ -27,7 +27,7 @@ from cwm.world.vision import ModelConfig
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class FinetuneConfig:
-    """Model-based reinforcement learning of one task; the numbers are Meta-world's."""
+    """Model-based reinforcement learning of one task; what suites differ in is in their files."""
 
     agent: AgentConfig = AgentConfig()
     replay: ReplayConfig = ReplayConfig()
@@ -67,7 +67,7 @@ class Finetuning:
             self._load(pretrained)
         replay = run.folder / "replay"
         # An episode has one entry more than steps, and none shorter than a window is kept.
-        entries = cfg.steps + cfg.steps // max(cfg.length - 1, 1)
+        entries = cfg.steps + cfg.steps // cfg.length
         self.replay = Replay(cfg.replay, replay, cfg.length, entries, device)
         self.step = 0
         self.begun: int | None = None  # the step at which learning began

@@ -26,13 +26,13 @@ RewardTarget = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LossWeights:
-    """Weights of the fine-tuning loss. A head whose weight is zero is not built."""
+    """Weights of the fine-tuning loss."""
 
     image: float = 1.0
     kl: float = 1.0
     reward: float = 1.0
-    aux_reward: float = 0.0  # the representative reward predictor; 1 for ContextWM
-    action_free_kl: float = 0.0  # zero in the official code
+    aux_reward: float = 0.0  # of the representative reward predictor, built unless 0; ContextWM: 1
+    action_free_kl: float = 0.0  # of the lower model, in the paper's objective; official: 0
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

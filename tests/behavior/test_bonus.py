@@ -38,6 +38,20 @@ def test_bonus_is_divided_by_its_running_magnitude():
     assert target.flatten().tolist() == pytest.approx([2.4, 3.4], rel=1e-6)
 
 
+def test_near_clips_are_told_apart_in_half_precision_too():
+    """Under autocast the product form would cancel to nothing."""
+    torch.manual_seed(0)
+    module = bonus(width=32, queue=64, neighbours=4)
+    module.projection = torch.randn(8, 32)
+    feat = 5 + 1e-3 * torch.randn(4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        novelty = module.novelty(feat)
+    points = (feat @ module.projection).flatten(0, 1).double()
+    exact = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    exact = exact.topk(4, largest=False)[0].mean(-1).unflatten(0, (4, 8))
+    torch.testing.assert_close(novelty.double(), exact, rtol=1e-2, atol=0)
+
+
 def test_a_batch_larger_than_the_queue_is_an_error():
     with pytest.raises(UserError, match=r"bonus\.queue is 4, too small for 5"):
         bonus().novelty(torch.zeros(1, 5, 1))

@@ -84,8 +84,11 @@ def test_the_oldest_make_room_and_a_restored_ring_goes_on_the_same(tmp_path):
 
 
 def test_short_episodes_are_counted_but_not_kept(tmp_path):
+    """As in the reference, an episode must have as many steps as a window has entries."""
     memory = replay(tmp_path)
-    assert not memory.add(episode(0, 2))
+    assert not memory.add(episode(0, 3))
     assert memory.count == 1
     with pytest.raises(UserError, match="as long as a training window of 4"):
         memory.sample(0, 0, 1)
+    assert memory.add(episode(1, 4))
+    assert memory.sample(0, 0, 1).reward.shape == (1, 4)

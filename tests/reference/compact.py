@@ -84,7 +84,9 @@ def about(folder: Path, seed: int) -> dict[str, int]:
     """The seed of the weights, and the sizes that all files share."""
     with np.load(folder / "finetune_ctx.npz") as arrays:
         settings = json.loads(str(arrays["settings/json"]))
-    return {"seed": seed} | {name: settings[official] for name, official in SIZES.items()}
+        actions = arrays["in/batch0/action"].shape[-1]
+    sizes = {name: settings[official] for name, official in SIZES.items()}
+    return {"seed": seed, "actions": actions} | sizes
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from golden import (
+    ABOUT,
     BEHAVIOR,
     HEAD,
     MODE,
@@ -11,8 +12,8 @@ from golden import (
     close_gradients,
     close_state,
     gradient_norm,
-    margin,
     in_float64_and_float32,
+    margin,
     model_config,
     state,
 )
@@ -29,7 +30,7 @@ from cwm.world.stacked import StackedConfig
 def test_imagination(case, numbers):
     golden, out = Golden("actor_critic", numbers), f"out/{case}"
     cfg = AgentConfig(StackedConfig(head=HEAD), BEHAVIOR, BonusConfig(beta=0.0))
-    agent = numbers.cast(Agent(model_config(context=False), cfg, 3))
+    agent = numbers.cast(Agent(model_config(context=False), cfg, ABOUT["actions"]))
     world, behavior, horizon = agent.world, agent.behavior, BEHAVIOR.horizon
     ours = "_task_behavior."
     golden.load(world.rssm, "world.rssm")
@@ -38,9 +39,11 @@ def test_imagination(case, numbers):
     golden.load(behavior.critic, "behavior.critic", theirs=ours)
     golden.load(behavior.target, "behavior.target", "target_critic.", f"{ours}_target_critic.")
     uniform = golden.input("uniform_action")
-    noise = golden.input("gumbel") if case == "gumbel" else MODE.expand(horizon)
+    noise = golden.input("gumbel") if case == "gumbel" else MODE.expand(horizon, 1, 1, 1)
     start = State(*(x.flatten(0, 1) for x in state(golden, "start")))
-    imagined = world.imagine(lambda f, i: behavior.policy(f).sample(uniform[i]), start, horizon, noise)
+    imagined = world.imagine(
+        lambda f, i: behavior.policy(f).sample(uniform[i]), start, horizon, noise
+    )
     feat = imagined.state.feat
     close_state(imagined.state, golden, f"{out}/seq")
     close(feat, golden[f"{out}/seq/feat"])
@@ -113,7 +116,9 @@ def test_acting(kind, explore, numbers):
     golden = Golden("policy", numbers)
     world = StackedConfig(concat_embed="concat" in kind, head=HEAD)
     cfg = AgentConfig(world, BEHAVIOR, BonusConfig(beta=0.0))
-    agent = numbers.cast(Agent(model_config(context="context" in kind), cfg, 3)).eval()
+    agent = numbers.cast(
+        Agent(model_config(context="context" in kind), cfg, ABOUT["actions"])
+    ).eval()
     world = agent.world
     prefix = f"{kind}/"
     golden.load(world.vision.encoder, "world.vision.encoder", prefix)
@@ -121,9 +126,10 @@ def test_acting(kind, explore, numbers):
     golden.load(world.rssm, "world.rssm", prefix)
     golden.load(agent.behavior.actor, "behavior.actor", prefix, "_task_behavior.")
     out, actions = f"out/{kind}/{'train' if explore else 'eval'}", []
-    carried = world.begin(2)
-    for t in range(3):
-        image, first = golden.image("image")[:, t], golden.input("is_first")[:, t]
+    images, firsts = golden.image("image"), golden.input("is_first")
+    carried = world.begin(len(images))
+    for t in range(images.shape[1]):
+        image, first = images[:, t], firsts[:, t]
         carried = world.filter(carried, image, first, MODE)
         policy = agent.behavior.policy(carried.post.feat)
         uniform = golden.input("uniform_action")[t]

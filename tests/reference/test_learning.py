@@ -16,9 +16,9 @@ from golden import (
     close_state,
     draws,
     gradient_norm,
+    in_float64_and_float32,
     keep,
     margin,
-    in_float64_and_float32,
     model_config,
     sizes,
     state,
@@ -125,6 +125,7 @@ def test_finetuning(name, numbers):
         norm = gradient_norm(agent.optimizers[part].parameters)
         close(norm, golden[f"out/optimizer_grad_norm/{OPTIMIZERS[part]}"])
 
+    agent = numbers.cast(build_agent(name, golden.settings))
     golden.load(agent, "")
     noise = MODE.expand(BEHAVIOR.horizon)
     for i in range(steps(golden)):
@@ -168,7 +169,7 @@ def build_agent(name, settings):
         bonus=BonusConfig(settings["beta"], **sizes("neighbours", "queue", "width")),
         encoder_frozen=settings["pretrain"] if settings.get("enc_lr_type") == "no_pretrain" else 0,
     )
-    return Agent(model_config(context, "cnn" if dreamer else "resnet"), cfg, 3)
+    return Agent(model_config(context, "cnn" if dreamer else "resnet"), cfg, ABOUT["actions"])
 
 
 def last(states):

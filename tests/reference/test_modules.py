@@ -12,9 +12,9 @@ from golden import (
     close_state,
     close_statistics,
     gradient_norm,
+    in_float64_and_float32,
     keep,
     margin,
-    in_float64_and_float32,
     model_config,
     state,
     weight,
@@ -109,7 +109,7 @@ def check_decoder(golden, case, kept):
         close_statistics(golden, decoder, ours, theirs)
 
 
-RSSMS = [("actionfree", 64 * ABOUT["depth"], 0), ("action", RSSM.features, 3)]
+RSSMS = [("actionfree", 64 * ABOUT["depth"], 0), ("action", RSSM.features, ABOUT["actions"])]
 
 
 @in_float64_and_float32

@@ -1,0 +1,285 @@
+"""The authors' checkpoints become ours and go back, bit for bit; bad ones are named and refused."""
+
+import io
+import json
+import os
+import subprocess
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+import yaml
+from golden import ABOUT, Golden, Numbers, weight
+
+from cwm.checkpoint import load_weights
+from cwm.convert import IGNORED, PARTS, is_agent, official_name, read_state
+from cwm.errors import UserError
+
+SIZES = {
+    "model": {
+        "vision": {"depth": ABOUT["depth"]},
+        "rssm": {name: ABOUT[name] for name in ("deter", "stoch", "classes", "hidden")},
+    },
+    "finetune": {
+        "agent": {
+            "world": {"head": {name: ABOUT[name] for name in ("layers", "units")}},
+            "behavior": {
+                part: {name: ABOUT[name] for name in ("layers", "units")}
+                for part in ("actor", "critic")
+            },
+            "bonus": {name: ABOUT[name] for name in ("queue", "width")},
+        }
+    },
+}
+# File of recorded arrays -> model, --set words. The names in it are of real official state dicts.
+MODELS = {
+    "pretrain_ctx": ("contextwm", []),
+    "pretrain_plain": ("plain", []),
+    "finetune_ctx": ("contextwm", ["finetune.agent.world.concat_embed=true"]),
+    "finetune_ctx_metaworld": ("contextwm", []),
+    "finetune_plain": ("plain", []),
+    "dreamerv2": ("dreamer", []),
+}
+
+
+def official_state(name):
+    """A whole official state dict with random values in everything, counters included."""
+    table = Golden(name, Numbers(torch.float64, torch.channels_last)).weights
+    state = OrderedDict()
+    for key, (rule, shape) in table.items():
+        value = torch.as_tensor(weight(rule, tuple(shape), seed=7))
+        if key.endswith("num_batches_tracked"):
+            value = torch.tensor(len(key))
+        elif key.endswith("mag"):
+            value = torch.tensor(1.1, dtype=torch.float64) ** len(key.split(".", 1)[1])
+        elif key.endswith("queue"):
+            value = torch.zeros(shape)
+            value[:5] = torch.rand(5, shape[1])
+        state[key] = value
+    return state
+
+
+def save(folder, state):
+    """The files that the official code writes."""
+    folder.mkdir(parents=True)
+    torch.save(state, folder / "variables.pt")
+    for name, prefix in {} if is_agent(state) else PARTS.items():
+        own = {k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)}
+        torch.save(OrderedDict(own), folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch, pytestconfig):
+    """Work folders are made below the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").symlink_to(pytestconfig.rootpath / "config")
+
+
+def settings(tmp_path, model, pad=ABOUT["action_pad"]):
+    sizes = tmp_path / "sizes.yaml"
+    sizes.write_text(yaml.safe_dump(SIZES))
+    words = [] if model == "dreamer" else [f"model.rssm.action_pad={pad}"]
+    return [str(sizes), f"config/model/{model}.yaml"], words
+
+
+def convert(tmp_path, folder, model, words=()):
+    files, sets = settings(tmp_path, model)
+    sets = [part for word in [*sets, *words] for part in ("--set", word)]
+    command = ["cwm", "convert", folder, *files, "--out", "ours", "--dataset", "official-x", *sets]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_there_and_back(tmp_path, name):
+    model, words = MODELS[name]
+    state = official_state(name)
+    theirs = save(tmp_path / "theirs", state)
+    done = convert(tmp_path, theirs, model, words)
+    assert done.returncode == 0, done.stderr
+    tensors, about = load_weights(tmp_path / "ours/weights.json")
+    assert (about["kind"], about["dataset"]) == (
+        "agent" if is_agent(state) else "action-free",
+        "official-x",
+    )
+    run = json.loads((tmp_path / "ours/run.json").read_text())
+    assert run["inputs"].keys() == {path.name for path in theirs.iterdir()}
+    for key, value in tensors.items():
+        if key == "bonus.filled":
+            assert value == 5  # the rows of the queue that are not zero
+        else:
+            assert torch.equal(value, state[official_name(key)]), key
+
+    subprocess.run(["cwm", "convert", "ours/weights.json", "--out", "back"], check=True)
+    assert {p.name for p in theirs.iterdir()} == {p.name for p in (tmp_path / "back").iterdir()}
+    for path in theirs.iterdir():
+        before, after = (torch.load(p) for p in (path, tmp_path / "back" / path.name))
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            assert value.dtype == after[key].dtype, key
+            assert torch.equal(value, after[key]), key
+
+
+def test_three_parts_or_the_whole_will_do(tmp_path):
+    theirs = save(tmp_path / "theirs", official_state("pretrain_plain"))
+    for name in PARTS:
+        (tmp_path / "whole").mkdir(exist_ok=True)
+    os.link(theirs / "variables.pt", tmp_path / "whole/variables.pt")
+    (theirs / "variables.pt").unlink()
+    digests = []
+    for folder in (theirs, tmp_path / "whole"):
+        assert convert(tmp_path, folder, "plain").returncode == 0
+        digests.append(json.loads((tmp_path / "ours/weights.json").read_text())["sha256"])
+    assert digests[0] == digests[1]
+
+
+def test_buffers_of_the_augmentation_are_named_and_ignored(tmp_path):
+    state = official_state("pretrain_ctx")
+    state[IGNORED + "_param_generator.scale"] = torch.ones(2)
+    done = convert(tmp_path, save(tmp_path / "theirs", state), "contextwm")
+    assert done.returncode == 0
+    assert f"ignored, as nothing in them is learned: {IGNORED}_param_generator.scale" in done.stderr
+
+
+DECODER = "wm.heads.decoder.convin.bias"
+TWIN = "_expl_behavior.actor.out.out.bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("pretrain_ctx", lambda s: s.pop(DECODER), f"lacks {DECODER}"),
+        (
+            "pretrain_ctx",
+            lambda s: s.update({"wm.more": torch.ones(1)}),
+            "wm.more has no place in the model of the settings",
+        ),
+        (
+            "pretrain_ctx",
+            lambda s: s.update({DECODER: torch.ones(3)}),
+            f"{DECODER} is (3,), in the settings' (512,)",
+        ),
+        (
+            "pretrain_ctx",
+            lambda s: s.update({DECODER: s[DECODER].half()}),
+            f"{DECODER} is torch.float16, not torch.float32",
+        ),
+        (
+            "pretrain_ctx",
+            lambda s: s[DECODER].fill_(torch.nan),
+            "decoder_variables.pt: convin.bias has entries that are not finite",
+        ),
+        (
+            "finetune_plain",
+            lambda s: s.update({TWIN: s[TWIN] + 1}),
+            f"{TWIN} is not what _task_behavior. has",
+        ),
+    ],
+)
+def test_a_wrong_checkpoint_is_refused_by_its_key(tmp_path, name, change, message):
+    state = official_state(name)
+    change(state)
+    done = convert(tmp_path, save(tmp_path / "theirs", state), MODELS[name][0])
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("cwm: ")
+    assert message in line
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_model_of_other_settings_is_refused(tmp_path):
+    theirs = save(tmp_path / "theirs", official_state("pretrain_ctx"))
+    done = convert(tmp_path, theirs, "plain")
+    assert done.returncode == 2
+    assert "wm.encoder.cond_convin.bias has no place in the model" in done.stderr
+    done = convert(tmp_path, theirs, "contextwm", ["model.rssm.deter=41"])
+    assert "wm.heads.decoder.convin.weight is (512, 70), in the settings' (512, 71)" in done.stderr
+
+
+def test_a_folder_that_holds_two_models_or_half_of_one_is_refused(tmp_path):
+    theirs = save(tmp_path / "theirs", official_state("pretrain_plain"))
+    state = torch.load(theirs / "rssm_variables.pt")
+    state["img_in.bias"] += 1
+    torch.save(state, theirs / "rssm_variables.pt")
+    done = convert(tmp_path, theirs, "plain")
+    assert "wm.rssm.img_in.bias is another one in variables.pt" in done.stderr
+    (theirs / "variables.pt").unlink()
+    (theirs / "encoder_variables.pt").unlink()
+    done = convert(tmp_path, theirs, "plain")
+    assert done.returncode == 2
+    assert "has neither variables.pt nor encoder_variables.pt" in done.stderr
+
+
+def test_settings_have_no_say_on_the_way_back(tmp_path):
+    (tmp_path / "weights.json").write_text("{}")
+    command = ["cwm", "convert", "weights.json", "config/model/plain.yaml", "--out", "back"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "give no settings" in done.stderr
+
+
+class Harm:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def claim_more(path):
+    """Let a tensor of four numbers claim 65535."""
+    torch.save({"a": torch.zeros(4)}, path)
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as file:
+        for name, part in parts.items():
+            if name.endswith("data.pkl"):
+                assert part.count(b"K\x04") == 2
+                part = part.replace(b"K\x04", b"M\xff\xff")
+            file.writestr(name, part)
+    path.write_bytes(content.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: torch.save({"a": Harm()}, p), r"holds posix.mkdir, which could run code"),
+        (lambda p: torch.save(torch.nn.Linear(1, 1), p), r"holds torch\.nn\..*, which could run"),
+        (lambda p: p.write_bytes(b""), "is cut short, or no file that torch.save wrote"),
+        (lambda p: p.write_bytes(b"\x80\x02}q\x00."), "is cut short, or no file"),
+        (claim_more, "is damaged"),
+        (
+            lambda p: torch.save({"a": torch.zeros(1).expand(10**12)}, p),
+            "a claims more entries than the file has",
+        ),
+        (lambda p: torch.save({"a": torch.zeros(3).to_sparse()}, p), "a is a torch.sparse_coo"),
+        (lambda p: torch.save([1], p), "holds a list; it must be a state dict"),
+        (lambda p: torch.save({"a": {"b": torch.zeros(1)}}, p), "'a' is a dict"),
+        (lambda p: torch.save({3: torch.zeros(1)}, p), "3 is a Tensor"),
+    ],
+)
+def test_a_file_is_not_trusted(tmp_path, make, message):
+    path = tmp_path / "variables.pt"
+    make(path)
+    with pytest.raises(UserError, match=message):
+        read_state(path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_damage_anywhere_is_refused_or_shows_in_the_numbers(tmp_path):
+    """Cut at every length, and with each byte of the pickle changed: never anything else."""
+    path = tmp_path / "variables.pt"
+    torch.save({"a": torch.zeros(2, 3), "b": torch.zeros((), dtype=torch.float64)}, path)
+    whole = path.read_bytes()
+    begin = whole.index(b"\x80\x02")
+    broken = [whole[:size] for size in range(0, len(whole), 7)]
+    for i in range(begin, begin + 200):
+        broken.append(whole[:i] + bytes([whole[i] ^ 0x15]) + whole[i + 1 :])
+    refused = 0
+    for content in broken:
+        path.write_bytes(content)
+        try:
+            read_state(path)
+        except UserError:
+            refused += 1
+    assert refused > len(broken) / 2
