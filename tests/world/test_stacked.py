@@ -1,0 +1,51 @@
+"""The stacked model's loss: the terms that the settings weigh are in it, and no others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cwm.config import load
+from cwm.data.batch import Batch
+from cwm.nn.blocks import MLPConfig
+from cwm.nn.encoder import VisionConfig
+from cwm.nn.rssm import RSSMConfig
+from cwm.world.losses import balanced_kl
+from cwm.world.stacked import StackedModel
+from cwm.world.vision import ModelConfig
+
+ROOT = Path(__file__).parents[2] / "config"
+SMALL = ModelConfig(VisionConfig(depth=4, layers=1), rssm=RSSMConfig(8, 3, 4, 8, action_pad=2))
+
+
+def explain(variant):
+    """The loss of one batch with a variant's settings, and the model."""
+    files = [ROOT / "model/contextwm.yaml", ROOT / f"variant/{variant}.yaml"]
+    cfg = replace(load(files).finetune.agent.world, head=MLPConfig(1, 8))
+    torch.manual_seed(0)
+    model = StackedModel(SMALL, cfg, action_dim=1)
+    image = torch.randint(0, 256, (2, 3, 64, 64, 3), dtype=torch.uint8)
+    is_first = torch.tensor([[1.0, 0, 0]] * 2)
+    seen = model.loss(Batch(image, is_first, torch.rand(2, 3, 1), torch.rand(2, 3)))
+    return model, seen
+
+
+def test_the_action_free_kl_is_in_the_loss_where_it_is_weighed():
+    _, without = explain("standard")
+    model, weighed = explain("action-free-kl")
+    free = weighed.free
+    by_hand = balanced_kl(free.logit, model.action_free.prior(free.deter), model.cfg.kl)
+    assert weighed.terms["action_free_kl"].item() == pytest.approx(by_hand.item(), rel=1e-6)
+    difference = weighed.loss.item() - without.loss.item()
+    assert difference == pytest.approx(by_hand.item(), rel=1e-3)
+    assert by_hand.item() > 0.01
+
+
+@pytest.mark.parametrize(("variant", "learns"), [("standard", False), ("action-free-kl", True)])
+def test_only_the_action_free_kl_teaches_the_lower_prior(variant, learns):
+    model, seen = explain(variant)
+    prior, post = model.action_free.prior_logit.weight, model.action_free.post_logit.weight
+    to_prior, to_post = torch.autograd.grad(seen.loss, [prior, post])
+    assert (to_prior.norm() > 0) == learns
+    assert to_post.norm() > 0
