@@ -30,7 +30,7 @@ LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """Every setting there is; the defaults are the paper's."""
+    """Every setting there is; the defaults are the paper's, but for what suites and models set."""
 
     runtime: RuntimeConfig = RuntimeConfig()
     dataset: DatasetConfig = DatasetConfig()

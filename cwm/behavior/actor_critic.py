@@ -23,7 +23,6 @@ from cwm.behavior.normalize import RunningMagnitude
 from cwm.behavior.returns import discount_weights, lambda_return
 from cwm.nn.blocks import MLP, MLPConfig
 from cwm.nn.dists import (
-    full,
     truncated_normal_entropy,
     truncated_normal_log_prob,
     truncated_normal_mean,
@@ -103,14 +102,14 @@ class ActorCritic(nn.Module):
 
     def policy(self, feat: Tensor) -> Policy:
         """The actor's distribution at features (..., F)."""
-        mean, std = (full(x) for x in self.actor(feat))
+        mean, std = self.actor(feat)
         return Policy(torch.tanh(mean), 2 * torch.sigmoid(std / 2) + 0.1)
 
     def losses(self, feat: Tensor, reward: Tensor) -> BehaviorLosses:
         """Losses of imagined features (H+1, N, F), with gradient, and rewards (H+1, N)."""
         cfg, still = self.cfg, feat.detach()
-        value = full(self.target(feat)[0]).squeeze(-1)
-        scaled = self.reward_norm(full(reward))
+        value = self.target(feat)[0].squeeze(-1)
+        scaled = self.reward_norm(reward)
         returns = lambda_return(scaled[:-1], value[:-1], value[-1], cfg.discount, cfg.lambda_)
         weight = discount_weights(len(returns), cfg.discount, returns)
 
@@ -120,7 +119,7 @@ class ActorCritic(nn.Module):
 
         # The reference adds the entropy in place, so that it reaches the critic's targets too.
         target = torch.cat([returns[:1], objective]).detach()
-        predicted = full(self.critic(still[:-1])[0]).squeeze(-1)
+        predicted = self.critic(still[:-1])[0].squeeze(-1)
         critic = (weight * 0.5 * (predicted - target).square()).mean()
         terms = {
             "actor_entropy": entropy.detach().mean(),

@@ -12,6 +12,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from cwm.nn.dists import full
+
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -80,7 +82,8 @@ class MLP(nn.Module):
         self.out = nn.ModuleList(xavier(nn.Linear(widths[-1], n)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(..., inputs) -> one (..., n) for each n in `outputs`."""
+        """(..., inputs) -> one (..., n) for each n in `outputs`, in float32 at least."""
         for layer in self.hidden:
             x = F.elu(layer(x))
-        return tuple(out(x) for out in self.out)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 writes 1000 in steps of 4
+            return tuple(out(full(x)) for out in self.out)
