@@ -7,7 +7,6 @@ whole agent.
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -158,15 +157,14 @@ def read_official(folder: Path) -> dict[str, Tensor]:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of one `torch.save` file, which is not trusted."""
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is cut short, or no file that torch.save wrote")
     try:
         # mmap: a tensor that claims more than the file has is refused, not read from elsewhere.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # of any kind: damaged bytes take an unpickler anywhere
         named = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"it holds {named[1]}, which could run code" if named else "it is damaged"
-        raise UserError(f"{path} is refused: {why}") from error
+        kind = type(error).__name__
+        why = f"holds {named[1]}, which could run code" if named else f"is damaged ({kind})"
+        raise UserError(f"{path} {why}; it must be a whole file of `torch.save`") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; it must be a state dict")
     for key, value in content.items():
