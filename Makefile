@@ -15,6 +15,11 @@ stamp = .venv/$(1)-$(shell (echo '$(CURDIR) $(TORCH)'; cat $(2)) | sha256sum | c
 LIBRARIES := $(call stamp,libraries,requirements.lock)
 READY := $(call stamp,ready,requirements.lock pyproject.toml)
 
+# Snakemake starts no more jobs on GPUs than there are places (config/config.yaml).
+CARDS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+JOBS_PER_GPU := $(shell sed -n 's/^jobs_per_gpu: *//p' config/config.yaml)
+LIMIT := $(if $(filter-out 0,$(CARDS)),--resources gpu=$(shell echo $$(($(CARDS) * $(JOBS_PER_GPU)))))
+
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
 APT := apt-get install -y --no-install-recommends
 OPENGL := $(if $(wildcard /dev/nvidia[0-9]*),libegl1 libopengl0 libgl1,libosmesa6)
@@ -24,7 +29,7 @@ system = { $(SUDO) apt-get update && $(SUDO) $(APT) $(1); } >/dev/null 2>&1 || \
 
 all: setup
 	@cwm doctor --unlock
-	exec snakemake --cores $(CORES) all
+	exec snakemake --cores $(CORES) $(LIMIT) all
 
 test: setup
 	@ruff check .
@@ -35,7 +40,7 @@ test: setup
 
 smoke: setup
 	@cwm doctor --unlock
-	exec snakemake --cores $(CORES) all --config scale=smoke
+	exec snakemake --cores $(CORES) $(LIMIT) --config scale=smoke -- all
 
 ui: setup
 	@exec cwm ui

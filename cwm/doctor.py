@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from cwm import tracking
+from cwm import gpus, tracking
+from cwm.errors import UserError
 
 DRAW = """
 import os
@@ -32,7 +33,7 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at everything that a study needs from the machine."""
-    return [python(), torch(), opengl(), ffmpeg(), mlflow(), snakemake()]
+    return [python(), torch(), gpu(), opengl(), ffmpeg(), mlflow(), snakemake()]
 
 
 def doctor() -> int:
@@ -63,6 +64,16 @@ def torch() -> Finding:
     good = number >= (2, 11) if cuda else torch.__version__.partition("+")[0] == "2.13.0"
     detail = f"{torch.__version__} for {f'CUDA {cuda}' if cuda else 'the CPU'}"
     return Finding("torch", good, detail, "make setup TORCH=torch==2.13.0")
+
+
+def gpu() -> Finding:
+    """The driver answers; without one everything is computed on the CPU."""
+    try:
+        found = gpus.cards()
+    except UserError as error:
+        return Finding("GPU", False, str(error), "reinstall the driver or reboot", needed=False)
+    names = ", ".join(f"{c.index} ({c.used} of {c.total} MiB in use)" for c in found)
+    return Finding("GPU", True, names or "none: the CPU computes")
 
 
 def opengl() -> Finding:

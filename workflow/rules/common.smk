@@ -1,7 +1,9 @@
 """Where things lie, and which runs a figure needs."""
 
+import os
 import sys
 
+from cwm.config import load as load_settings
 from cwm.errors import UserError
 from cwm.study import (
     OFFICIAL,
@@ -24,6 +26,10 @@ except UserError as error:
 # The results of another scale stay where they are.
 RESULTS = f"results/{config['scale']}"
 SCALE = f"config/scale/{config['scale']}.yaml"
+
+# Cards are handed out by cwm/gpus.py; Snakemake only counts them, and clusters are asked for them.
+os.environ.setdefault("CWM_JOBS_PER_GPU", str(config["jobs_per_gpu"]))
+GPU = 0 if load_settings([Path(SCALE)]).runtime.device == "cpu" else 1
 
 # One folder per run: everything about a run is inside it, and its path spells its settings.
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"

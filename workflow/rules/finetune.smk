@@ -20,6 +20,8 @@ rule finetune:
         f"{FINETUNE}/log.txt",
     benchmark:
         f"{FINETUNE}/benchmark.tsv"
+    resources:
+        gpu=GPU,
     params:
         out=FINETUNE,
         pretrained=pretrained_option,
@@ -38,6 +40,8 @@ rule baselines:
         f"{BASELINES}/log.txt",
     benchmark:
         f"{BASELINES}/benchmark.tsv"
+    resources:
+        gpu=GPU,
     params:
         out=BASELINES,
     shell:

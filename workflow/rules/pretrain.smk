@@ -15,6 +15,8 @@ rule pretrain:
         f"{PRETRAIN}/benchmark.tsv"
     wildcard_constraints:
         dataset=f"(?!{OFFICIAL})[a-z0-9-]+",
+    resources:
+        gpu=GPU,
     params:
         out=PRETRAIN,
     shell:
@@ -63,6 +65,8 @@ rule predict:
         f"{PREDICT}/log.txt",
     benchmark:
         f"{PREDICT}/benchmark.tsv"
+    resources:
+        gpu=GPU,
     params:
         out=PREDICT,
     shell:
