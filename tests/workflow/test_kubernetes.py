@@ -1,0 +1,143 @@
+"""The Kubernetes profile, without a cluster.
+
+A server on loopback stands in for the Kubernetes API: it checks every Job against Kubernetes' own
+schema and runs its command here. Real are Snakemake, its executor, the client library and the jobs.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PROFILE = ROOT / "profiles/kubernetes"
+VERSION = "1.30"
+JOBS = "/apis/batch/v1/namespaces/study/jobs"
+
+
+def check(manifest):
+    kubernetes_validate.validate(manifest, VERSION, strict=True)
+
+
+class Api(BaseHTTPRequestHandler):
+    """Jobs of one namespace: made, watched and deleted."""
+
+    jobs: ClassVar[dict[str, tuple[dict, subprocess.Popen]]] = {}
+
+    def do_POST(self):
+        assert self.path == JOBS
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        check(body)
+        container = body["spec"]["template"]["spec"]["containers"][0]
+        process = subprocess.Popen(container["command"], cwd=self.server.study)
+        self.jobs[body["metadata"]["name"]] = body, process
+        self.answer(body, 201)
+
+    def do_GET(self):
+        name = self.path.removeprefix(f"{JOBS}/").removesuffix("/status")
+        if name not in self.jobs:
+            self.answer({"kind": "Status", "code": 404}, 404)
+            return
+        body, process = self.jobs[name]
+        kind = {None: None, 0: "Complete"}.get(process.poll(), "Failed")
+        ended = [{"type": kind, "status": "True"}] if kind else []
+        self.answer(body | {"status": {"conditions": ended}})
+
+    def do_DELETE(self):
+        _, process = self.jobs[self.path.partition("?")[0].removeprefix(f"{JOBS}/")]
+        process.kill()
+        self.answer({"kind": "Status", "status": "Success"})
+
+    def answer(self, content, code=200):
+        text = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A folder with the workflow, and an API that runs jobs in it."""
+    for name in ("config", "workflow", "profiles"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    server.study = tmp_path
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "study"}}
+    kube = {"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [context]}
+    kube |= {"users": [{"name": "u", "user": {}}], "current-context": "c"}
+    (tmp_path / "kube.yaml").write_text(yaml.safe_dump(kube))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kube.yaml"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Api.jobs.clear()
+    yield tmp_path
+    server.shutdown()
+
+
+def snakemake(study, *arguments):
+    words = ["--workflow-profile", "profiles/kubernetes", "--seconds-between-status-checks", "1"]
+    words += ["--latency-wait", "5", "--config", "scale=smoke", *arguments]
+    return subprocess.run(
+        ["snakemake", *words], cwd=study, capture_output=True, text=True, check=False
+    )
+
+
+def test_manifests_are_kubernetes_own():
+    manifests = list(yaml.safe_load_all((PROFILE / "study.yaml").read_text()))
+    assert [m["kind"] for m in manifests].count("Job") == 1
+    for manifest in manifests:
+        check(manifest)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check(manifests[0] | {"spec": {"accessMode": ["ReadWriteMany"]}})
+
+
+def test_a_run_goes_through_the_cluster_and_a_failed_job_is_tried_again(study, monkeypatch):
+    run = "results/smoke/finetune/toy/sphere/dreamer/none/standard/0"
+    path = study / "config/scale/smoke.yaml"
+    path.write_text(path.read_text().replace("device: cpu", "device: auto"))
+    marker = study / "failed-once"
+    shim = study / "bin"
+    shim.mkdir()
+    # The first fine-tuning dies as a preempted pod does; the second goes on.
+    (shim / "cwm").write_text(
+        f'#!/bin/sh\nif [ "$1" = finetune ] && [ ! -e {marker} ]; then\n'
+        f'  touch {marker}; kill -9 $$; fi\nexec {shutil.which("cwm")} "$@"\n'
+    )
+    (shim / "cwm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim}:{os.environ['PATH']}")
+    done = snakemake(study, "--", f"{run}/scores.csv")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (study / run / "weights.safetensors").exists()
+    bodies = [body for body, _ in Api.jobs.values()]
+    names = [body["metadata"]["name"].rpartition("-")[0] for body in bodies]
+    assert sorted(names) == ["cwm-finetune", "cwm-finetune", "cwm-tracking"]
+    limits = [b["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] for b in bodies]
+    assert [x for x in limits if "nvidia.com/gpu" in x] == [
+        {"memory": "24000M", "nvidia.com/gpu": 1},
+        {"memory": "48000M", "nvidia.com/gpu": 1},
+    ]
+
+
+def test_without_a_cluster_nothing_is_lost_and_the_address_is_named(study):
+    kube = yaml.safe_load((study / "kube.yaml").read_text())
+    kube["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
+    (study / "kube.yaml").write_text(yaml.safe_dump(kube))
+    done = snakemake(study, "--retries", "0", "--", "results/mlflow/ready")
+    assert done.returncode == 1
+    assert "127.0.0.1" in done.stderr
+    assert "port=9" in done.stderr
