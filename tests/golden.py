@@ -5,11 +5,10 @@ them.
 """
 
 import functools
-import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cwm.behavior.actor_critic import BehaviorConfig
 from cwm.convert import FILLED, official_name
@@ -33,47 +34,63 @@ DATA = Path(os.environ.get("GOLDEN", Path(__file__).parent / "reference" / "data
 ENTRIES = 512  # kept of a recorded array
 # In float32, ours may land this many times as far from the float64 figure as the official code did
 # in its own float32, or as far as a few roundings take an array, and many a single number.
-LAYOUTS = (torch.channels_last, torch.contiguous_format)
 SPREADS, ROUNDINGS, MANY_ROUNDINGS = 10, 1e-6, 1e-4
+# Compared in float64 only: the gradient is zero but for rounding, in part (softmax does not see the
+# bias of its keys) or whole (nor a batch norm what is added before it), and Adam makes steps of it.
+NOISE = ("att.in_proj_bias", "att.out_proj.bias")
+
+
+class Decisions(TorchFunctionMode):
+    """Which ReLUs pass and which latent classes win, to be decided the same way once more.
+
+    In float32 an input of zero but for rounding falls on the other side by chance, and moves
+    gradients by percents. What remains when the decisions are those of float64 is rounding alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Tensor] = []
+        self.again: Iterator[Tensor] | None = None
+
+    def repeat(self) -> "Decisions":
+        self.again = iter(self.made)
+        return self
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func not in (F.relu, Tensor.argmax):
+            return func(*args, **(kwargs or {}))
+        if self.again is None:
+            self.made.append(args[0] > 0 if func is F.relu else func(*args, **(kwargs or {})))
+            return func(*args, **(kwargs or {}))
+        decided = next(self.again)
+        return args[0] * decided if func is F.relu else decided
 
 
 class Numbers:
     """What a test computes in, and how far from the recorded arrays that took it."""
 
-    def __init__(self, dtype: torch.dtype, layout: torch.memory_format) -> None:
-        self.dtype, self.layout = dtype, layout
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.errors: dict[str, float] = {}  # array -> the worst error, in tolerances
 
     def cast(self, module: nn.Module) -> nn.Module:
-        module.to(memory_format=self.layout)
         return module.double() if self.dtype == torch.float64 else module
 
 
 def in_float64_and_float32(test: Callable) -> Callable:
-    """Give a test its `numbers`.
-
-    In float64 every array must be close. In float32 a ReLU's input may round to the other side of
-    zero and move gradients by percents, the official code's or ours. Which one does depends on the
-    order of summation, so an array must be close in one order of several.
-    """
+    """Give a test its `numbers`: float64, and then float32 with the decisions of float64."""
 
     @pytest.mark.parametrize("numbers", ["float64", "float32"])
     @functools.wraps(test)
     def run(*args: Any, numbers: str, **case: Any) -> None:
-        if numbers == "float64":
-            test(*args, numbers=Numbers(torch.float64, torch.channels_last), **case)
-            return
-        closest: dict[str, float] = {}
-        threads = torch.get_num_threads()
-        for count, layout in itertools.product((1, 2, 3), LAYOUTS):
-            torch.set_num_threads(count)
-            order = Numbers(torch.float32, layout)
-            test(*args, numbers=order, **case)
-            closest = {name: min(x, closest.get(name, x)) for name, x in order.errors.items()}
-            if not (far := {name: round(x, 2) for name, x in closest.items() if x > 1}):
-                break
-        torch.set_num_threads(threads)
-        assert not far, f"in tolerances: {far}"
+        with Decisions() as decisions:
+            test(*args, numbers=Numbers(torch.float64), **case)
+        if numbers == "float32":
+            single = Numbers(torch.float32)
+            with decisions.repeat():
+                test(*args, numbers=single, **case)
+            far = {name: round(x, 2) for name, x in single.errors.items() if x > 1}
+            assert not far, f"in tolerances: {far}"
 
     return run
 
@@ -149,6 +166,7 @@ class Golden:
         if self.numbers.dtype == torch.float32:
             roundings = ROUNDINGS if math.prod(shape) > 1 else MANY_ROUNDINGS
             tolerance = max(SPREADS * spread, tolerance if half else roundings)
+            tolerance = math.inf if name.endswith(NOISE) else tolerance
         index, entries = torch.as_tensor(index), torch.as_tensor(entries)
         return Recorded(name, tuple(shape), norm, index, entries, tolerance, self.numbers)
 
