@@ -178,7 +178,9 @@ def _yaml(values: dict[str, Any]) -> str:
 
 
 def commit() -> str:
-    """The code's git commit, or `unknown` outside a checkout."""
+    """The code's git commit; of an image, which has no .git, CWM_COMMIT; or `unknown`."""
+    if said := os.environ.get("CWM_COMMIT"):
+        return said
     here = Path(__file__).parent
     try:
         command = ["git", "-C", str(here), "rev-parse", "HEAD"]
