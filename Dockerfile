@@ -20,7 +20,7 @@ ARG TORCH=torch==2.13.0
 # hadolint ignore=SC2086
 RUN pip='/tools/bin/pip --no-cache-dir --python /opt/venv' \
     && $pip install ${TORCH} \
-    && $pip freeze | grep -vE '^(cuda|nvidia|setuptools|torch|triton)' | xargs $pip uninstall -y
+    && $pip freeze --all | grep -vE '^(cuda|nvidia|torch|triton)' | xargs $pip uninstall -y
 
 # The libraries, by hash, without the tools of development.
 COPY requirements.lock requirements.txt ./

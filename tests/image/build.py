@@ -130,9 +130,10 @@ class Container:
             self.volumes.append(f"--volume={self.folder / name}:/contextwm/{name}")
 
     def __call__(self, *words: str) -> str:
-        """Run a command of the image; what it printed."""
+        """Run a command of the image; what it printed, Snakemake's messages too."""
         how = ["--isolation=chroot", f"--user={self.user}:{self.user}", *self.volumes]
-        return self.buildah("run", *how, self.name, "--", *words)
+        both = ["sh", "-c", 'exec "$@" 2>&1', "sh"]
+        return self.buildah("run", *how, self.name, "--", *both, *words)
 
 
 def main() -> None:
