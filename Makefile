@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test smoke ui bench setup libraries lock
+.PHONY: all test image-test smoke ui bench setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -36,7 +36,11 @@ test: setup
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	hadolint Dockerfile
 	pytest
+
+image-test: setup
+	@exec python tests/image/build.py
 
 smoke: setup
 	@cwm doctor --unlock

@@ -4,7 +4,7 @@
 configfile: "config/config.yaml"
 
 
-container: "docker://contextwm:latest"
+container: "contextwm.sif"
 
 
 report: "workflow/report/workflow.rst"
