@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test smoke ui bench setup libraries lock
+.PHONY: all test box-test smoke ui bench setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -32,6 +32,10 @@ test: setup
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	pytest
+
+# The services of compose.yaml, really run: a PostgreSQL, the tracking server, many runs at once.
+box-test: setup
+	@pytest -s tests/box/box.py
 
 smoke: setup
 	@cwm doctor --unlock

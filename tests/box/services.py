@@ -40,7 +40,12 @@ class Database:
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             shutil.chown(self.folder, "postgres", "postgres")
         (self.folder / "password").write_text(self.password)
-        self("initdb", "--username=mlflow", "--auth=scram-sha-256", f"--pwfile={self.folder}/password")
+        self(
+            "initdb",
+            "--username=mlflow",
+            "--auth=scram-sha-256",
+            f"--pwfile={self.folder}/password",
+        )
         self.start()
         self("createdb", "--host=127.0.0.1", f"--port={self.port}", "--username=mlflow", "mlflow")
 
