@@ -8,6 +8,7 @@ untracked. How far a run was sent is kept on the MLflow run itself (tags `cwm.li
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import socket
@@ -214,8 +215,9 @@ def _trouble(action: Callable[[], object]) -> str | None:
     try:
         action()
     except Exception as error:  # whatever the store does, the study goes on
-        # the cause of a failed connection stands at the end of its long text
-        text = f"{type(error).__name__}: {error}".splitlines()[0].rpartition("(Caused by ")[2]
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        if "(Caused by " in text:  # of a failed connection, at the end of its long text
+            text = text.rpartition("(Caused by ")[2].removesuffix(")")
         where, reason = _without_password(uri()), _without_password(text)[:200]
         rest = "the files hold everything, `cwm ui` sends it later"
         return f"MLflow at {where} could not be told: {reason}; {rest}"
@@ -233,6 +235,8 @@ def _environment() -> dict[str, str]:
 def _client(store: str | None = None) -> "MlflowClient":
     os.environ.update(_environment())  # MLflow reads them when it is imported
     from mlflow import MlflowClient
+
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # which warns of every repeated request
 
     if "://" not in uri():  # to MLflow, a folder or a scheme of its own
         raise ValueError("MLFLOW_TRACKING_URI does not begin with http://")

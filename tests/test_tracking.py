@@ -334,6 +334,14 @@ def test_a_wrong_address_is_named_with_what_to_do_and_the_run_goes_on(
         assert "`cwm ui` sends it later" in line
 
 
+def test_a_server_that_is_down_costs_a_command_one_line():
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    command = [Path(sys.executable).with_name("cwm"), "tracking-init"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert (done.stdout + done.stderr).count("\n") == 1
+
+
 def test_what_a_server_missed_is_sent_by_the_command_that_opens_it(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "_database", lambda: None)  # as with a server
     monkeypatch.setattr(tracking, "_database_exists", lambda: True)
