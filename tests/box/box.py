@@ -41,15 +41,21 @@ main()
 @pytest.fixture(scope="module")
 def database():
     database = Database()
-    yield database
-    database.remove()
+    try:
+        database.make()
+        yield database
+    finally:
+        database.remove()
 
 
 @pytest.fixture(scope="module")
 def server(database):
     server = Server(database)
-    yield server
-    server.remove()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture(scope="module")

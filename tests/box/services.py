@@ -1,5 +1,6 @@
 """The services of compose.yaml on this machine's own address, without Docker."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -37,6 +38,9 @@ class Database:
         self.folder = Path(tempfile.mkdtemp(prefix="cwm-box-"))
         self.port = free_port()
         self.password = f"{secrets.token_hex(8)} $@:/%'"  # what an address could not hold
+
+    def make(self) -> None:
+        """What the image does at its first start."""
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             shutil.chown(self.folder, "postgres", "postgres")
         (self.folder / "password").write_text(self.password)
@@ -69,7 +73,8 @@ class Database:
         """Let it answer nothing for a while, and then everything that was asked meanwhile."""
         leader = psutil.Process(int((self.folder / "data/postmaster.pid").read_text().split()[0]))
         for process in [leader, *leader.children()]:
-            process.send_signal(number)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a connection that was just closed
+                process.send_signal(number)
 
     def thaw(self) -> None:
         self.freeze(signal.SIGCONT)
@@ -84,7 +89,9 @@ class Database:
             return cursor.fetchall()
 
     def remove(self) -> None:
-        self.crash()
+        if (self.folder / "data/postmaster.pid").exists():
+            self.thaw()
+            self.crash()
         shutil.rmtree(self.folder)
 
 
@@ -106,7 +113,6 @@ class Server:
         self.health = self._here(service["healthcheck"]["test"][1:])
         self.environment = {**os.environ, **service["environment"], "PGPASSWORD": database.password}
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.start()
 
     def _here(self, command: list[str]) -> list[str]:
         for name, ours in self.names.items():
@@ -131,7 +137,8 @@ class Server:
         print(f"server: healthy after {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def remove(self) -> None:
