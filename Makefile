@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test image-test smoke ui bench setup libraries lock
+.PHONY: all test image-test box-test slurm-test smoke ui bench setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -39,8 +39,13 @@ test: setup
 	hadolint Dockerfile
 	pytest
 
+# The Dockerfile, built on a stand-in base, and its own commands in it.
 image-test: setup
 	@exec python tests/image/build.py
+
+# The services of compose.yaml, really run: a PostgreSQL, the tracking server, many runs at once.
+box-test: setup
+	@pytest -s tests/box/box.py
 
 smoke: setup
 	@cwm doctor --unlock

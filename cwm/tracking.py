@@ -8,12 +8,14 @@ untracked. How far a run was sent is kept on the MLflow run itself (tags `cwm.li
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,11 +118,14 @@ def sync_all(results: Path = Path("results")) -> bool:
 
 
 def ui(port: int = 5000) -> None:
-    """Open MLflow's pages, on this machine only, with every run sent; replaces the process."""
+    """Send every run; then open MLflow's pages, on this machine only, and replace the process."""
     if importlib.util.find_spec("mlflow") is None:
         raise UserError("mlflow is not installed: make setup")
-    if _database() is None:
-        raise UserError("MLFLOW_TRACKING_URI names a server: open its address instead")
+    if _database() is None:  # a server has its own pages
+        if not sync_all():
+            raise UserError("MLFLOW_TRACKING_URI names a server that could not be told everything")
+        print(f"every run is shown in {_without_password(uri())}")
+        return
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise UserError(f"port {port} is taken; choose another with --port")
@@ -210,8 +215,12 @@ def _trouble(action: Callable[[], object]) -> str | None:
     try:
         action()
     except Exception as error:  # whatever the store does, the study goes on
-        reason = _without_password(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
-        return f"MLflow could not be told, the files hold everything ({reason})"
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        if "(Caused by " in text:  # of a failed connection, at the end of its long text
+            text = text.rpartition("(Caused by ")[2].removesuffix(")")
+        where, reason = _without_password(uri()), _without_password(text)[:200]
+        rest = "the files hold everything, `cwm ui` sends it later"
+        return f"MLflow at {where} could not be told: {reason}; {rest}"
     return None
 
 
@@ -227,6 +236,10 @@ def _client(store: str | None = None) -> "MlflowClient":
     os.environ.update(_environment())  # MLflow reads them when it is imported
     from mlflow import MlflowClient
 
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # which warns of every repeated request
+
+    if "://" not in uri():  # to MLflow, a folder or a scheme of its own
+        raise ValueError("MLFLOW_TRACKING_URI does not begin with http://")
     return MlflowClient(tracking_uri=store or uri())
 
 
@@ -292,9 +305,14 @@ def _experiment(client: "MlflowClient", stage: str) -> str:
 def _find_or_create(client: "MlflowClient", record: Record) -> "Run":
     experiment = _experiment(client, record.stage)
     wanted = f"tags.`cwm.key` = '{record.key}' and attributes.run_name = '{record.name}'"
-    found = client.search_runs([experiment], wanted, max_results=1)
+    found = client.search_runs([experiment], wanted)
     if found:
-        return found[0]
+        # A request that was given up may still be carried out, and repeating it makes a second run.
+        best = max(found, key=lambda run: int(run.data.tags.get("cwm.sending", 0)))
+        for other in found:
+            if other is not best:
+                client.delete_run(other.info.run_id)
+        return best
     start = record.lines[0][1] if record.lines else None
     tags = {"cwm.key": record.key}
     return client.create_run(experiment, start_time=start, tags=tags, run_name=record.name)
@@ -334,7 +352,8 @@ def _send_lines(client: "MlflowClient", run: "Run", lines: Lines) -> None:
 
     `cwm.sending` is written before and `cwm.lines` with each batch, so a send that was cut shows:
     only then is MLflow asked which points it has. Their times could not tell, because a run that
-    goes on from a checkpoint writes the same values at new times.
+    goes on from a checkpoint writes the same values at new times. Nor does a step tell: updates
+    made between two steps are logged with the same one, so points are counted.
     """
     from mlflow.entities import RunTag
 
@@ -342,10 +361,15 @@ def _send_lines(client: "MlflowClient", run: "Run", lines: Lines) -> None:
     if done >= len(lines):
         return
     begun = int(run.data.tags.get("cwm.sending", 0))
-    known = _known(client, run_id, lines[done:]) if begun > done else set()
+    known = _known(client, run_id, lines, done) if begun > done else Counter()
     client.set_tag(run_id, "cwm.sending", str(max(begun, len(lines))))
     for end, batch in _batches(lines, done):
-        fresh = [point for point in batch if (point.key, point.step) not in known]
+        fresh = []
+        for point in batch:
+            if known[point.key, point.step] > 0:
+                known[point.key, point.step] -= 1
+            else:
+                fresh.append(point)
         client.log_batch(run_id, metrics=fresh, tags=[RunTag("cwm.lines", str(end))])
 
 
@@ -363,11 +387,15 @@ def _batches(lines: Lines, start: int) -> Iterator[tuple[int, list["Metric"]]]:
     yield len(lines), batch
 
 
-def _known(client: "MlflowClient", run_id: str, lines: Lines) -> set[tuple[str, int]]:
-    """Which points of these lines MLflow has, as (name, step)."""
-    names = {name for values, _ in lines for name in values} - {"step"}
+def _known(
+    client: "MlflowClient", run_id: str, lines: Lines, done: int
+) -> Counter[tuple[str, int]]:
+    """How many points MLflow has of the lines after `done`, by (name, step)."""
+    names = {name for values, _ in lines[done:] for name in values} - {"step"}
     histories = (client.get_metric_history(run_id, name) for name in names)
-    return {(point.key, point.step) for history in histories for point in history}
+    known = Counter((point.key, point.step) for history in histories for point in history)
+    known.subtract((name, values["step"]) for values, _ in lines[:done] for name in values)
+    return known
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -9,11 +9,14 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from cwm import tracking
+from cwm import doctor, tracking
+from cwm.errors import UserError
 
 NAMES = ("train/image", "train/kl", "train/reward")
 SPAWN = multiprocessing.get_context("spawn")
@@ -179,6 +182,47 @@ def test_a_killed_send_is_repeated_without_doubling_even_when_its_times_are_rewr
     assert points("d") == written(run)
 
 
+def test_updates_at_one_step_are_told_apart_when_a_send_is_repeated(monkeypatch):
+    run = make_run(Path("results/smoke/work", "o"), "o")
+    log(run, 0, 4)
+    assert tracking.sync(run)
+    for update in range(1, 7):
+        log(run, 4, 5, clock=1.7e9 + update)
+    monkeypatch.setattr(tracking, "METRICS_PER_BATCH", 6)
+    client = type(tracking._client())
+    log_batch, arrived = client.log_batch, []
+
+    def cut(self, run_id, metrics=(), params=(), tags=()):
+        if len(arrived) == 2:  # four of the six updates have arrived
+            raise ConnectionError
+        log_batch(self, run_id, metrics=metrics, params=params, tags=() if metrics else tags)
+        arrived.extend([1] if metrics else [])
+
+    monkeypatch.setattr(client, "log_batch", cut)
+    assert not tracking.sync(run)
+    monkeypatch.setattr(client, "log_batch", log_batch)
+    assert len(points("o")["train/kl"]) == 8
+    assert tracking.sync(run)
+    assert points("o") == written(run)
+
+
+def test_a_run_that_was_made_twice_is_one_again(monkeypatch):
+    """A request that is not answered in time is repeated, though it may have been carried out."""
+    run = make_run(Path("results/smoke/work", "p"), "p")
+    client = type(tracking._client())
+    create = client.create_run
+
+    def repeated(self, *arguments, **options):
+        create(self, *arguments, **options)
+        return create(self, *arguments, **options)
+
+    monkeypatch.setattr(client, "create_run", repeated)
+    for end in (5, 10):
+        log(run, end - 5, end)
+        assert tracking.sync(run)
+    assert points("p") == written(run)
+
+
 def test_a_folder_that_moved_is_the_same_run():
     run = make_run(Path("results/smoke/work", "e"), "e")
     log(run, 0, 10)
@@ -239,6 +283,77 @@ def test_a_store_that_is_down_costs_one_line_and_is_asked_again_at_the_end(monke
         assert tracking.sync_all(), capfd.readouterr().err
         assert points("g") == written(run)
         assert shown("g")[0].data.tags["cwm.path"] == run.as_posix()  # not its artifacts' folder
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    """The address of a server that is not MLflow's: PATH/STATUS is the status of its answer."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(int(self.path.split("/")[1]))
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>\n<html>Not what you think.</html>")
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://127.0.0.1:9", "refused"),
+        ("http://no-such-host.invalid:5000", "no-such-host.invalid"),
+        ("mlflow:5000", "does not begin with http://"),
+        ("STRANGER/500", "500"),
+        ("STRANGER/404", "404"),
+        ("STRANGER/200", "<!doctype html>"),
+    ],
+)
+def test_a_wrong_address_is_named_with_what_to_do_and_the_run_goes_on(
+    address, reason, stranger, monkeypatch, capfd
+):
+    address = address.replace("STRANGER", stranger)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = next(Path("results/smoke/work").iterdir())
+    assert [tracking.sync(run), tracking.sync(run)] == [False, False]
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    for line in (said, tracking.init(), doctor.mlflow().detail):
+        assert f"MLflow at {address} could not be told" in line
+        assert reason in line
+        assert "`cwm ui` sends it later" in line
+
+
+def test_a_server_that_is_down_costs_a_command_one_line():
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    command = [Path(sys.executable).with_name("cwm"), "tracking-init"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert (done.stdout + done.stderr).count("\n") == 1
+
+
+def test_what_a_server_missed_is_sent_by_the_command_that_opens_it(monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "_database", lambda: None)  # as with a server
+    monkeypatch.setattr(tracking, "_database_exists", lambda: True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracking.STORE.resolve()}/tracking.db")
+    run = make_run(Path("results/smoke/baselines/q"), "q", stage="baselines")
+    (run / "scores.csv").write_text("step,return\n")
+    tracking.ui()
+    assert "every run is shown in" in capsys.readouterr().out
+    assert shown("q")[0].info.status == "FINISHED"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="could not be told everything"):
+        tracking.ui()
 
 
 def test_without_mlflow_one_line_says_that_runs_are_untracked(monkeypatch, capfd):
