@@ -28,10 +28,10 @@ def test_there_is_no_password_and_none_to_fall_back_on():
     assert not any("PASS" in word for word in SERVICES["mlflow"]["command"])
 
 
-def test_our_image_is_the_one_of_the_workflow_and_is_not_pulled():
-    (image,) = re.findall(r'container: "docker://(.*)"', (ROOT / "Snakefile").read_text())
+def test_our_image_is_the_one_that_the_dockerfile_makes_and_is_not_pulled():
+    (tag,) = re.findall(r"^# docker build -t (\S+) ", (ROOT / "Dockerfile").read_text())
     for name in ("mlflow", "pipeline"):
-        assert SERVICES[name]["image"] == image
+        assert SERVICES[name]["image"] == f"{tag}:latest"
         assert SERVICES[name]["pull_policy"] == "never"
 
 
@@ -58,6 +58,6 @@ def test_what_must_outlive_a_container_is_in_a_volume(service, kept):
 
 
 def test_the_artifacts_lie_in_a_folder_of_the_images_user():
-    assert "useradd --create-home cwm" in (ROOT / "Dockerfile").read_text()
+    assert "useradd --uid 10001 --create-home cwm" in (ROOT / "Dockerfile").read_text()
     assert "--artifacts-destination=/home/cwm/artifacts" in SERVICES["mlflow"]["command"]
     assert SERVICES["mlflow"]["volumes"] == ["artifacts:/home/cwm"]
