@@ -182,6 +182,8 @@ def test(buildah: Buildah, folder: Path) -> None:
     own(*STUDY)
     report = own.folder / "results" / REPORT
     check(report.stat().st_uid == int(config["User"]), "the report belongs to another user")
+    about = next(report.parent.glob("finetune/**/run.json"))
+    check(json.loads(about.read_text())["commit"] == commit, "run.json names another commit")
     passed(f"{' '.join(STUDY)}: a report of {report.stat().st_size / 1e6:.1f} MB, its user's own")
     check("Nothing to be done" in own(*STUDY), "the second time, the study ran again")
     passed("the same again, which had nothing to do")
