@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test image-test smoke ui bench setup libraries lock
+.PHONY: all test image-test slurm-test smoke ui bench setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -41,6 +41,10 @@ test: setup
 
 image-test: setup
 	@exec python tests/image/build.py
+
+# On a SLURM cluster that it starts on this machine; says which Debian packages that needs.
+slurm-test: setup
+	@exec tests/slurm/cluster.sh pytest tests/slurm/test_slurm.py
 
 smoke: setup
 	@cwm doctor --unlock
