@@ -14,19 +14,17 @@ for program in munged slurmctld slurmd sbatch; do
     exit 1
   }
 done
-if pgrep -x slurmctld >/dev/null; then
-  echo "slurmctld is running already: this test wants a machine without a cluster" >&2
+if pgrep -x 'slurm(ctl)?d' >/dev/null; then
+  echo "SLURM is running already: this test wants a machine without a cluster" >&2
   exit 1
 fi
 
 folder=$(mktemp -d)
 daemons=()
 stop() {
-  scancel --quiet --user "$(id -un)" 2>/dev/null || true
-  for _ in {1..30}; do
-    [[ -z $(squeue --noheader 2>/dev/null) ]] && break
-    sleep 0.5
-  done
+  # Jobs end before their daemons do. Without a controller these commands would wait long.
+  timeout 5 scancel --quiet --user "$(id -un)" 2>/dev/null &&
+    timeout 30 bash -c 'while [[ -n $(squeue --noheader) ]]; do sleep 0.5; done' 2>/dev/null || true
   kill "${daemons[@]}" 2>/dev/null || true
   wait
   rm -rf "$folder"
@@ -54,7 +52,6 @@ SlurmdSpoolDir=$folder/spool
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 AccountingStorageType=accounting_storage/none
-AccountingStorageTRES=gres/gpu
 # One line for each job that ended, which tests read.
 JobCompType=jobcomp/filetxt
 JobCompLoc=$SLURM_TEST_JOBS
@@ -65,6 +62,8 @@ PreemptMode=REQUEUE
 # Nobody else waits here: look often, and do not wait long for a process to end.
 SchedulerParameters=batch_sched_delay=1,sched_interval=5
 KillWait=5
+# Tests ask about jobs long after their end.
+MinJobAge=36000
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=$node NodeAddr=127.0.0.1 CPUs=16 RealMemory=100000 Gres=gpu:2
@@ -92,11 +91,13 @@ daemons+=($!)
 slurmd -D >"$folder/slurmd.log" 2>&1 &
 daemons+=($!)
 
+ready() { [[ $(timeout 5 sinfo --noheader --partition cpu --format %T 2>/dev/null) == idle ]]; }
 for _ in {1..60}; do
-  [[ $(sinfo --noheader --partition cpu --format %T 2>/dev/null) == idle ]] && break
   sleep 0.5
+  ready && break
+  [[ $(jobs -rp | wc -l) == "${#daemons[@]}" ]] || break
 done
-[[ $(sinfo --noheader --partition cpu --format %T) == idle ]] || {
+ready || {
   tail -n 20 "$folder"/*.log >&2
   exit 1
 }
