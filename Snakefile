@@ -17,6 +17,16 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/figures.smk"
 
 
+# On a cluster these run where Snakemake does: they take seconds, a place in the queue minutes.
+localrules:
+    all,
+    tracking,
+    scores,
+    table,
+    figure,
+    report,
+
+
 rule all:
     """The study of the configured scale, to its report."""
     default_target: True

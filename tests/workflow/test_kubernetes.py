@@ -125,9 +125,9 @@ def test_a_run_goes_through_the_cluster_and_a_failed_job_is_tried_again(study, m
     assert (study / run / "weights.safetensors").exists()
     bodies = [body for body, _ in Api.jobs.values()]
     names = [body["metadata"]["name"].rpartition("-")[0] for body in bodies]
-    assert sorted(names) == ["cwm-finetune", "cwm-finetune", "cwm-tracking"]
+    assert names == ["cwm-finetune", "cwm-finetune"]  # the tracking database is a local rule
     limits = [b["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] for b in bodies]
-    assert [x for x in limits if "nvidia.com/gpu" in x] == [
+    assert limits == [
         {"memory": "24000M", "nvidia.com/gpu": 1},
         {"memory": "48000M", "nvidia.com/gpu": 1},
     ]
@@ -137,7 +137,7 @@ def test_without_a_cluster_nothing_is_lost_and_the_address_is_named(study):
     kube = yaml.safe_load((study / "kube.yaml").read_text())
     kube["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
     (study / "kube.yaml").write_text(yaml.safe_dump(kube))
-    done = snakemake(study, "--retries", "0", "--", "results/mlflow/ready")
+    done = snakemake(study, "--retries", "0", "--", "results/smoke/baselines/toy/sphere/scores.csv")
     assert done.returncode == 1
     assert "127.0.0.1" in done.stderr
     assert "port=9" in done.stderr
