@@ -46,6 +46,7 @@ image-test: setup
 # The services of compose.yaml, really run: a PostgreSQL, the tracking server, many runs at once.
 box-test: setup
 	@pytest -s tests/box/box.py
+
 # On a SLURM cluster that it starts on this machine; says which Debian packages that needs.
 slurm-test: setup
 	@exec tests/slurm/cluster.sh pytest tests/slurm/test_slurm.py
