@@ -45,7 +45,7 @@ MODELS = {
 
 def official_state(name):
     """A whole official state dict with random values in everything, counters included."""
-    table = Golden(name, Numbers(torch.float64, torch.channels_last)).weights
+    table = Golden(name, Numbers(torch.float64)).weights
     state = OrderedDict()
     for key, (rule, shape) in table.items():
         value = torch.as_tensor(weight(rule, tuple(shape), seed=7))
