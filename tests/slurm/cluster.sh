@@ -22,9 +22,9 @@ fi
 folder=$(mktemp -d)
 daemons=()
 stop() {
-  # Jobs end before their daemons do. Without a controller these commands would wait long.
-  timeout 5 scancel --quiet --user "$(id -un)" 2>/dev/null &&
-    timeout 30 bash -c 'while [[ -n $(squeue --noheader) ]]; do sleep 0.5; done' 2>/dev/null || true
+  # Jobs end before their daemons do.
+  timeout 5 scancel --quiet --user "$(id -un)" 2>/dev/null || true
+  timeout 30 bash -c 'while squeue --noheader | grep -q .; do sleep 0.5; done' 2>/dev/null || true
   kill "${daemons[@]}" 2>/dev/null || true
   wait
   rm -rf "$folder"
