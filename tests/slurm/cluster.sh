@@ -83,12 +83,13 @@ chmod +x "$folder/bin/srun"
 export PATH=$folder/bin:$PATH
 
 (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
-munged --foreground --force --key-file "$folder/munge.key" --socket "$folder/munge.socket" \
+# Ctrl-C is for the command: daemons in sessions of their own outlive it, to end the jobs.
+setsid munged --foreground --force --key-file "$folder/munge.key" --socket "$folder/munge.socket" \
   --pid-file "$folder/munge.pid" --seed-file "$folder/munge.seed" 2>"$folder/munged.log" &
 daemons+=($!)
-slurmctld -D -i >"$folder/slurmctld.log" 2>&1 &
+setsid slurmctld -D -i >"$folder/slurmctld.log" 2>&1 &
 daemons+=($!)
-slurmd -D >"$folder/slurmd.log" 2>&1 &
+setsid slurmd -D >"$folder/slurmd.log" 2>&1 &
 daemons+=($!)
 
 ready() { [[ $(timeout 5 sinfo --noheader --partition cpu --format %T 2>/dev/null) == idle ]]; }
