@@ -21,8 +21,8 @@ def normal(name: str) -> str:
 def asked() -> dict[str, str]:
     """requirements.txt: name -> version."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {normal(name): number for name, number in pins}
+    pins = [re.match(r"([^=#]+)==(\S+)", line) for line in lines]
+    return {normal(pin[1]): pin[2] for pin in pins if pin}
 
 
 def locked() -> dict[str, str]:
