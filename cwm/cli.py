@@ -4,6 +4,7 @@ cwm finetune toy/sphere config/{suite/toy,model/plain,scale/smoke}.yaml --seed 0
 """
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,35 +30,89 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE
 Out = Annotated[Path, typer.Option(help="folder of the results")]
 Dataset = Annotated[str, typer.Argument(metavar="DATASET")]
 Task = Annotated[str, typer.Argument(metavar="SUITE/TASK")]
+Videos = Annotated[Path, typer.Option(help="videos.json of the dataset")]
 Clips = Annotated[Path, typer.Option(help="store.json of the clips")]
 Cores = Annotated[int, typer.Option(help="processes at work", min=1)]
 
 
 @app.command()
 def videos(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of videos")],
+    out: Out,
+    scale: Annotated[str, typer.Option(help="size of everything, from config/scale")] = "laptop",
+    cores: Annotated[int, typer.Option(help="videos decoded at once", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Pre-train a world model on a folder of one's own videos, and show what it predicts."""
+    from cwm.run.own import pretrain_on
+
+    pretrain_on(folder, scale, out, cores)
+
+
+@app.command()
+def collect(
     dataset: Dataset, configs: Configs, out: Out, cores: Cores = 1, sets: Sets = None
 ) -> None:
-    """List the videos of a dataset, making them first if they are a stand-in."""
+    """List the clips of a dataset, making them first if they are a stand-in."""
     from cwm.config import load
-    from cwm.run.videos import make_videos
+    from cwm.run.collect import collect as go
 
-    make_videos(dataset, load(configs, sets or ()).dataset, out, cores)
+    go(dataset, load(configs, sets or ()).dataset, out, cores)
+
+
+@app.command()
+def decode(
+    dataset: Dataset,
+    configs: Configs,
+    videos: Videos,
+    out: Out,
+    part: Annotated[int, typer.Option(help="which part of the clips, from 0")] = 0,
+    cores: Cores = 1,
+    sets: Sets = None,
+) -> None:
+    """Decode one part of the clips of a dataset; what is stored already stays."""
+    from cwm.config import load
+    from cwm.run.decode import decode_part
+
+    decode_part(dataset, load(configs, sets or ()).dataset, videos, part, out, cores)
 
 
 @app.command()
 def clips(
     dataset: Dataset,
     configs: Configs,
-    videos: Annotated[Path, typer.Option(help="videos.json")],
+    videos: Videos,
     out: Out,
-    cores: Cores = 1,
     sets: Sets = None,
 ) -> None:
-    """Decode videos into a clip store, and list what could not be decoded."""
+    """Gather the decoded parts to a clip store, and list what could not be decoded."""
     from cwm.config import load
     from cwm.run.clips import make_clips
 
-    make_clips(dataset, load(configs, sets or ()).dataset, videos, out, cores)
+    make_clips(dataset, load(configs, sets or ()).dataset, videos, out)
+
+
+@app.command()
+def mix(
+    dataset: Dataset,
+    configs: Configs,
+    stores: Annotated[list[Path], typer.Option("--store", help="store.json of a member, in order")],
+    out: Out,
+    sets: Sets = None,
+) -> None:
+    """Make a clip store of others: a mixture of datasets, or a part of one."""
+    from cwm.config import load
+    from cwm.run.clips import mix_clips
+
+    mix_clips(dataset, load(configs, sets or ()).dataset, stores, out)
+
+
+@app.command()
+def data(store: Annotated[Path, typer.Argument(help="store.json of the clips")]) -> None:
+    """Say what a clip store holds, and what became of every file it was made from."""
+    from cwm.analysis.data import data_page
+
+    for name, value in data_page(store).items():
+        typer.echo(f"{name:12}{value}")
 
 
 @app.command()

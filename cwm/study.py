@@ -101,6 +101,18 @@ def videos_of(dataset: str) -> str:
     return dataset.removeprefix(OFFICIAL)
 
 
+def made_of_others() -> dict[str, list[str]]:
+    """The datasets that have members, and these."""
+    found = {}
+    for name in _names("dataset"):
+        members = config.load([_known("dataset", name)]).dataset.members
+        for member in members:
+            _known("dataset", member.dataset)
+        if members:
+            found[name] = [member.dataset for member in members]
+    return found
+
+
 def load(scale: str) -> Study:
     """Read and check `config/study/<scale>.yaml` and every settings file that it names."""
     path = CONFIG / "study" / f"{scale}.yaml"

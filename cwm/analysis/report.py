@@ -13,10 +13,12 @@ from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from cwm.analysis.data import data_page
 from cwm.analysis.runs import folder_of, read_identity, read_json
 from cwm.analysis.style import Method, scale_words
 from cwm.errors import UserError
 
+PNG = "image/png"
 FAILURES_SHOWN = 200  # files per dataset; the manifest has them all
 IDENTITY = ("stage", "suite", "task", "model", "dataset", "variant", "seed")
 
@@ -33,7 +35,7 @@ def write_report(
     """Write the page to `out`.
 
     figures: STEM.json files with the STEM.png beside them. tables: STEM.md files; one named like a
-    figure is shown below it. stores: store.json files with the manifest.parquet beside them.
+    figure is shown below it. stores: store.json files with what `cwm clips` puts beside them.
     episodes: .mp4 files in run folders. runs: run folders, or a file in each; those of the
     episodes are added. Raises UserError naming a file that is missing or broken.
     """
@@ -65,7 +67,7 @@ def _template() -> Any:
 def _figure(path: Path) -> dict[str, Any]:
     """The figure's facts, and its picture as a data URL."""
     facts = ("title", "caption", "claim", "notes", "runs", "seeds", "command", "commit")
-    picture = _embedded(path.with_suffix(".png"), "image/png")
+    picture = _embedded(path.with_suffix(".png"), PNG)
     return _complete(path, *facts) | {"name": path.stem, "picture": picture}
 
 
@@ -77,16 +79,18 @@ def _table(path: Path) -> Markup:
 
 
 def _store(path: Path) -> dict[str, Any]:
-    """Counts of a clip store, and its files that are not clips with the reason."""
-    info = _complete(path, "dataset", "videos", "clips", "frames")
+    """The data page of a clip store, what it looks like, and its files that are not clips."""
+    page = {"dataset": _complete(path, "dataset", "clips", "frames", "sha256")["dataset"]}
+    page |= {"page": data_page(path), "picture": _embedded(path.with_name("contact.png"), PNG)}
     manifest = path.with_name("manifest.parquet")
+    if "members" in read_json(path):
+        return page | {"left_out": [], "unshown": 0}
     try:
         table = pd.read_parquet(manifest, columns=["file", "status", "reason"])
     except (OSError, ValueError) as error:  # pyarrow's errors are among these
         raise UserError(f"cannot read {manifest}: {error}") from error
     left_out = table[table["status"] != "ok"].sort_values(["status", "file"])
-    return info | {
-        "videos": {"ok": 0, "failed": 0, "too-short": 0} | info["videos"],
+    return page | {
         "left_out": left_out.head(FAILURES_SHOWN).to_dict("records"),
         "unshown": max(0, len(left_out) - FAILURES_SHOWN),
     }

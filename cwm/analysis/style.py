@@ -32,7 +32,7 @@ MODELS = {
     "dreamer": ("DreamerV2", "#1A1A1A"),
 }
 SPARE_COLOURS = ("#CC79A7", "#009E73", "#56B4E9", "#D55E00")
-DATASETS = {"something": "-", "robot": "-.", "none": "--"}
+DATASETS = {"something": "-", "rlbench": "-.", "none": "--"}
 SPARE_DASHES = (":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 MARKERS = ("o", "^", "s", "v", "D", "P")
 POLICIES = {

@@ -2,37 +2,56 @@
 
 Axes: B batch, T time; frames are uint8 (64, 64, 3).
 
-`store.json`        geometry, counts, labels, checksums; written last, it vouches for the rest
-`index.npy`         one INDEX entry per clip, sorted by name of the file
-`frames-*.npy`      shards (N, 64, 64, 3), memory-mapped
-`manifest.parquet`  every source file and what became of it; for people, not read here
+`store.json`                  counts, geometry, checksums; written last, it vouches for the rest
+`index.npy`                   one INDEX entry per clip, sorted by name of the source
+`part-NNN/frames-NNNNN.npy`   shards (N, 64, 64, 3), read by offset
+`manifest.parquet`            every source and what became of it; for people, not read here
+
+A store may also be made of others: its `store.json` then has `members` in the place of shards.
 """
 
 import hashlib
 import json
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import torch
 
+from cwm.data.corpora import Split
 from cwm.errors import UserError
 
 HEADER = 128  # bytes of a shard before its first frame
-Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
+UNUSED = -1  # the split of clips that a store made of others leaves out
 INDEX = np.dtype(
     [("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4"), ("split", "i1")]
 )  # label -1: none
+OPEN_SHARDS = 256  # at a time; systems allow about 1000 open files
+AGAIN = "run `cwm clips` again"
 
 
-def shard_name(number: int) -> str:
-    """File name of a shard."""
-    return f"frames-{number:05d}.npy"
+class Shard:
+    """An open file of frames. Reads do not disturb each other, whichever thread they are in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, offset: int, out: np.ndarray) -> None:
+        """Fill `out` (T, 64, 64, 3) with the frames from number `offset` on."""
+        start = HEADER + offset * out[0].nbytes
+        if os.preadv(self._file, [out], start) != out.nbytes:
+            raise UserError(f"{self.path} ends before frame {offset + len(out)}; {AGAIN}")
+
+    def __del__(self) -> None:
+        os.close(self._file)
 
 
 class ClipStore:
@@ -42,35 +61,54 @@ class ClipStore:
         self.info = info
         self.labels: list[str] = info["labels"]
         self.index = index
-        self._shard = cache(lambda number: np.load(folder / shard_name(number), mmap_mode="r"))
+        self.split = index["split"]
+        paths = [folder / name for name in info["shards"]]
+        self._shard = lru_cache(OPEN_SHARDS)(lambda number: Shard(paths[number]))
         self._eligible = cache(self._find_eligible)
 
-    @classmethod
-    def open(cls, path: Path) -> "ClipStore":
+    @staticmethod
+    def open(path: Path) -> "ClipStore | Mixture":
         """Open a store by its `store.json`; UserError where a file is missing, short or another."""
         try:
             info = json.loads(path.read_text())
         except FileNotFoundError as error:
             raise UserError(f"no clip store {path}; `cwm clips` writes it") from error
+        if "members" in info:
+            return Mixture(info, [_open_member(path, m, info["seed"]) for m in info["members"]])
         index_path = path.with_name("index.npy")
         _require(index_path, 1)
         with index_path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != info["sha256"]["index"]:
                 raise UserError(f"{index_path} is not the one {path} was written for; {AGAIN}")
-        for number, frames in enumerate(info["shards"]):
-            if frames:
-                _require(path.with_name(shard_name(number)), HEADER + frames * info["frame_bytes"])
-        return cls(path.parent, info, np.load(index_path, mmap_mode="r"))
+        for name, frames in info["shards"].items():
+            _require(path.parent / name, HEADER + frames * info["frame_bytes"])
+        return ClipStore(path.parent, info, np.load(index_path, mmap_mode="r"))
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def restrict(self, clips: int | None, heldout: int | None, seed: int) -> None:
+        """Train on `clips` clips only, and hold out `heldout` only; the others are trained on.
+
+        Clips are drawn at random, the fewer among the more. UserError when there are not as many.
+        """
+        rng = np.random.default_rng(seed)
+        self.split = np.array(self.split)
+        for split, kept, others in ((1, heldout, SPLITS.index("train")), (0, clips, UNUSED)):
+            rows = rng.permutation(np.flatnonzero(self.split == split))
+            if kept is None:
+                continue
+            if kept > len(rows):
+                what = f"{SPLITS[split]} clips of dataset {self.info['dataset']}"
+                raise UserError(f"{kept} {what} were asked for, there are {len(rows)}")
+            self.split[rows[kept:]] = others
 
     def eligible(self, length: int, split: Split) -> np.ndarray:
         """Rows of the clips of a split that have at least `length` frames; UserError when none."""
         return self._eligible(length, split)
 
     def _find_eligible(self, length: int, split: Split) -> np.ndarray:
-        of_split = self.index["split"] == SPLITS.index(split)
+        of_split = self.split == SPLITS.index(split)
         rows = np.flatnonzero(of_split & (self.index["length"] >= length))
         if not len(rows):
             raise UserError(
@@ -81,10 +119,8 @@ class ClipStore:
         return rows
 
     def read(self, clip: int, start: int, length: int) -> np.ndarray:
-        """Frames (T, 64, 64, 3) of one clip, as a view of the file."""
-        entry = self.index[clip]
-        first = int(entry["offset"]) + start
-        return self._shard(int(entry["shard"]))[first : first + length]
+        """Frames (T, 64, 64, 3) of one clip."""
+        return self.windows_of(np.array([clip]), np.array([start]), length)[0]
 
     def sample(
         self, seed: int, i: int, batch: int, length: int, split: Split = "train"
@@ -96,8 +132,17 @@ class ClipStore:
         """
         rng = np.random.default_rng([seed, i])
         clips = rng.choice(self.eligible(length, split), batch)
-        starts = rng.integers(self.index["length"][clips] - length + 1)
-        return self._gather(clips, starts, length)
+        return self.windows_of(clips, self.starts(rng, clips, length), length)
+
+    def starts(self, rng: np.random.Generator, clips: np.ndarray, length: int) -> np.ndarray:
+        """Random first frames of windows of these clips.
+
+        With `prioritize_ends`, as for recorded episodes, a start past the last valid one becomes
+        that one.
+        """
+        last = self.index["length"][clips] - length
+        extra = length if self.info.get("prioritize_ends") else 0
+        return np.minimum(rng.integers(last + 1 + extra), last)
 
     def windows(self, n: int, length: int, split: Split = "heldout", seed: int = 0) -> np.ndarray:
         """Fixed windows for evaluation: uint8 (N, T, 64, 64, 3).
@@ -107,28 +152,85 @@ class ClipStore:
         rng = np.random.default_rng(seed)
         clips = np.resize(rng.permutation(self.eligible(length, split)), n)
         starts = rng.integers(self.index["length"][clips] - length + 1)
-        return self._gather(clips, starts, length)
+        return self.windows_of(clips, starts, length)
 
-    def _gather(self, clips: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    def windows_of(self, clips: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        """The windows (N, T, 64, 64, 3) that begin at these frames of these clips."""
         frames = np.empty((len(clips), length, *self.info["frame_shape"]), np.uint8)
-        for row, clip, start in zip(frames, clips, starts, strict=True):
-            row[:] = self.read(clip, start, length)
+        for row, entry, start in zip(frames, self.index[clips], starts, strict=True):
+            self._shard(int(entry["shard"])).read(int(entry["offset"]) + int(start), row)
         return frames
 
 
+class Mixture:
+    """Several stores read as one: for every row of a batch one is drawn, then a clip of it.
+
+    Reference: `wmlib/datasets/video/utils.py`, whose clip number is drawn below the sum of the
+    stores' lengths and taken modulo the length of the store.
+    """
+
+    def __init__(self, info: dict[str, Any], members: Sequence[ClipStore]) -> None:
+        self.info = info
+        self.members = members
+        weights = np.array([member["weight"] for member in info["members"]])
+        self.weights = weights / weights.sum()
+
+    def __len__(self) -> int:
+        return sum(self.info["clips"].values())
+
+    def sample(
+        self, seed: int, i: int, batch: int, length: int, split: Split = "train"
+    ) -> np.ndarray:
+        """Batch number i of the endless stream of a seed: uint8 (B, T, 64, 64, 3)."""
+        rng = np.random.default_rng([seed, i])
+        rows = [member.eligible(length, split) for member in self.members]
+        of = rng.choice(len(rows), batch, p=self.weights)
+        number = rng.integers(sum(map(len, rows)), size=batch)
+        frames = None
+        for m, member in enumerate(self.members):
+            here = np.flatnonzero(of == m)
+            clips = rows[m][number[here] % len(rows[m])]
+            windows = member.windows_of(clips, member.starts(rng, clips, length), length)
+            if frames is None:
+                frames = np.empty((batch, *windows.shape[1:]), np.uint8)
+            frames[here] = windows
+        return frames
+
+    def windows(self, n: int, length: int, split: Split = "heldout", seed: int = 0) -> np.ndarray:
+        """Fixed windows for evaluation, in turn from each store: uint8 (N, T, 64, 64, 3)."""
+        each = -(-n // len(self.members))
+        windows = [member.windows(each, length, split, seed) for member in self.members]
+        return np.stack(windows, 1).reshape(-1, *windows[0].shape[1:])[:n]
+
+
+def _open_member(path: Path, member: dict[str, Any], seed: int) -> ClipStore:
+    store = ClipStore.open(path.parent / member["store"])
+    if store.info["sha256"]["content"] != member["content"]:
+        raise UserError(
+            f"{path.parent / member['store']} has changed since {path}; `cwm mix` again"
+        )
+    store.restrict(member["clips"], member["heldout"], seed)
+    return store
+
+
 def prefetch(
-    store: ClipStore, seed: int, start: int, batch: int, length: int, split: Split = "train"
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Endless (i, `store.sample(seed, i, ...)`) from i = start, read two ahead by one thread."""
+    store: ClipStore | Mixture, seed: int, start: int, batch: int, length: int, device: str = "cpu"
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Endless (i, batch i of the seed's training clips) from i = start, on the device.
+
+    One thread reads two ahead, and for a GPU pins the memory, so that copies overlap the updates.
+    """
+
+    def read(i: int) -> torch.Tensor:
+        frames = torch.from_numpy(store.sample(seed, i, batch, length))
+        return frames.pin_memory() if device == "cuda" else frames
+
     with ThreadPoolExecutor(1) as reader:
         ahead = deque()
         for i in count(start):
-            ahead.append(reader.submit(store.sample, seed, i, batch, length, split))
+            ahead.append(reader.submit(read, i))
             if len(ahead) > 2:
-                yield i - 2, ahead.popleft().result()
-
-
-AGAIN = "run `cwm clips` again"
+                yield i - 2, ahead.popleft().result().to(device, non_blocking=True)
 
 
 def _require(path: Path, size: int) -> None:

@@ -1,76 +1,185 @@
-"""Where the videos of a dataset come from, and what is known of them before decoding."""
+"""Where the clips of a dataset come from, and what is known of them before decoding."""
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 
+from cwm.data import episodes, stills
 from cwm.data.standins import StandinConfig
+from cwm.data.stills import Run
 from cwm.data.video import Geometry
 from cwm.errors import UserError
 
 # fmt: off
-SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts",
-    ".webm", ".wmv",
-)
+SUFFIXES = {
+    "video": (
+        ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv",
+        ".ts", ".webm", ".wmv",
+    ),
+    "stills": stills.SUFFIXES,
+    "episode": episodes.SUFFIXES,
+}
 # fmt: on
+Kind = Literal["video", "stills", "episode"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Split = Literal["train", "heldout"]
+GROUP = "group"  # in dataset.names: clips of the same group are held out together
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Member:
+    """A dataset that another one is made of, or the part of it that is trained on."""
+
+    dataset: str
+    weight: PositiveFloat = 1.0  # how often a clip of a batch is one of its, before the others'
+    clips: PositiveInt | None = None  # that are trained on, drawn at random; none: all
+    heldout: PositiveInt | None = None  # that stay held out, the others are trained on; none: all
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DatasetConfig:
-    """One dataset: its videos, how they are decoded, and what is held out."""
+    """One dataset: its clips, how they are decoded, and what is held out."""
 
     source: Literal["folder", "standin"] = "folder"
-    folder: Path | None = None  # of one's own videos; none: data/<name of the dataset>
+    folder: Path | None = None  # none: data/<name of the dataset>
+    by_hand: str | None = None  # what a person has to do to get it, where it cannot be downloaded
+    gigabytes: PositiveFloat | None = None  # that it takes in the folder
+    kinds: tuple[Kind, ...] = ("video",)  # files to look for
+    names: str = r"(?:.*/)?(?P<label>[^/]+)/[^/]+"  # what a clip's path says of it: named groups
+    annotations: dict[Split, Path] = Field(default_factory=dict)  # Something-Something's, if any
+    skip: NonNegativeInt = 0  # stills left out where a run of them begins
+    every: PositiveInt = 1  # of the other stills, those whose number is a multiple are kept
     standin: StandinConfig = StandinConfig()
     geometry: Geometry = Geometry()
     min_frames: PositiveInt = 25  # shorter clips are left out (reference: length of a segment)
-    heldout: Share = 0.1  # share of the videos that are never trained on
-    max_failures: Share = 0.01  # share of the videos that may fail to decode
-    time_limit: PositiveFloat = 600.0  # seconds to decode one file
+    prioritize_ends: bool = False  # draw the last window of a clip far more often
+    duplicates: Literal["keep", "drop"] = (
+        "keep"  # of clips whose frames are equal, all or the first
+    )
+    heldout: Share = 0.1  # share of the clips that are never trained on
+    max_failures: Share = 0.01  # share of the clips that may fail to decode
+    time_limit: PositiveFloat = 600.0  # seconds to decode one video
+    parts: PositiveInt = 64  # jobs among which the decoding is divided
+    members: tuple[Member, ...] = ()  # instead of all the above
+    seed: int = 0  # of the choice among the members' clips
+
+    @field_validator("names")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
 
 
 class Video(NamedTuple):
-    """A file of a corpus as `videos.json` lists it."""
+    """A clip of a corpus as `videos.json` lists it."""
 
-    file: str  # below the root, with forward slashes
+    file: str  # below the root, with forward slashes; of stills, the first
     bytes: int
-    sha256: str | None  # none: the file could not be read
-    label: str | None  # the folder it lies in, if any
+    sha256: str | None  # of stills: of their names and sizes; none: cannot be read
+    label: str | None
+    split: Split
+    traits: dict[str, str]  # what else its name says: subject, camera, ...
+    stills: Run | None = None  # none: one file
 
 
-def find(root: Path) -> list[str]:
-    """Names of all video files below a folder, sorted; raises UserError when there are none."""
-    expected = f"a folder of videos ({', '.join(SUFFIXES)}), in folders named by label if any"
+class Found(NamedTuple):
+    """A clip in a folder, and what annotations say of it."""
+
+    file: str
+    stills: Run | None = None
+    label: str | None = None
+    split: Split | None = None
+
+
+def find(root: Path, cfg: DatasetConfig) -> list[Found]:
+    """All clips below a folder, sorted; UserError when there are none.
+
+    With annotations, these say which clips there are: others are left out, and a missing one is
+    listed, to fail when it is decoded.
+    """
+    suffixes = tuple(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
     if not root.is_dir():
-        raise UserError(f"no folder {root}; expected: {expected}")
-    paths = (Path(base) / name for base, _, names in os.walk(root) for name in names)
-    files = [path.relative_to(root).as_posix() for path in paths if is_video(path)]
-    if not files:
-        raise UserError(f"no video in {root}; expected: {expected}")
-    return sorted(files)
+        raise UserError(f"no folder {root}; {_expected(cfg)}")
+    paths = [
+        (Path(base) / name).relative_to(root).as_posix()
+        for base, _, names in os.walk(root)
+        for name in names
+        if name.lower().endswith(suffixes) and not name.startswith(".")
+    ]
+    pictures = [path for path in paths if path.lower().endswith(stills.SUFFIXES)]
+    clips = [Found(path) for path in set(paths).difference(pictures)]
+    clips += [Found(*run) for run in stills.runs(pictures, cfg.skip, cfg.every)]
+    if not clips:
+        raise UserError(f"no clip in {root}; {_expected(cfg)}")
+    if cfg.annotations:
+        files = {Path(clip.file).stem: clip.file for clip in clips}
+        clips = [
+            Found(files.get(name, name), None, label, split)
+            for name, (label, split) in _annotations(root, cfg).items()
+        ]
+    return sorted(clips, key=lambda clip: clip.file)
 
 
-def is_video(path: Path) -> bool:
-    """Whether the name is one of a video; names that begin with a dot are other programs' notes."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def _expected(cfg: DatasetConfig) -> str:
+    suffixes = ", ".join(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
+    disk = f" ({cfg.gigabytes:g} GB)" if cfg.gigabytes else ""
+    how = f". {' '.join(cfg.by_hand.split())}" if cfg.by_hand else ""
+    return f"expected: a folder of clips{disk}, {suffixes}{how}"
 
 
-def describe(root: Path, file: str) -> Video:
-    """Size, checksum and label of one file; an unreadable one is listed too, without checksum."""
-    path, folder = root / file, Path(file).parent.name
+def _annotations(root: Path, cfg: DatasetConfig) -> dict[str, tuple[str, Split]]:
+    """Label and split of every clip by its name, from Something-Something's JSON files."""
+    known: dict[str, tuple[str, Split]] = {}
+    for split, name in cfg.annotations.items():
+        path = root / name
+        try:
+            for entry in json.loads(path.read_text()):
+                label = re.sub(r"[\[\]]", "", entry["template"])
+                known[str(entry["id"])] = (label, split)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; {_expected(cfg)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a list of id and template: {error}") from error
+    return known
+
+
+def describe(root: Path, clip: Found, cfg: DatasetConfig) -> Video:
+    """What can be said of a clip without decoding; an unreadable one is listed too."""
+    traits = traits_of(clip.file, cfg.names)
+    label, group = traits.pop("label", None), traits.pop(GROUP, clip.file)
+    split = "heldout" if is_heldout(group, cfg.heldout) else "train"
     try:
-        size, digest = path.stat().st_size, sha256(path)
+        size, checksum = digest(root, clip)
     except OSError:
-        size, digest = 0, None
-    return Video(file, size, digest, folder or None)
+        size, checksum = 0, None
+    label, split = clip.label or label, clip.split or split
+    return Video(clip.file, size, checksum, label, split, traits, clip.stills)
+
+
+def digest(root: Path, clip: Found | Video) -> tuple[int, str]:
+    """Bytes and checksum of a clip's files as they are now; OSError if one cannot be read."""
+    if clip.stills is None:
+        path = root / clip.file
+        return path.stat().st_size, sha256(path)
+    files = stills.names(clip.file, clip.stills)
+    sizes = [(root / file).stat().st_size for file in files]
+    return sum(sizes), hashlib.sha256(json.dumps([files, sizes]).encode()).hexdigest()
+
+
+def traits_of(file: str, pattern: str) -> dict[str, str]:
+    """What the path of a clip says of it: the named groups that match."""
+    match = re.fullmatch(pattern, file)
+    return {name: x for name, x in (match.groupdict() if match else {}).items() if x is not None}
 
 
 def sha256(path: Path) -> str:
@@ -100,14 +209,19 @@ def write_videos(path: Path, root: str, videos: Iterable[Video]) -> None:
 
 
 def read_videos(path: Path) -> tuple[Path, list[Video]]:
-    """Root folder and files of a `videos.json`; raises UserError when it is not one."""
+    """Root folder and clips of a `videos.json`; raises UserError when it is not one."""
     try:
         content = json.loads(path.read_text())
-        videos = [Video(**entry) for entry in content["videos"]]
+        videos = [_video(entry) for entry in content["videos"]]
         return path.parent / content["root"], videos
     except FileNotFoundError as error:
-        raise UserError(f"no {path}; `cwm videos` writes it") from error
+        raise UserError(f"no {path}; `cwm collect` writes it") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a list of videos ({error}); run `cwm videos` again"
+            f"{path} is not a list of clips ({error}); run `cwm collect` again"
         ) from error
+
+
+def _video(entry: dict[str, Any]) -> Video:
+    run = entry.pop("stills")
+    return Video(**entry, stills=run and Run(*run))

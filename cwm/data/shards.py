@@ -11,23 +11,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cwm.data.clips import HEADER, shard_name
+from cwm.data.clips import HEADER
 from cwm.data.video import FRAME_BYTES, SIZE, Clip
 
 SHARD_FRAMES = 2**30 // FRAME_BYTES  # about 1 GiB
 UNSAFE_FRAMES = SHARD_FRAMES // 16  # frames that a kill may cost
 
 
-class Stored(NamedTuple):
-    """Where the frames of a file lie; a line of the journal."""
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"frames-{number:05d}.npy"
 
-    sha256: str  # of the file
+
+class Stored(NamedTuple):
+    """Where the frames of a clip lie; a line of the journal."""
+
+    sha256: str  # of the source
     content: str  # sha256 of the frames
     width: int
     height: int
+    seconds: float | None
+    cuts: tuple[int, ...]
     frames: int
     shard: int
     offset: int
+
+
+def read_journal(folder: Path) -> dict[str, Stored]:
+    """What the journal of a folder says, by checksum of the source; empty if there is none."""
+    path = folder / "journal.jsonl"
+    lines = path.read_text().split("\n")[1:-1] if path.exists() else []
+    clips = (_stored(line) for line in lines)
+    return {clip.sha256: clip for clip in clips}
+
+
+def _stored(line: str) -> Stored:
+    clip = Stored(*json.loads(line))
+    return clip._replace(cuts=tuple(clip.cuts))
 
 
 class Shards:
@@ -51,7 +71,7 @@ class Shards:
             for old in self._folder.glob("frames-*.npy"):
                 old.unlink()
         for line in lines[1:-1]:  # the last is empty, or was cut off by a kill
-            clip = Stored(*json.loads(line))
+            clip = _stored(line)
             if self._holds(clip):
                 self._remember(clip)
         part = self._journal.with_suffix(".part")
@@ -82,8 +102,8 @@ class Shards:
             file.seek(HEADER + offset * FRAME_BYTES)
             file.truncate()  # frames that no journal knows of
             file.write(clip.frames)
-        size = clip.width, clip.height, len(clip.frames)
-        self._remember(Stored(digest, content, *size, shard, offset))
+        facts = clip._asdict() | {"frames": len(clip.frames)}
+        self._remember(Stored(digest, content, shard=shard, offset=offset, **facts))
         self._unsafe.append(self.clips[digest])
         if sum(stored.frames for stored in self._unsafe) >= UNSAFE_FRAMES:
             self.sync()

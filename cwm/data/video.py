@@ -3,15 +3,17 @@
 Axes: T time, H height, W width; frames are RGB, upright, 64 x 64.
 """
 
+import mmap
 import re
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 SIZE = 64  # every model of the paper sees 64 x 64 frames
@@ -22,23 +24,28 @@ POLL = 0.25  # seconds between two looks at the clock and at `stop`
 COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)|\[warning\] (.*corrupt.*)")
 SOURCE_SIZE = re.compile(r"Stream #0:.* Video: (?!.*attached pic).*?, ([1-9]\d*)x(\d+)\b")
 FRAME_COUNT = re.compile(r"\[info\] frame= *(\d+)")
+SECONDS = re.compile(r"\[info\] frame=.* time=(\d+):(\d+):([\d.]+)")
+CUT = re.compile(r"\[info\] frame:(\d+) .*\n.*lavfi\.scd\.time=")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Geometry:
     """How a source frame becomes 64 x 64, and which frames are kept."""
 
-    aspect: Literal["stretch", "center-crop"] = "stretch"  # the reference ignores the aspect ratio
-    filter: Literal["bicubic", "area"] = "bicubic"  # of ffmpeg's scaler; bicubic is its default
-    stride: PositiveInt = 1  # keep every n-th frame
+    aspect: Literal["stretch", "center-crop", "person"] = "stretch"  # person: of stills with joints
+    filter: Literal["bicubic", "area"] = "bicubic"  # of ffmpeg's scaler; stills have their own
+    stride: PositiveInt = 1  # keep every n-th frame of a video
+    cuts: PositiveFloat | None = None  # score of ffmpeg's scdet, 0..100, at which a shot ends
 
 
 class Clip(NamedTuple):
-    """All kept frames of one file, and the size its frames had."""
+    """All kept frames of one file, and what is known of it."""
 
     frames: np.ndarray  # (T, 64, 64, 3) uint8
-    width: int
+    width: int  # of the source, in pixels
     height: int
+    seconds: float | None = None  # none: the source has no clock
+    cuts: tuple[int, ...] = ()  # frames at which another shot begins
 
 
 class DecodeError(Exception):
@@ -60,33 +67,54 @@ def ffmpeg_version() -> str:
 
 
 def decode(
-    path: Path, geometry: Geometry, limit: float = 600.0, stop: threading.Event | None = None
+    path: Path,
+    geometry: Geometry,
+    limit: float = 600.0,
+    stop: threading.Event | None = None,
+    scratch: Path | None = None,
 ) -> Clip:
     """Decode the first real video stream of a file, all of it or nothing.
 
-    limit: seconds before the child is killed. stop: when set, the child is killed at once.
+    limit: seconds before the child is killed. stop: when set, the child is killed at once. The
+    frames lie in a nameless file in `scratch`, not in memory, so that a film may be of any length.
     Raises DecodeError for whatever is not a whole, readable video: missing, empty, a folder,
     another kind of file, sound only, truncated or damaged, or slower than the limit.
     """
     check_readable(path)
-    done = _run(_arguments(path, geometry), limit, stop or threading.Event())
-    log = done.stderr.decode(errors="replace")
-    if complaint := _complaint(log):
-        raise DecodeError(complaint)
-    if done.returncode != 0:
-        raise DecodeError(f"ffmpeg ended with status {done.returncode}")
-    frames, rest = divmod(len(done.stdout), FRAME_BYTES)
-    counted = FRAME_COUNT.findall(log)
-    if rest or not counted or frames != int(counted[-1]):
-        said = counted[-1] if counted else "no"
-        raise DecodeError(f"ffmpeg reported {said} frames, {len(done.stdout)} bytes arrived")
-    if not frames:
-        raise DecodeError("no frames")
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        status, log = _run(_arguments(path, geometry), file, limit, stop or threading.Event())
+        if complaint := _complaint(log):
+            raise DecodeError(complaint)
+        if status != 0:
+            raise DecodeError(f"ffmpeg ended with status {status}")
+        written = file.seek(0, 2)
+        frames, rest = divmod(written, FRAME_BYTES)
+        counted = FRAME_COUNT.findall(log)
+        if rest or not counted or frames != int(counted[-1]):
+            said = counted[-1] if counted else "no"
+            raise DecodeError(f"ffmpeg reported {said} frames, {written} bytes arrived")
+        if not frames:
+            raise DecodeError("no frames")
+        pixels = as_frames(file)
     size = SOURCE_SIZE.search(log.partition("Stream mapping:")[0])
     if size is None:
         raise DecodeError("ffmpeg did not say the size of the video")
-    pixels = np.frombuffer(done.stdout, np.uint8).reshape(frames, SIZE, SIZE, 3)
-    return Clip(pixels, int(size[1]), int(size[2]))
+    cuts = tuple(int(frame) for frame in CUT.findall(log))
+    return Clip(pixels, int(size[1]), int(size[2]), _seconds(log), cuts)
+
+
+def as_frames(file: BinaryIO) -> np.ndarray:
+    """The content of a file as frames (T, 64, 64, 3) uint8; it may be closed then."""
+    content = mmap.mmap(file.fileno(), 0)
+    return np.frombuffer(content, np.uint8).reshape(-1, SIZE, SIZE, 3)
+
+
+def _seconds(log: str) -> float | None:
+    times = SECONDS.findall(log)
+    if not times:
+        return None
+    hours, minutes, seconds = times[-1]
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
 def check_readable(path: Path) -> None:
@@ -114,6 +142,8 @@ def _arguments(path: Path, geometry: Geometry) -> list[str]:
     """
     import ffmpeg
 
+    if geometry.aspect == "person":
+        raise DecodeError("dataset.geometry.aspect person is for stills with joints, not videos")
     # `file:` keeps a name such as "a:b.mp4" or "-i.mp4" from meaning something else.
     source = ffmpeg.input(f"file:{path}", protocol_whitelist="file", threads=1)
     video = source["V:0"]
@@ -122,6 +152,9 @@ def _arguments(path: Path, geometry: Geometry) -> list[str]:
     if geometry.aspect == "center-crop":
         video = video.filter("crop", "min(iw,ih)", "min(iw,ih)")
     video = video.filter("scale", SIZE, SIZE, flags=geometry.filter)
+    if geometry.cuts is not None:
+        video = video.filter("scdet", threshold=geometry.cuts)
+        video = video.filter("metadata", mode="print", key="lavfi.scd.time")
     sink = video.output(
         "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", threads=1
     )
@@ -129,11 +162,11 @@ def _arguments(path: Path, geometry: Geometry) -> list[str]:
     return ffmpeg.compile(sink.global_args(*quiet), cmd=ffmpeg_exe())
 
 
-def _run(argv: list[str], limit: float, stop: threading.Event) -> subprocess.CompletedProcess:
-    """Run a child to its end and collect what it wrote; kill it when time is up or on `stop`."""
+def _run(argv: list[str], out: BinaryIO, limit: float, stop: threading.Event) -> tuple[int, str]:
+    """Run a child to its end: its status and log; kill it when time is up or on `stop`."""
     deadline = time.monotonic() + limit
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as child:
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(argv, stdin=nothing, stdout=out, stderr=pipe) as child:
         try:
             while True:
                 left = deadline - time.monotonic()
@@ -142,10 +175,10 @@ def _run(argv: list[str], limit: float, stop: threading.Event) -> subprocess.Com
                 if left <= 0:
                     raise DecodeError(f"not decoded within {limit:g} s")
                 try:
-                    out, err = child.communicate(timeout=min(left, POLL))
+                    _, log = child.communicate(timeout=min(left, POLL))
                 except subprocess.TimeoutExpired:
                     continue
-                return subprocess.CompletedProcess(argv, child.returncode, out, err)
+                return child.returncode, log.decode(errors="replace")
         finally:
             child.kill()
 

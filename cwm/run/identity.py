@@ -34,6 +34,8 @@ def task(
     if seed is not None:
         names["seed"] = seed
     hashes = {name: file_sha256(_existing(path)) for name, path in inputs.items()}
+    if "clips" in inputs:  # also what every source of the clips is, and became
+        hashes["manifest"] = json.loads(inputs["clips"].read_text())["sha256"]["manifest"]
     return Task(stage, what, names, resolved(cfg, sections), hashes)
 
 

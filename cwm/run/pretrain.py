@@ -61,14 +61,14 @@ def pretrain(
         start = state["step"]
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 
-    batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length)
+    batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
     with Progress(total=cfg.updates, start=start, label=run.label) as bar:
         for step in range(start + 1, cfg.updates + 1):
             _, image = next(batches)
             reseed(cfg.seed, "update", step)
             world.train()
             with precision:
-                watched = world.loss(clip_batch(torch.as_tensor(image, device=device)))
+                watched = world.loss(clip_batch(image))
             (norm,) = step_all(watched.loss, [optimizer], [False])
             figures = {}
             if step % cfg.log_every == 0 or step == cfg.updates:

@@ -140,7 +140,7 @@ def whole(root: Path) -> tuple[list[Path], list[Path]]:
     runs = []
     for method, seeds, rate in [
         ("contextwm/something/standard", 5, 1.4),
-        ("contextwm/robot/standard", 2, 1.2),
+        ("contextwm/rlbench/standard", 2, 1.2),
         ("contextwm/none/standard", 2, 0.7),
         ("plain/something/standard", 2, 0.9),
         ("plain/none/standard", 2, 0.5),
@@ -182,6 +182,11 @@ def store(root: Path, dataset: str, files: list[tuple[str, str, str | None]]) ->
     ok = int((table["status"] == "ok").sum())
     counts = table["status"].value_counts().to_dict()
     clips = {"train": ok - 1, "heldout": 1}
-    write_json(path, {"dataset": dataset, "videos": counts, "clips": clips, "frames": 25 * ok})
+    reasons = table["reason"].dropna().value_counts().to_dict()
+    info = {"dataset": dataset, "videos": counts, "clips": clips, "frames": 25 * ok}
+    info |= {"reasons": reasons, "bytes": 123, "sizes": {"128 x 96": ok}, "seconds": 90}
+    info |= {"labels": ["left", "right"], "variety": {"scene": ok}, "geometry": {"stride": 1}}
+    write_json(path, info | {"sha256": {"manifest": "5ha256"}})
     table.to_parquet(path.with_name("manifest.parquet"))
+    path.with_name("contact.png").write_bytes(dataset.encode())
     return path

@@ -77,7 +77,7 @@ def page(tmp_path):
         "laptop",
         [figure(tmp_path, "one"), figure(tmp_path, "two", title=EVIL, notes=[EVIL], claim="")],
         [tmp_path / "one.md", tmp_path / "alone.md"],
-        [study.store(tmp_path, "something", files), study.store(tmp_path, "robot", files[:3])],
+        [study.store(tmp_path, "something", files), study.store(tmp_path, "rlbench", files[:3])],
         [run / "episode.mp4"],
         tmp_path / "deep" / "report.html",
         [run / "scores.csv", other],
@@ -87,7 +87,9 @@ def page(tmp_path):
 
 def test_every_figure_is_told_and_embedded(page):
     pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert pictures == [data_url("image/png", PNG + name) for name in (b"one", b"two")]
+    sheets = [b"something", b"rlbench"]
+    shown = [PNG + name for name in (b"one", b"two")] + sheets
+    assert pictures == [data_url("image/png", picture) for picture in shown]
     for said in ("About one", "What one shows.", "One seed only.", "Videos help.", "c0ffee"):
         assert said in page.words
     for command in ("snakemake fig_one", "snakemake fig_two"):
@@ -114,8 +116,11 @@ def test_hostile_names_are_text(page):
 
 
 def test_data_are_counted_and_failures_named(page):
-    assert "7 ok, 1 failed, 1 too-short" in page.words
-    assert "3 ok, 0 failed, 0 too-short" in page.words
+    assert "9 found, 7 ok, 1 failed, 1 too-short" in page.words
+    assert "3 found, 3 ok" in page.words
+    for said in ("1 moov atom <not> found; 1 8 frames", "2: left, right", "7 scene", "5ha256"):
+        assert said in page.words
+    assert "175, 1.5 minutes" in page.words
     assert f"{EVIL}.webm" in page.words
     assert "8 frames" in page.words
 
@@ -135,7 +140,7 @@ def test_tables_episodes_and_runs(page):
 def test_many_failures_are_counted_when_not_shown(tmp_path):
     files = [("a.mp4", "ok", None), ("b.mp4", "ok", None)]
     files += [(f"{i:03}.mp4", "failed", "broken") for i in range(203)]
-    store = study.store(tmp_path, "robot", files)
+    store = study.store(tmp_path, "rlbench", files)
     write_report("laptop", [], [], [store], [], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "199.mp4" in text
@@ -157,7 +162,7 @@ def test_missing_files_are_named(tmp_path):
         write([about], [], [], [])
     with pytest.raises(UserError, match=r"cannot read .*none.md"):
         write([], [tmp_path / "none.md"], [], [])
-    store = study.store(tmp_path, "robot", [("a.mp4", "ok", None), ("b.mp4", "ok", None)])
+    store = study.store(tmp_path, "rlbench", [("a.mp4", "ok", None), ("b.mp4", "ok", None)])
     store.with_name("manifest.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match=r"cannot read .*manifest.parquet"):
         write([], [], [store], [])

@@ -11,7 +11,7 @@ def test_names():
     assert agent("contextwm", "something").label == "ContextWM, something"
     assert agent("plain").label == "Plain WM, none (scratch)"
     assert agent("dreamer").label == "DreamerV2"
-    assert agent("contextwm", "robot", "no-bonus").label == "ContextWM, robot, no bonus"
+    assert agent("contextwm", "rlbench", "no-bonus").label == "ContextWM, rlbench, no bonus"
     assert agent("other", "mixture").label == "other, mixture"
     assert Method("random", "", "", "").label == "Random policy"
 
@@ -39,7 +39,7 @@ def test_methods_look_different():
     assert set(drawn) == set(methods)
     assert len(set(drawn.values())) == len(methods)
     assert drawn[agent("plain")].fill == "white"
-    assert drawn[agent("plain", "robot")].marker == MARKERS[0]
+    assert drawn[agent("plain", "rlbench")].marker == MARKERS[0]
 
 
 def test_models_differ_in_lightness():

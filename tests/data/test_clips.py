@@ -1,4 +1,5 @@
 import json
+import resource
 import threading
 from collections import Counter
 
@@ -6,9 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from cwm.data.clips import INDEX, ClipStore, prefetch, shard_name
-from cwm.data.corpora import sha256
+from cwm.data.clips import INDEX, ClipStore, Mixture, prefetch
+from cwm.data.corpora import DatasetConfig, sha256
+from cwm.data.shards import shard_name
 from cwm.errors import UserError
+from cwm.run.clips import mix_clips
 
 LENGTHS = (3, 5, 9, 2, 6)  # the last is held out; 2 is too short for windows of three
 
@@ -25,8 +28,9 @@ def path(tmp_path):
         np.save(tmp_path / shard_name(number), np.stack(frames))
     np.save(tmp_path / "index.npy", np.array(index, INDEX))
     info = {"dataset": "tiny", "labels": ["left", "right"], "frame_shape": [64, 64, 3]}
-    info |= {"frame_bytes": 12288, "shards": [len(shard) for shard in shards]}
-    info["sha256"] = {"index": sha256(tmp_path / "index.npy")}
+    info |= {"frame_bytes": 12288, "shards": {}}
+    info["shards"] = {shard_name(number): len(shard) for number, shard in enumerate(shards)}
+    info["sha256"] = {"index": sha256(tmp_path / "index.npy"), "content": "c", "manifest": "m"}
     (tmp_path / "store.json").write_text(json.dumps(info))
     return tmp_path / "store.json"
 
@@ -120,3 +124,83 @@ def test_a_store_with_a_missing_or_foreign_part_does_not_open(path):
         ClipStore.open(path)
     with pytest.raises(UserError, match="no clip store"):
         ClipStore.open(path.with_name("nothing.json"))
+
+
+def test_recorded_episodes_end_more_often_than_they_begin(store):
+    """As the reference: a start past the last valid one, by up to a window, becomes that one."""
+    store.info["prioritize_ends"] = True
+    starts = Counter(store.starts(np.random.default_rng(0), np.full(9000, 2), 3).tolist())
+    expected = {start: 900 if start < 6 else 3600 for start in range(7)}
+    assert chisquare([starts[s] for s in range(7)], list(expected.values())).pvalue > 1e-3
+
+
+def test_a_store_may_have_more_shards_than_files_may_be_open(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    frames = np.arange(3 * 12288, dtype=np.uint64).astype(np.uint8).reshape(3, 64, 64, 3)
+    np.save(tmp_path / shard_name(0), frames)
+    count = min(limit, 4096) + 10
+    for number in range(1, count):
+        (tmp_path / shard_name(number)).hardlink_to(tmp_path / shard_name(0))
+    index = np.zeros(count, INDEX)
+    index["shard"], index["length"] = np.arange(count), 3
+    np.save(tmp_path / "index.npy", index)
+    info = {"dataset": "many", "labels": [], "frame_shape": [64, 64, 3], "frame_bytes": 12288}
+    info |= {"shards": {shard_name(number): 3 for number in range(count)}}
+    info |= {"sha256": {"index": sha256(tmp_path / "index.npy")}}
+    (tmp_path / "store.json").write_text(json.dumps(info))
+    store = ClipStore.open(tmp_path / "store.json")
+    every = store.windows_of(np.arange(count), np.zeros(count, int), 3)
+    assert (every == frames).all()
+
+
+def mixed(path, *members, **settings):
+    """A store made of the store at `path`, once for each member."""
+    cfg = DatasetConfig(members=[{"dataset": "tiny", **member} for member in members], **settings)
+    mix_clips("mixed", cfg, [path] * len(members), path.parent / "mixed")
+    return ClipStore.open(path.parent / "mixed/store.json")
+
+
+def test_a_part_of_a_dataset(path):
+    part = mixed(path, {"clips": 2})
+    assert part.info["clips"] == {"train": 2, "heldout": 1}
+    chosen = {clip for clip, _ in where(part.sample(0, 0, 64, 2))}
+    assert len(chosen) == 2
+    assert {clip for clip, _ in where(part.windows(3, 2))} == {4}
+    assert {c for c, _ in where(mixed(path, {"clips": 2}).sample(0, 9, 64, 2))} == chosen
+    more = {clip for clip, _ in where(mixed(path, {"clips": 3}).sample(0, 0, 64, 2))}
+    assert chosen < more
+    others = [mixed(path, {"clips": 2}, seed=seed).sample(0, 0, 64, 2) for seed in range(6)]
+    assert len({frozenset(clip for clip, _ in where(other)) for other in others}) > 1
+    with pytest.raises(
+        UserError, match="9 train clips of dataset tiny were asked for, there are 4"
+    ):
+        mixed(path, {"clips": 9})
+
+
+def test_a_mixture_draws_the_store_and_then_the_clip(path):
+    """Clips of the reference: a number below the sum of all lengths, modulo the store's own."""
+    both = mixed(path, {"clips": 1}, {"weight": 3.0})
+    assert isinstance(both, Mixture)
+    assert len(both) == 1 + 4 + 2
+    (only,) = {clip for clip, _ in where(both.members[0].sample(0, 0, 64, 2))}
+    drawn = Counter(clip for i in range(500) for clip, _ in where(both.sample(1, i, 8, 2)))
+    # A quarter is the first store's one clip; of the second, number % 4 for numbers 0..4.
+    expected = {clip: 3000 * (2 if clip == 0 else 1) / 5 for clip in range(4)}
+    expected[only] += 1000
+    assert chisquare([drawn[c] for c in range(4)], list(expected.values())).pvalue > 1e-3
+    np.testing.assert_array_equal(
+        both.sample(1, 7, 8, 2), mixed(path, {"clips": 1}, {"weight": 3.0}).sample(1, 7, 8, 2)
+    )
+    assert both.windows(3, 2).shape == (3, 2, 64, 64, 3)
+
+
+def test_a_mixture_of_what_has_changed_does_not_open(path):
+    mixed(path, {})
+    info = json.loads(path.read_text())
+    info["sha256"]["content"] = "other"
+    path.write_text(json.dumps(info))
+    with pytest.raises(UserError, match=r"store\.json has changed"):
+        ClipStore.open(path.parent / "mixed/store.json")
+    cfg = DatasetConfig(members=[{"dataset": "other"}])
+    with pytest.raises(UserError, match="not the store of other's own clips"):
+        mix_clips("mixed", cfg, [path], path.parent / "mixed")

@@ -1,10 +1,25 @@
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from cwm.data.corpora import DatasetConfig, Video, describe, find, is_heldout, read_videos, sha256
+from cwm import config
+from cwm.data.corpora import (
+    DatasetConfig,
+    Found,
+    Video,
+    describe,
+    find,
+    is_heldout,
+    read_videos,
+    sha256,
+    traits_of,
+)
+from cwm.data.stills import Run
 from cwm.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_defaults_are_the_papers():
@@ -12,7 +27,16 @@ def test_the_defaults_are_the_papers():
     assert (cfg.source, cfg.min_frames, cfg.geometry.aspect) == ("folder", 25, "stretch")
 
 
-@pytest.mark.parametrize("bad", [{"heldout": 1.5}, {"sorce": "folder"}, {"geometry": {"size": 32}}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"heldout": 1.5},
+        {"sorce": "folder"},
+        {"geometry": {"size": 32}},
+        {"names": "(unclosed"},
+        {"kinds": ["film"]},
+    ],
+)
 def test_a_wrong_setting_is_refused(bad):
     with pytest.raises(ValidationError):
         DatasetConfig(**bad)
@@ -26,27 +50,109 @@ def test_a_tenth_is_held_out():
 
 
 def test_files_are_found_by_name_and_labelled_by_folder(tmp_path):
-    for name in ["b.MP4", "push/a.webm", "push/.hidden.webm", "notes.txt", "x/y/c.gif"]:
+    for name in ["b.MP4", "push/a.webm", "push/.hidden.webm", "notes.txt", "x/y/c.gif", "x/1.jpg"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    files = find(tmp_path)
-    assert files == ["b.MP4", "push/a.webm", "x/y/c.gif"]
-    assert [describe(tmp_path, file).label for file in files] == [None, "push", "y"]
-    video = describe(tmp_path, "push/a.webm")
+    cfg = DatasetConfig()
+    clips = find(tmp_path, cfg)
+    assert [clip.file for clip in clips] == ["b.MP4", "push/a.webm", "x/y/c.gif"]
+    assert [describe(tmp_path, clip, cfg).label for clip in clips] == [None, "push", "y"]
+    video = describe(tmp_path, Found("push/a.webm"), cfg)
     assert (video.bytes, video.sha256) == (11, sha256(tmp_path / "push/a.webm"))
 
 
 def test_what_cannot_be_read_is_listed_all_the_same(tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
-    assert find(tmp_path) == ["gone.mp4"]
-    assert describe(tmp_path, "gone.mp4") == Video("gone.mp4", 0, None, None)
+    (clip,) = find(tmp_path, DatasetConfig())
+    gone = describe(tmp_path, clip, DatasetConfig(heldout=0))
+    assert gone == Video("gone.mp4", 0, None, None, "train", {})
 
 
-def test_a_folder_without_videos_says_what_is_expected(tmp_path):
-    with pytest.raises(UserError, match=r"no video in .*expected: a folder of videos .*\.webm"):
-        find(tmp_path)
-    with pytest.raises(UserError, match=r"no folder .*missing"):
-        find(tmp_path / "missing")
+def test_a_folder_without_clips_says_what_is_expected_and_how_to_get_it(tmp_path):
+    cfg = DatasetConfig(by_hand="Accept the\nlicence.", gigabytes=20)
+    expected = r"expected: a folder of clips \(20 GB\), .*\.webm.*\. Accept the licence\."
+    with pytest.raises(UserError, match=r"no clip in .*; " + expected):
+        find(tmp_path, cfg)
+    with pytest.raises(UserError, match=r"no folder .*missing; " + expected):
+        find(tmp_path / "missing", cfg)
+
+
+def test_annotations_say_which_clips_there_are(tmp_path):
+    """As Something-Something's: the test split has no labels, and a missing video is not hidden."""
+    (tmp_path / "labels").mkdir()
+    for split, names in {"train": ("1", "2"), "validation": ("3", "4")}.items():
+        entries = [
+            {"id": n, "template": "Pushing [something] from left", "label": ""} for n in names
+        ]
+        (tmp_path / f"labels/{split}.json").write_text(json.dumps(entries))
+    for name in ("1", "3", "4", "999"):
+        (tmp_path / f"videos/{name}.webm").parent.mkdir(exist_ok=True)
+        (tmp_path / f"videos/{name}.webm").write_text(name)
+    cfg = DatasetConfig(
+        annotations={"train": "labels/train.json", "heldout": "labels/validation.json"}
+    )
+    videos = [describe(tmp_path, clip, cfg) for clip in find(tmp_path, cfg)]
+    label = "Pushing something from left"
+    assert [(v.file, v.label, v.split, v.sha256 is None) for v in videos] == [
+        ("2", label, "train", True),
+        ("videos/1.webm", label, "train", False),
+        ("videos/3.webm", label, "heldout", False),
+        ("videos/4.webm", label, "heldout", False),
+    ]
+    (tmp_path / "labels/train.json").write_text('[{"id": 1}]')
+    with pytest.raises(UserError, match=r"train\.json is not a list of id and template"):
+        find(tmp_path, cfg)
+    (tmp_path / "labels/train.json").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*train\.json"):
+        find(tmp_path, cfg)
+
+
+def test_what_the_names_of_human36m_say():
+    cfg = config.load([ROOT / "config/dataset/human36m.yaml"]).dataset
+    assert traits_of("S9/S9_WalkDog_1.58860488_000006.jpg", cfg.names) == {
+        "group": "S9_WalkDog_1",
+        "subject": "S9",
+        "label": "WalkDog",
+        "camera": "58860488",
+    }
+
+
+def test_views_of_the_same_scene_are_held_out_together(tmp_path):
+    cfg = config.load([ROOT / "config/dataset/human36m.yaml"]).dataset
+    splits = {}
+    for action in range(40):
+        for camera in ("54138969", "60457274"):
+            first = f"S1_Act_{action}.{camera}_000001.jpg"
+            (tmp_path / first).write_bytes(b"x")
+            video = describe(tmp_path, Found(first, Run(5, 1)), cfg)
+            splits.setdefault(action, set()).add(video.split)
+            assert video.traits == {"subject": "S1", "camera": camera}
+    assert {len(found) for found in splits.values()} == {1}
+    assert {split for found in splits.values() for split in found} == {"train", "heldout"}
+
+
+def test_every_corpus_of_the_paper_has_its_geometry_and_sampling():
+    def read(name):
+        return config.load([ROOT / f"config/dataset/{name}.yaml"]).dataset
+
+    names = ("something", "human36m", "youtube-driving", "rlbench", "ego4d")
+    corpora = {name: read(name) for name in names}
+    assert [cfg.geometry.aspect for cfg in corpora.values()] == [
+        "stretch",
+        "person",
+        "center-crop",
+        "stretch",
+        "center-crop",
+    ]
+    assert (corpora["youtube-driving"].skip, corpora["youtube-driving"].every) == (99, 5)
+    assert {cfg.geometry.stride for cfg in corpora.values()} == {1}
+    assert corpora["rlbench"].prioritize_ends
+    assert all(cfg.by_hand and cfg.gigabytes for cfg in corpora.values())
+    members = [member.dataset for member in read("mixture").members]
+    assert members == ["something", "human36m", "youtube-driving"]
+    assert {member.weight for member in read("mixture").members} == {1.0}
+    sizes = [read(name).members[0].clips for name in ("something-1500", "something-15k")]
+    assert sizes == [1500, 15_000]
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"root": "."}', '{"videos": [{"name": 1}]}'])
@@ -54,11 +160,14 @@ def test_a_list_that_is_none_is_refused(tmp_path, text):
     path = tmp_path / "videos.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UserError, match="cwm videos"):
+    with pytest.raises(UserError, match="cwm collect"):
         read_videos(path)
 
 
 def test_a_list_names_its_root_relative_to_itself(tmp_path):
-    entry = {"file": "a.mp4", "bytes": 1, "sha256": "0", "label": None}
+    entry = {"file": "1.jpg", "bytes": 1, "sha256": "0", "label": None, "split": "train"}
+    entry |= {"traits": {"scene": "1"}, "stills": [5, 3]}
     (tmp_path / "videos.json").write_text(json.dumps({"root": "sub", "videos": [entry]}))
-    assert read_videos(tmp_path / "videos.json") == (tmp_path / "sub", [Video(**entry)])
+    root, (video,) = read_videos(tmp_path / "videos.json")
+    assert root == tmp_path / "sub"
+    assert video == Video("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3))

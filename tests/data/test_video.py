@@ -30,7 +30,8 @@ def webm(tmp_path_factory):
 
 
 def test_every_frame_comes_upright_in_order_and_in_rgb(webm):
-    frames, width, height = decode(webm, Geometry())
+    frames, width, height, seconds, cuts = decode(webm, Geometry())
+    assert (seconds, cuts) == (pytest.approx(2.5, abs=0.1), ())
     assert frames.shape == (30, 64, 64, 3)
     assert frames.dtype == np.uint8
     assert (width, height) == (128, 96)
@@ -130,11 +131,11 @@ def test_what_takes_too_long_is_killed(webm):
         decode(webm, Geometry(), limit=0.001)
     forever = [sys.executable, "-c", "while True: pass"]
     with pytest.raises(DecodeError, match="not decoded within"):
-        video._run(forever, 0.1, threading.Event())
+        video._run(forever, subprocess.DEVNULL, 0.1, threading.Event())
 
 
 def test_stop_kills_the_child():
     stop = threading.Event()
     stop.set()
     with pytest.raises(DecodeError, match="stopped"):
-        video._run([sys.executable, "-c", "while True: pass"], 600, stop)
+        video._run([sys.executable, "-c", "while True: pass"], subprocess.DEVNULL, 600, stop)

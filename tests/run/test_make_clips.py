@@ -1,19 +1,25 @@
+import errno
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
-from cwm.data import shards
+from cwm.analysis.data import data_page
+from cwm.data import shards, video
 from cwm.data.clips import ClipStore
 from cwm.data.corpora import DatasetConfig
-from cwm.data.encode import VP9, encode
+from cwm.data.encode import H264, VP9, encode
 from cwm.data.shards import Shards
 from cwm.data.video import Geometry, decode
 from cwm.errors import UserError
 from cwm.run.clips import make_clips
-from cwm.run.videos import make_videos
+from cwm.run.collect import collect
+from cwm.run.decode import decode_part, part_folder
 
+FRAMES = "part-000/frames-00000.npy"
 LENGTHS = {"wave/a.webm": 26, "wave/b.webm": 30, "c.webm": 28, "push/d.webm": 25}
 
 
@@ -41,12 +47,18 @@ def folder(corpus, tmp_path):
 
 
 def build(folder, out=None, **settings):
-    """List the videos and make the store, as the two rules do; returns the store's folder."""
-    cfg = DatasetConfig(folder=folder, **settings)
+    """List, decode and gather, as the three rules do; returns the store's folder."""
+    cfg = DatasetConfig(folder=folder, **{"parts": 1, **settings})
     out = out or folder.with_name("out")
-    make_videos("own", cfg, out, workers=2)
-    make_clips("own", cfg, out / "videos.json", out, workers=2)
+    collect("own", cfg, out, workers=2)
+    gather(cfg, out)
     return out
+
+
+def gather(cfg, out):
+    for part in range(cfg.parts):
+        decode_part("own", cfg, out / "videos.json", part, out / part_folder(part), 2)
+    make_clips("own", cfg, out / "videos.json", out)
 
 
 def manifest(out):
@@ -55,7 +67,8 @@ def manifest(out):
 
 
 def contents(out):
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "videos.json"}
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != "videos.json")
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_store_holds_every_frame_of_every_clip(folder):
@@ -70,7 +83,7 @@ def test_the_store_holds_every_frame_of_every_clip(folder):
         np.testing.assert_array_equal(store.read(row, 0, len(expected)), expected)
     labels = [store.labels[i] if i >= 0 else None for i in store.index["label"]]
     assert labels == [None, "push", "wave", "wave"]
-    np.testing.assert_array_equal(np.load(out / "frames-00000.npy")[:28], store.read(0, 0, 28))
+    np.testing.assert_array_equal(np.load(out / FRAMES)[:28], store.read(0, 0, 28))
 
 
 def test_every_file_is_accounted_for(folder):
@@ -99,7 +112,7 @@ def test_every_file_is_accounted_for(folder):
 
 def test_more_failures_than_allowed_stop_the_job(folder):
     (folder / "broken.mp4").write_bytes(b"not a video")
-    with pytest.raises(UserError, match=r"1 of 5 videos .*0.1 allows \(broken.mp4: ffmpeg: .*"):
+    with pytest.raises(UserError, match=r"1 of 5 clips .*0.1 allows \(broken.mp4: ffmpeg: .*"):
         build(folder, max_failures=0.1)
     out = folder.with_name("out")
     assert not (out / "store.json").exists()
@@ -108,34 +121,35 @@ def test_more_failures_than_allowed_stop_the_job(folder):
 
 
 def test_a_file_that_changed_since_it_was_listed_is_no_clip(folder, tmp_path):
-    cfg = DatasetConfig(folder=folder)
-    make_videos("own", cfg, tmp_path, workers=1)
+    cfg = DatasetConfig(folder=folder, parts=1)
+    collect("own", cfg, tmp_path, workers=1)
     (folder / "c.webm").unlink()
     movie(folder / "c.webm", 28, 77)
     with pytest.raises(UserError, match=r"c\.webm: changed since it was listed"):
-        make_clips("own", cfg, tmp_path / "videos.json", tmp_path / "out", workers=1)
+        gather(cfg, tmp_path)
 
 
 def test_no_clip_that_is_long_enough_is_an_error(folder):
-    with pytest.raises(UserError, match=r"none of the 4 videos .* dataset.min_frames = 31 frames"):
+    with pytest.raises(UserError, match=r"none of the 4 clips .* dataset.min_frames = 31 frames"):
         build(folder, min_frames=31)
 
 
 def test_new_videos_cost_their_own_decoding_only(folder, caplog):
     caplog.set_level(logging.INFO)
-    out = build(folder)
-    before = (out / "frames-00000.npy").read_bytes()
+    build_halves = partial(build, heldout=0.5)
+    out = build_halves(folder)
+    before = (out / FRAMES).read_bytes()
     split = {name: row["split"] for name, row in manifest(out).items()}
     (out / "store.json").unlink()  # as Snakemake does before it runs a rule again
     movie(folder / "a-new.webm", 27, 50)
-    build(folder)
-    assert "1 of 5 videos to decode" in caplog.text
-    assert (out / "frames-00000.npy").read_bytes()[128:].startswith(before[128:])
+    build_halves(folder)
+    assert "1 of 5 clips to decode" in caplog.text
+    assert (out / FRAMES).read_bytes()[128:].startswith(before[128:])
     assert {n: r["split"] for n, r in manifest(out).items() if n in split} == split
     store = ClipStore.open(out / "store.json")
     new = decode(folder / "a-new.webm", Geometry()).frames
     np.testing.assert_array_equal(store.read(0, 0, 27), new)
-    fresh = ClipStore.open(build(folder, folder.with_name("fresh")) / "store.json")
+    fresh = ClipStore.open(build_halves(folder, folder.with_name("fresh")) / "store.json")
     assert fresh.info["sha256"]["content"] == store.info["sha256"]["content"]
 
 
@@ -143,7 +157,7 @@ def test_nothing_new_changes_nothing(folder, caplog):
     before = contents(build(folder))
     caplog.set_level(logging.INFO)
     assert contents(build(folder)) == before
-    assert "0 of 4 videos to decode" in caplog.text
+    assert "0 of 4 clips to decode" in caplog.text
 
 
 def test_a_killed_job_goes_on_to_the_same_store(folder, monkeypatch, caplog):
@@ -161,25 +175,25 @@ def test_a_killed_job_goes_on_to_the_same_store(folder, monkeypatch, caplog):
         build(folder)
     monkeypatch.undo()
     out = folder.with_name("out")
-    with (out / "frames-00000.npy").open("ab") as shard:
+    with (out / FRAMES).open("ab") as shard:
         shard.write(b"frames of which the journal does not know")
-    with (out / "journal.jsonl").open("a") as journal:
+    with (out / "part-000/journal.jsonl").open("a") as journal:
         journal.write('["a line that was cut')
     caplog.set_level(logging.INFO)
     assert contents(build(folder)) == fresh
-    assert "2 of 4 videos to decode" in caplog.text
+    assert "2 of 4 clips to decode" in caplog.text
 
 
 def test_a_damaged_shard_is_decoded_again(folder):
     before = contents(build(folder))
-    shard = folder.with_name("out") / "frames-00000.npy"
+    shard = folder.with_name("out") / FRAMES
     shard.write_bytes(shard.read_bytes()[:-100_000])
     build(folder)
-    store = ClipStore.open(shard.with_name("store.json"))
+    store = ClipStore.open(shard.parents[1] / "store.json")
     for row, name in enumerate(sorted(LENGTHS)):
         frames = decode(folder / name, Geometry()).frames
         np.testing.assert_array_equal(store.read(row, 0, len(frames)), frames)
-    assert contents(shard.parent) == before
+    assert contents(shard.parents[1]) == before
 
 
 def test_another_geometry_begins_anew(folder):
@@ -194,7 +208,7 @@ def test_equal_files_are_stored_once(folder, corpus):
     out = build(folder)
     store = ClipStore.open(out / "store.json")
     assert len(store) == 5
-    assert store.info["shards"] == [sum(LENGTHS.values())]
+    assert store.info["shards"] == {FRAMES: sum(LENGTHS.values())}
     np.testing.assert_array_equal(store.read(2, 0, 28), store.read(0, 0, 28))
 
 
@@ -203,10 +217,124 @@ def test_shards_are_bounded(folder, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_FRAMES", 60)
     out = build(folder)
     store = ClipStore.open(out / "store.json")
-    assert store.info["shards"] == [28 + 25, 26 + 30]
+    assert list(store.info["shards"].values()) == [28 + 25, 26 + 30]
     assert store.info["sha256"]["content"] == whole.info["sha256"]["content"]
     for row, name in enumerate(sorted(LENGTHS)):
         np.testing.assert_array_equal(
             store.read(row, 0, LENGTHS[name]), whole.read(row, 0, LENGTHS[name])
         )
     assert build(folder) == out
+
+
+def shots(path, *lengths):
+    """A video whose picture changes wholly after each of these numbers of frames."""
+    rng = np.random.default_rng(0)
+    frames = [np.tile(rng.integers(0, 256, (1, 4, 6, 3), np.uint8), (n, 1, 1, 1)) for n in lengths]
+    large = np.concatenate(frames).repeat(16, 1).repeat(16, 2)
+    encode(path, large, 12, H264)
+
+
+def test_a_clip_ends_where_the_view_jumps(tmp_path):
+    shots(tmp_path / "videos/film.mp4", 30, 10, 26)
+    shots(tmp_path / "videos/flicker.mp4", 12, 12, 12)
+    shots(tmp_path / "videos/one.mp4", 40)
+    out = build(tmp_path / "videos", geometry={"cuts": 10})
+    store = ClipStore.open(out / "store.json")
+    assert store.index["length"].tolist() == [30, 26, 40]
+    whole = decode(tmp_path / "videos/film.mp4", Geometry()).frames
+    np.testing.assert_array_equal(store.read(0, 0, 30), whole[:30])
+    np.testing.assert_array_equal(store.read(1, 0, 26), whole[40:])
+    assert len({*store.index["split"][:2]}) == 1  # shots of a film are held out together
+    flicker = manifest(out)["flicker.mp4"]
+    assert (flicker["status"], flicker["frames"]) == ("too-short", 36)
+    assert flicker["reason"] == "a shot of frames, fewer than 25"
+    uncut = ClipStore.open(build(tmp_path / "videos", tmp_path / "uncut") / "store.json")
+    assert uncut.index["length"].tolist() == [66, 36, 40]
+
+
+def test_duplicates_are_told_and_left_out_where_that_is_asked_for(folder):
+    (folder / "twin.webm").symlink_to(folder / "c.webm")
+    out = build(folder, duplicates="drop")
+    assert ClipStore.open(out / "store.json").info["videos"] == {"duplicate": 1, "ok": 4}
+    assert manifest(out)["twin.webm"]["reason"] == "the same frames as c.webm"
+    assert manifest(out)["c.webm"]["status"] == "ok"
+
+
+def test_a_dataset_may_be_stills_and_episodes_too(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (32, 64, 64, 3), np.uint8)
+    (tmp_path / "videos").mkdir()
+    for i, frame in enumerate(pixels[:30]):
+        Image.fromarray(frame).save(tmp_path / f"videos/walk_{i:04d}.png")
+    np.savez_compressed(tmp_path / "videos/episode.npz", image=pixels, action=np.zeros((32, 4)))
+    np.savez(tmp_path / "videos/odd.npz", image=pixels[:, :32])
+    np.savez(tmp_path / "videos/code.npz", image=np.array([{}], object))
+    kinds = ["stills", "episode"]
+    out = build(tmp_path / "videos", kinds=kinds, max_failures=0.5, parts=3)
+    store = ClipStore.open(out / "store.json")
+    assert store.info["videos"] == {"failed": 2, "ok": 2}
+    np.testing.assert_array_equal(store.read(0, 0, 32), pixels)
+    np.testing.assert_array_equal(store.read(1, 0, 30), pixels[:30])
+    rows = manifest(out)
+    assert rows["odd.npz"]["reason"] == "image is uint8 (32, 32, 64, 3), not uint8 (T, 64, 64, 3)"
+    assert rows["code.npz"]["reason"].startswith("not an episode: Object arrays cannot be loaded")
+    assert rows["walk_0000.png"]["frames"] == 30
+
+
+def test_the_number_of_parts_changes_no_clip(folder):
+    stores = [
+        ClipStore.open(build(folder, folder.with_name(f"in{parts}"), parts=parts) / "store.json")
+        for parts in (1, 5)
+    ]
+    assert len(stores[1].info["shards"]) > 1
+    assert stores[0].info["sha256"]["content"] == stores[1].info["sha256"]["content"]
+    for row, name in enumerate(sorted(LENGTHS)):
+        windows = [store.read(row, 0, LENGTHS[name]) for store in stores]
+        np.testing.assert_array_equal(*windows)
+
+
+def test_parts_that_are_missing_or_others_are_named(folder):
+    out = build(folder, parts=2)
+    cfg = DatasetConfig(folder=folder, parts=2)
+    with pytest.raises(UserError, match=r"part 2 of dataset own; they are 0 to 1"):
+        decode_part("own", cfg, out / "videos.json", 2, out / "part-002", 1)
+    with pytest.raises(UserError, match=r"is one of 2 parts, not of 1; decode again"):
+        make_clips("own", DatasetConfig(folder=folder, parts=1), out / "videos.json", out)
+    movie(folder / "new.webm", 27, 50)
+    collect("own", cfg, out, workers=1)
+    with pytest.raises(UserError, match=r"new\.webm is not in .*part-00\d; run `cwm decode` again"):
+        make_clips("own", cfg, out / "videos.json", out)
+    (out / "part-001/part.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*part-001/part\.json"):
+        make_clips("own", cfg, out / "videos.json", out)
+
+
+def test_of_a_few_videos_one_is_held_out(folder):
+    (folder / "push/d.webm").unlink()
+    for share in (1e-9, 1 - 1e-9):
+        store = ClipStore.open(build(folder, heldout=share) / "store.json")
+        assert min(store.info["clips"].values()) == 1
+    assert ClipStore.open(build(folder, heldout=0) / "store.json").info["clips"]["heldout"] == 0
+
+
+def test_a_full_disk_is_not_the_fault_of_a_video(folder, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video.tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(folder)
+    assert not (folder.with_name("out") / "part-000/part.json").exists()
+
+
+def test_the_data_page_tells_everything(folder):
+    (folder / "empty.webm").touch()
+    page = data_page(build(folder, max_failures=0.5) / "store.json")
+    assert page["files"] == "5 found, 1 failed, 4 ok"
+    assert page["left out"] == "1 empty file"
+    assert "4 48 x 32 pixels" in page["size"]
+    assert page["labels"] == "2: push, wave"
+    assert page["frames"].startswith("109, 0.2 minutes")
+    sheet = Image.open(page["look at"])
+    assert sheet.size == (640, 64)
+    assert len(page["manifest"]) == 64

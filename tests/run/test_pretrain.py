@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from cwm import config
-from cwm.data.clips import INDEX, shard_name
+from cwm.data.clips import INDEX
 from cwm.data.corpora import sha256
+from cwm.data.shards import shard_name
 from cwm.errors import UserError
 from cwm.run import pretrain as module
 from cwm.run.finetune import Finetuning, finetune
@@ -34,8 +35,8 @@ def clips(tmp_path, monkeypatch):
     index["split"][-1] = 1
     np.save(tmp_path / "index.npy", index)
     info = {"dataset": "squares", "labels": [], "frame_shape": [64, 64, 3]}
-    info |= {"frame_bytes": 64 * 64 * 3, "shards": [100]}
-    info["sha256"] = {"index": sha256(tmp_path / "index.npy")}
+    info |= {"frame_bytes": 64 * 64 * 3, "shards": {shard_name(0): 100}}
+    info["sha256"] = {"index": sha256(tmp_path / "index.npy"), "manifest": "5ha"}
     (tmp_path / "store.json").write_text(json.dumps(info))
     return tmp_path / "store.json"
 

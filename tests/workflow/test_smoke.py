@@ -53,7 +53,7 @@ def planned(folder):
 
 
 def test_videos_were_decoded(results):
-    for dataset in ("something", "robot"):
+    for dataset in ("something", "rlbench"):
         store = ClipStore.open(results / f"clips/{dataset}/store.json")
         window = store.windows(1, 8, "heldout", 0)
         assert window.shape == (1, 8, 64, 64, 3)

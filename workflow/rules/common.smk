@@ -10,6 +10,7 @@ from cwm.study import (
     SCRATCH,
     finetune_runs,
     load,
+    made_of_others,
     pretrained_models,
     videos_of,
 )
@@ -31,9 +32,13 @@ SCALE = f"config/scale/{config['scale']}.yaml"
 os.environ.setdefault("CWM_JOBS_PER_GPU", str(config["jobs_per_gpu"]))
 GPU = 0 if load_settings([Path(SCALE)]).runtime.device == "cpu" else 1
 
+# The datasets whose clips are other datasets', which then make them.
+MADE_OF_OTHERS = made_of_others()
+
 # One folder per run: everything about a run is inside it, and its path spells its settings.
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"
 CLIPS = f"{RESULTS}/clips/{{dataset}}"
+PART = f"{CLIPS}/part-{{part}}"
 AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weights
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}"
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}"
@@ -52,6 +57,7 @@ wildcard_constraints:
     dataset="[a-z0-9-]+",
     figure="|".join(STUDY.figures),
     model="[a-z0-9-]+",
+    part=r"\d{3}",
     seed=r"\d+",
     suite="[a-z0-9-]+",
     task="[a-z0-9-]+",
@@ -80,12 +86,27 @@ def everywhere(paths_of, template):
     return sorted({path for name in STUDY.figures for path in paths_of(name, template)})
 
 
+def not_any(names):
+    """A wildcard constraint: any word but these."""
+    return rf"(?!(?:{'|'.join(names)})$)[a-z0-9-]+"
+
+
+def parts_of(wildcards):
+    """The parts among which the decoding of a dataset is divided."""
+    files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
+    parts = load_settings(files).dataset.parts
+    return [
+        f"{PART}/part.json".format(part=f"{i:03d}", **wildcards) for i in range(parts)
+    ]
+
+
 def datasets():
-    """Datasets whose videos any figure needs."""
+    """Datasets whose clips any figure needs, also as members of others."""
     runs = [run.dataset for f in STUDY.figures.values() for run in finetune_runs(f)]
     shown = [pair[0] for f in STUDY.figures.values() for pair in pretrained_models(f)]
     ours = {name for name in runs if not name.startswith(OFFICIAL)}
-    return sorted({*ours, *map(videos_of, shown)} - {SCRATCH})
+    found = {*ours, *map(videos_of, shown)} - {SCRATCH}
+    return sorted(found.union(*(MADE_OF_OTHERS.get(name, ()) for name in found)))
 
 
 def pretrained(wildcards):

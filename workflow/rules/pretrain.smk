@@ -72,3 +72,17 @@ rule predict:
     shell:
         "cwm predict {wildcards.dataset} {input.config} --clips {input.clips}"
         " --weights {input.weights} --out {params.out} 2>&1 | tee {log}"
+
+
+rule pretrain_videos:
+    """A model of one's own videos: snakemake --config videos=DIR -- pretrain_videos."""
+    log:
+        f"{RESULTS}/own/log.txt",
+    resources:
+        gpu=GPU,
+    params:
+        folder=config.get("videos", "data/videos"),
+        scale=config["scale"],
+        out=f"{RESULTS}/own",
+    shell:
+        "cwm videos {params.folder:q} --scale {params.scale} --out {params.out} 2>&1 | tee {log}"

@@ -1,8 +1,8 @@
 """Videos -> clips. Reads config/dataset; makes videos.json and store.json per dataset."""
 
 
-rule videos:
-    """List the videos of a dataset, making them first if they are a stand-in."""
+rule collect:
+    """List the clips of a dataset, making them first if they are a stand-in."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
     output:
@@ -15,24 +15,67 @@ rule videos:
     params:
         out=VIDEOS,
     shell:
-        "cwm videos {wildcards.dataset} {input.config} --cores {threads} --out {params.out}"
+        "cwm collect {wildcards.dataset} {input.config} --cores {threads} --out {params.out}"
         " 2>&1 | tee {log}"
 
 
-rule clips:
-    """Decode videos into frames that training reads by offset; list what cannot be decoded."""
+rule decode:
+    """Decode a part of the clips into frames; what is stored already stays."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
         videos=f"{VIDEOS}/videos.json",
     output:
+        f"{PART}/part.json",
+    log:
+        f"{PART}/log.txt",
+    benchmark:
+        f"{PART}/benchmark.tsv"
+    threads: 2
+    params:
+        out=PART,
+        part=lambda w: int(w.part),
+    shell:
+        "cwm decode {wildcards.dataset} {input.config} --videos {input.videos}"
+        " --part {params.part} --cores {threads} --out {params.out} 2>&1 | tee {log}"
+
+
+rule clips:
+    """Gather the parts to frames that training reads by offset; list what cannot be decoded."""
+    input:
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
+        videos=f"{VIDEOS}/videos.json",
+        parts=parts_of,
+    output:
         f"{CLIPS}/store.json",
+        f"{CLIPS}/contact.png",
     log:
         f"{CLIPS}/log.txt",
-    benchmark:
-        f"{CLIPS}/benchmark.tsv"
-    threads: 2
+    wildcard_constraints:
+        dataset=not_any(MADE_OF_OTHERS),
     params:
         out=CLIPS,
     shell:
         "cwm clips {wildcards.dataset} {input.config} --videos {input.videos}"
-        " --cores {threads} --out {params.out} 2>&1 | tee {log}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule mix:
+    """A store of the clips of other datasets: a mixture, or a part of one."""
+    input:
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
+        stores=lambda w: expand(
+            f"{CLIPS}/store.json", dataset=MADE_OF_OTHERS[w.dataset]
+        ),
+    output:
+        f"{CLIPS}/store.json",
+        f"{CLIPS}/contact.png",
+    log:
+        f"{CLIPS}/log.txt",
+    wildcard_constraints:
+        dataset="|".join(MADE_OF_OTHERS),
+    params:
+        out=CLIPS,
+        stores=lambda w, input: [f"--store {store}" for store in input.stores],
+    shell:
+        "cwm mix {wildcards.dataset} {input.config} {params.stores}"
+        " --out {params.out} 2>&1 | tee {log}"

@@ -30,8 +30,9 @@ NAMES = ("robot", "something")
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StandinConfig:
-    """How many clips to make, and from which seed."""
+    """Which clips to make, how many, and from which seed."""
 
+    name: str = ""
     clips: PositiveInt = 200
     seed: NonNegativeInt = 0
 

@@ -6,11 +6,11 @@ from cwm.data.corpora import DatasetConfig
 from cwm.data.standins import robot, something
 from cwm.data.video import Geometry, decode
 from cwm.errors import UserError
-from cwm.run.videos import make_videos
+from cwm.run.collect import collect
 
 
-def standin(clips):
-    return DatasetConfig(source="standin", standin={"clips": clips})
+def standin(name, clips):
+    return DatasetConfig(source="standin", standin={"name": name, "clips": clips})
 
 
 def files(out):
@@ -20,7 +20,7 @@ def files(out):
 
 
 def test_a_standin_is_the_same_however_it_is_made(tmp_path):
-    make_videos("something", standin(4), tmp_path / "all", workers=2)
+    collect("something", standin("something", 4), tmp_path / "all", workers=2)
     all_of_them = files(tmp_path / "all")
     listed = json.loads(all_of_them["videos.json"])["videos"]
     assert sorted(video["label"] for video in listed) == sorted(something.LABELS)
@@ -32,16 +32,16 @@ def test_a_standin_is_the_same_however_it_is_made(tmp_path):
     (part / first).write_bytes(all_of_them[first])
     (part / third).with_name(".part-000000.webm").write_bytes(b"half a clip")
     modified = (part / first).stat().st_mtime_ns
-    make_videos("something", standin(4), part, workers=1)
+    collect("something", standin("something", 4), part, workers=1)
     assert {name: data for name, data in files(part).items() if ".part" not in name} == all_of_them
     assert (part / first).stat().st_mtime_ns == modified
 
 
 def test_robot_clips_show_an_arm_that_moves(tmp_path):
-    make_videos("robot", standin(1), tmp_path, workers=1)
+    collect("rlbench", standin("robot", 1), tmp_path, workers=1)
     (path,) = tmp_path.rglob("*.mp4")
     assert path.parent.name == robot.label(0)
-    frames, width, height = decode(path, Geometry())
+    frames, width, height, *_ = decode(path, Geometry())
     assert (len(frames), width, height) == (robot.FRAMES, 96, 96)
     assert (abs(frames[-1].astype(int) - frames[0]) > 40).any(-1).mean() > 0.02
 
@@ -51,7 +51,7 @@ def test_a_folder_is_listed_and_stays_where_it_is(tmp_path, monkeypatch):
     (tmp_path / "data/own/wave").mkdir(parents=True)
     (tmp_path / "data/own/wave/a.mp4").write_text("x")
     for _ in range(2):
-        make_videos("own", DatasetConfig(), tmp_path / "results/videos/own", workers=2)
+        collect("own", DatasetConfig(), tmp_path / "results/videos/own", workers=2)
     content = (tmp_path / "results/videos/own/videos.json").read_text()
     assert str(tmp_path) not in content
     listed = json.loads(content)
@@ -61,8 +61,8 @@ def test_a_folder_is_listed_and_stays_where_it_is(tmp_path, monkeypatch):
 
 
 def test_a_missing_folder_and_an_unknown_standin_are_errors(tmp_path):
-    with pytest.raises(UserError, match=r"no folder .*elsewhere; expected: a folder of videos"):
-        make_videos("own", DatasetConfig(folder=tmp_path / "elsewhere"), tmp_path / "out", 1)
+    with pytest.raises(UserError, match=r"no folder .*elsewhere; expected: a folder of clips"):
+        collect("own", DatasetConfig(folder=tmp_path / "elsewhere"), tmp_path / "out", 1)
     with pytest.raises(UserError, match=r"unknown stand-in dataset 'somthing'.*something"):
-        make_videos("somthing", standin(1), tmp_path / "out", 1)
+        collect("somthing", standin("somthing", 1), tmp_path / "out", 1)
     assert not (tmp_path / "out/videos.json").exists()

@@ -1,0 +1,185 @@
+"""Clips that are folders of pictures: numbered stills -> uint8 frames.
+
+A clip is a run of stills whose numbers rise by a constant step: `S1/walk_000001.jpg`,
+`S1/walk_000006.jpg`, ... Where a number is missing, one clip ends and another begins.
+Reference: `data/human36m/build_clip_dataset.py`, `data/ytb_driving/make_list.py`.
+"""
+
+import math
+import re
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cwm.data.video import SIZE, Clip, DecodeError, Geometry, as_frames
+from cwm.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+NUMBERED = re.compile(r"(.*?)(\d+)(\.[a-z]+)", re.IGNORECASE)
+PADDING, SIDE = 200, 1000  # pixels about a person, and of a picture, which joints are given in
+ONE = 2048  # of OpenCV's fixed-point weights
+
+
+class Run(NamedTuple):
+    """Stills of one clip after the first: numbers rise by `step`."""
+
+    step: int
+    count: int  # with the first
+
+
+def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[str, Run]]:
+    """First still and run of every clip among file names, sorted.
+
+    skip: how many stills at the beginning of a run are left out. every: of the others, those whose
+    number is a multiple of it are kept (1: all).
+    """
+    series = defaultdict(list)
+    for file in files:
+        if match := NUMBERED.fullmatch(file):
+            prefix, number, suffix = match.groups()
+            series[prefix, suffix].append((int(number), file))
+    for _, found in sorted(series.items()):
+        numbers = np.array(sorted(number for number, _ in found))
+        names = dict(found)
+        steps = np.diff(numbers)
+        usual = int(steps.min()) if len(steps) else 1
+        for run in np.split(numbers, np.flatnonzero(steps != usual) + 1):
+            kept = [int(number) for number in run[skip:] if number % every == 0]
+            if kept:
+                yield names[kept[0]], Run(math.lcm(usual, every), len(kept))
+
+
+def names(first: str, run: Run) -> list[str]:
+    """File names of all stills of a clip."""
+    prefix, number, suffix = NUMBERED.fullmatch(first).groups()
+    numbers = range(int(number), int(number) + run.step * run.count, run.step)
+    return [f"{prefix}{i:0{len(number)}d}{suffix}" for i in numbers]
+
+
+def read(
+    root: Path,
+    first: str,
+    run: Run,
+    geometry: Geometry,
+    stop: threading.Event | None = None,
+    scratch: Path | None = None,
+) -> Clip:
+    """All stills of a clip as frames, or DecodeError naming the one that cannot be read.
+
+    Pictures are resized from their four nearest pixels each, as OpenCV does by default.
+    """
+    from PIL import Image
+
+    files = names(first, run)[:: geometry.stride]
+    boxes = joint_boxes(root) if geometry.aspect == "person" else {}
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for name in files:
+            if stop is not None and stop.is_set():
+                raise DecodeError("stopped")
+            try:
+                with Image.open(root / name) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise DecodeError(f"{Path(name).name}: {_reason(error)}") from error
+            height, width = pixels.shape[:2]
+            file.write(resize(_crop(pixels, geometry.aspect, boxes.get(Path(name).name), name)))
+        file.flush()
+        return Clip(as_frames(file), width, height)
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None, name: str) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    match aspect:
+        case "stretch":
+            return pixels
+        case "center-crop":
+            half, y, x = min(height, width) // 2, height // 2, width // 2
+            half += half == 0
+            return pixels[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
+    if box is None:
+        raise DecodeError(f"{Path(name).name}: no joints in annot/*.h5")
+    left, top, right, bottom = box * width // SIDE
+    return pixels[top:bottom, left:right]
+
+
+def resize(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (64, 64, 3) uint8, bilinear without smoothing; when shrinking, OpenCV's to the last bit.
+
+    OpenCV's own arithmetic: weights of 11 bits, and a vertical pass that drops 4 bits first.
+    """
+    (top, bottom, low), (left, right, near) = (_taps(n) for n in pixels.shape[:2])
+    wide = pixels.astype(np.int32)
+    rows = [
+        wide[y][:, left] * (ONE - near)[:, None] + wide[y][:, right] * near[:, None]
+        for y in (top, bottom)
+    ]
+    low = low[:, None, None]
+    mixed = ((ONE - low) * (rows[0] >> 4) >> 16) + (low * (rows[1] >> 4) >> 16)
+    return np.ascontiguousarray((mixed + 2 >> 2).clip(0, 255), np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _taps(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of 64 pixels: the source pixels about its centre, and the weight of the second."""
+    centre = np.float32((np.arange(SIZE) + 0.5) * (length / SIZE) - 0.5)
+    first = np.floor(centre).astype(int)
+    weight = np.rint((centre - first) * ONE).astype(np.int32)
+    weight[(first < 0) | (first >= length - 1)] = 0
+    first = first.clip(0, length - 1)
+    return first, (first + 1).clip(max=length - 1), weight
+
+
+@lru_cache(maxsize=1)
+def joint_boxes(root: Path) -> dict[str, np.ndarray]:
+    """Where the person is in every annotated still: name -> left, top, right, bottom.
+
+    The smallest rectangle about all joints, made a square that is PADDING wider and lies within the
+    picture, in pixels of a picture SIDE wide. Annotations are `annot/NAME.h5`, whose `part` holds
+    joints (N, J, 2), with the names of the stills in `annot/NAME_images.txt`.
+    """
+    import h5py
+
+    boxes: dict[str, np.ndarray] = {}
+    for path in sorted(root.rglob("annot/*.h5")):
+        listed = path.with_name(f"{path.stem}_images.txt")
+        try:
+            stills = listed.read_text().split()
+            with h5py.File(path) as file:
+                joints = np.asarray(file["part"], np.float64)
+        except (OSError, KeyError) as error:
+            raise UserError(
+                f"{path} and {listed.name} are not joints of stills: {error}"
+            ) from error
+        if joints.shape != (len(stills), *joints.shape[1:2], 2):
+            raise UserError(f"{path} has joints {joints.shape} for {len(stills)} stills")
+        boxes |= zip((Path(name).name for name in stills), person_boxes(joints), strict=True)
+    if not boxes:
+        raise UserError(f"no annot/*.h5 in {root}: without joints nobody knows where the person is")
+    return boxes
+
+
+def person_boxes(joints: np.ndarray) -> np.ndarray:
+    """Joints (N, J, 2) -> squares (N, 4) int, rounded where the reference rounds."""
+    first = np.trunc(joints[:, 0])
+    low = np.floor(np.minimum(first, joints[:, 1:].min(1)))
+    high = np.ceil(np.maximum(first, joints[:, 1:].max(1)))
+    side = np.minimum((high - low).max(1, keepdims=True) + PADDING, SIDE)
+    centre = (low + high) / 2
+    low, high = np.trunc(centre - side / 2), np.trunc(centre + side / 2)
+    shift = np.maximum(-low, 0)
+    shift -= np.maximum(high + shift - SIDE, 0)
+    return np.concatenate([low + shift, high + shift], 1).astype(int)

@@ -1,0 +1,39 @@
+"""A dataset's name -> its clips, listed in `videos.json`."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from cwm.data import standins
+from cwm.data.corpora import DatasetConfig, describe, find, write_videos
+
+log = logging.getLogger(__name__)
+
+
+def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
+    """Make a stand-in or look into a folder of clips, and write `out/videos.json` last.
+
+    The list holds nothing that changes when the files do not. Its root is relative to `out`, so
+    that results can be moved together with the data, unless the folder was given absolutely.
+    Raises UserError for an unknown stand-in and for a folder that is missing or has no clips.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    made: dict[str, dict[str, str]] = {}
+    if cfg.source == "standin":
+        root, written = out, "."
+        files = standins.generate(cfg.standin.name, cfg.standin, root, workers)
+        made = {file: {} for file in files}
+        there = find(root, replace(cfg, annotations={}))
+        clips = [clip for clip in there if clip.file in made]
+    else:
+        root = cfg.folder or Path("data") / name
+        written = str(root) if root.is_absolute() else os.path.relpath(root, out)
+        clips = find(root, cfg)
+    with ThreadPoolExecutor(workers) as pool:
+        videos = list(pool.map(partial(describe, root, cfg=cfg), clips))
+    videos = [v._replace(traits=v.traits | made.get(v.file, {})) for v in videos]
+    write_videos(out / "videos.json", written, videos)
+    log.info("%s: %d clips, %.1f MB", name, len(videos), sum(v.bytes for v in videos) / 1e6)
