@@ -117,9 +117,10 @@ def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None, name: str) ->
 
 
 def resize(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (64, 64, 3) uint8, bilinear without smoothing; when shrinking, OpenCV's to the last bit.
+    """(H, W, 3) -> (64, 64, 3) uint8, bilinear without smoothing.
 
-    OpenCV's own arithmetic: weights of 11 bits, and a vertical pass that drops 4 bits first.
+    OpenCV's own arithmetic, equal to its last bit where pictures shrink: weights of 11 bits, and a
+    vertical pass that drops 4 bits first.
     """
     (top, bottom, low), (left, right, near) = (_taps(n) for n in pixels.shape[:2])
     wide = pixels.astype(np.int32)

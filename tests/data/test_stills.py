@@ -38,7 +38,7 @@ def test_stills_are_grouped_by_name_and_divided_where_a_number_is_missing():
 
 
 def test_the_head_of_every_run_is_dropped_and_every_fifth_still_kept():
-    """As `data/ytb_driving/make_list.py`: 99 stills go, then numbers that are multiples of 5 stay."""
+    """As `data/ytb_driving/make_list.py`: 99 stills go, then multiples of 5 stay."""
     files = [f"dir-0/{i}.jpg" for i in [*range(7, 307), *range(400, 480), *range(500, 620)]]
     assert list(runs(files, skip=99, every=5)) == [
         ("dir-0/110.jpg", Run(5, 40)),  # 7 + 99 = 106 is the first, 110 the first multiple
