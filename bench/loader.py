@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cwm.data.clips import INDEX, ClipStore, prefetch, shard_name
-from cwm.data.corpora import sha256
+from cwm.data.files import sha256
 
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 from pydantic.dataclasses import dataclass
 
 from cwm.data import episodes, stills
+from cwm.data.files import sha256, write_json
 from cwm.data.standins import StandinConfig
 from cwm.data.stills import Run
 from cwm.data.video import Geometry
@@ -182,25 +183,10 @@ def traits_of(file: str, pattern: str) -> dict[str, str]:
     return {name: x for name, x in (match.groupdict() if match else {}).items() if x is not None}
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a regular file; OSError for anything else (a pipe would block for ever)."""
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_heldout(file: str, share: float) -> bool:
     """Whether a video is held out: decided by its own name, so that new files move nobody."""
     digest = hashlib.sha256(b"heldout " + os.fsencode(file)).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a file that is either the old one or the whole new one, and says nothing of time."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    part.replace(path)
 
 
 def write_videos(path: Path, root: str, videos: Iterable[Video]) -> None:

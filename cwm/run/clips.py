@@ -16,7 +16,8 @@ import numpy as np
 
 from cwm.data.clips import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 from cwm.data.contact import write_contact_sheet
-from cwm.data.corpora import DatasetConfig, Video, read_videos, sha256, write_json
+from cwm.data.corpora import DatasetConfig, Video, read_videos
+from cwm.data.files import sha256, write_json
 from cwm.data.shards import Stored, read_journal, shard_name
 from cwm.data.video import FRAME_BYTES, SIZE
 from cwm.errors import UserError

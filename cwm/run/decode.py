@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cwm.data import episodes, stills
-from cwm.data.corpora import DatasetConfig, Video, digest, read_videos, write_json
+from cwm.data.corpora import DatasetConfig, Video, digest, read_videos
+from cwm.data.files import write_json
 from cwm.data.shards import Shards
 from cwm.data.video import SIZE, Clip, DecodeError, check_readable, decode, ffmpeg_version
 from cwm.errors import UserError

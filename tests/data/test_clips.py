@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import chisquare
 
 from cwm.data.clips import INDEX, ClipStore, Mixture, prefetch
-from cwm.data.corpora import DatasetConfig, sha256
+from cwm.data.corpora import DatasetConfig
+from cwm.data.files import sha256
 from cwm.data.shards import shard_name
 from cwm.errors import UserError
 from cwm.run.clips import mix_clips

@@ -13,9 +13,9 @@ from cwm.data.corpora import (
     find,
     is_heldout,
     read_videos,
-    sha256,
     traits_of,
 )
+from cwm.data.files import sha256
 from cwm.data.stills import Run
 from cwm.errors import UserError
 

@@ -9,7 +9,7 @@ import pytest
 
 from cwm import config
 from cwm.data.clips import INDEX
-from cwm.data.corpora import sha256
+from cwm.data.files import sha256
 from cwm.data.shards import shard_name
 from cwm.errors import UserError
 from cwm.run import pretrain as module
