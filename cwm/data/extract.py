@@ -10,6 +10,7 @@ import errno
 import gzip
 import io
 import json
+import logging
 import lzma
 import os
 import shutil
@@ -24,6 +25,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 from cwm.data.download import FOLDER, PACKED, Archive, checksum
 from cwm.data.files import human
 from cwm.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MARKER = ".extracted.json"  # in the folder: sha256 of the files that it was made of
 MEMBERS = 2_000_000  # of an archive; Something-Something V2 has 220,847
@@ -101,6 +104,7 @@ def _extract(group: Group, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
+        log.info("%s: extracting to %s", group.name, target)
         sizes = sum(path.stat().st_size for path in paths)
         told = sum(file.extracted_bytes or 0 for file in group.files)
         writer = _Writer(group.name, temporary, told or SMALL + RATIO * sizes)
@@ -114,6 +118,7 @@ def _extract(group: Group, folder: Path) -> None:
         (temporary / MARKER).write_text(json.dumps(made_of))
         os.sync()  # the marker must not outlive files that never reached the disk
         temporary.rename(target)
+        log.info("%s: %d files and folders, %s", target, writer.members, human(writer.bytes))
     except UserError:
         raise
     except Exception as error:  # readers of archives raise nearly anything on damaged ones
