@@ -42,9 +42,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.served[self.path] += len(piece)
             time.sleep(pause)
 
-    def send(self, content=CONTENT, end=None, pause=0.0, tag='"one"', **headers):
+    def send(self, content=None, end=None, pause=0.0, tag='"one"', **headers):
         """Honours Range and If-Range; stops after `end` bytes of an answer."""
-        begin = 0
+        content, begin = content or self.server.content, 0
         asked = self.headers.get("Range")
         if asked and self.headers.get("If-Range") in (None, tag):
             begin = int(asked.removeprefix("bytes=").removesuffix("-"))
@@ -163,9 +163,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving():
+def serving(content=CONTENT):
     """The server, with `url(way)`, and counts of requests by way and of bytes by path."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.content = content
     server.daemon_threads = True
     server.block_on_close = False
     server.asked, server.served, server.stop = Counter(), Counter(), threading.Event()
