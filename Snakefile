@@ -17,9 +17,11 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/figures.smk"
 
 
-# On a cluster these run where Snakemake does: they take seconds, a place in the queue minutes.
+# On a cluster these run where Snakemake does: they take seconds, a place in the queue minutes; and
+# only there may be a way to the internet.
 localrules:
     all,
+    download,
     tracking,
     scores,
     table,

@@ -49,6 +49,18 @@ def videos(
 
 
 @app.command()
+def download(dataset: Dataset, configs: Configs, sets: Sets = None) -> None:
+    """Get the files of a dataset and unpack them, or say how a person does."""
+    from cwm.config import load
+    from cwm.data.corpora import folder_of
+    from cwm.run.fetch import fetch
+
+    cfg = load(configs, sets or ()).dataset
+    size = cfg.gigabytes and int(cfg.gigabytes * 1e9)
+    fetch(cfg.archives, folder_of(dataset, cfg), " ".join(cfg.by_hand.split()), size)
+
+
+@app.command()
 def collect(
     dataset: Dataset, configs: Configs, out: Out, cores: Cores = 1, sets: Sets = None
 ) -> None:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 from pydantic.dataclasses import dataclass
 
 from cwm.data import episodes, stills
+from cwm.data.download import Archive
 from cwm.data.files import sha256, write_json
 from cwm.data.standins import StandinConfig
 from cwm.data.stills import Run
@@ -50,11 +51,12 @@ class DatasetConfig:
 
     source: Literal["folder", "standin"] = "folder"
     folder: Path | None = None  # none: data/<name of the dataset>
-    by_hand: str | None = None  # what a person has to do to get it, where it cannot be downloaded
-    gigabytes: PositiveFloat | None = None  # that it takes in the folder
+    archives: tuple[Archive, ...] = ()  # to be downloaded, or brought, and unpacked in the folder
+    by_hand: str = ""  # what a person has to do to get it, where it cannot be downloaded
+    gigabytes: PositiveFloat | None = None  # that archives and content take in the folder
     kinds: tuple[Kind, ...] = ("video",)  # files to look for
     names: str = r"(?:.*/)?(?P<label>[^/]+)/[^/]+"  # what a clip's path says of it: named groups
-    annotations: dict[Split, Path] = Field(default_factory=dict)  # Something-Something's, if any
+    annotations: dict[Split, str] = Field(default_factory=dict)  # patterns of JSON files, if any
     skip: NonNegativeInt = 0  # stills left out where a run of them begins
     every: PositiveInt = 1  # of the other stills, those whose number is a multiple are kept
     standin: StandinConfig = StandinConfig()
@@ -79,6 +81,11 @@ class DatasetConfig:
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return value
+
+
+def folder_of(name: str, cfg: DatasetConfig) -> Path:
+    """Where the files of a dataset lie."""
+    return cfg.folder or Path("data") / name
 
 
 class Video(NamedTuple):
@@ -133,16 +140,20 @@ def find(root: Path, cfg: DatasetConfig) -> list[Found]:
 
 def _expected(cfg: DatasetConfig) -> str:
     suffixes = ", ".join(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
-    disk = f" ({cfg.gigabytes:g} GB)" if cfg.gigabytes else ""
     how = f". {' '.join(cfg.by_hand.split())}" if cfg.by_hand else ""
-    return f"expected: a folder of clips{disk}, {suffixes}{how}"
+    return f"expected: a folder of clips, {suffixes}{how}"
 
 
 def _annotations(root: Path, cfg: DatasetConfig) -> dict[str, tuple[str, Split]]:
     """Label and split of every clip by its name, from Something-Something's JSON files."""
     known: dict[str, tuple[str, Split]] = {}
-    for split, name in cfg.annotations.items():
-        path = root / name
+    for split, pattern in cfg.annotations.items():
+        paths = list(root.glob(pattern))
+        if len(paths) != 1:
+            raise UserError(
+                f"{len(paths)} files {pattern} in {root} instead of one; {_expected(cfg)}"
+            )
+        (path,) = paths
         try:
             for entry in json.loads(path.read_text()):
                 label = re.sub(r"[\[\]]", "", entry["template"])

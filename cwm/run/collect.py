@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cwm.data import standins
-from cwm.data.corpora import DatasetConfig, describe, find, write_videos
+from cwm.data.corpora import DatasetConfig, describe, find, folder_of, write_videos
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
         there = find(root, replace(cfg, annotations={}))
         clips = [clip for clip in there if clip.file in made]
     else:
-        root = cfg.folder or Path("data") / name
+        root = folder_of(name, cfg)
         written = str(root) if root.is_absolute() else os.path.relpath(root, out)
         clips = find(root, cfg)
     with ThreadPoolExecutor(workers) as pool:

@@ -11,13 +11,16 @@ import zipfile
 import pytest
 from data.server import serving
 
-from cwm.data import extract
-from cwm.data.corpora import find
+from cwm.data import corpora, extract
 from cwm.data.download import Archive
 from cwm.errors import UserError
 from cwm.run.fetch import fetch
 
 NAMES = [f"push/{number}.webm" for number in range(40)]
+
+
+def find(folder):
+    return [clip.file for clip in corpora.find(folder, corpora.DatasetConfig())]
 
 
 def zipped(names=NAMES, size=8000):

@@ -30,7 +30,9 @@ SCALE = f"config/scale/{config['scale']}.yaml"
 
 # Cards are handed out by cwm/gpus.py; Snakemake only counts them, and clusters are asked for them.
 os.environ.setdefault("CWM_JOBS_PER_GPU", str(config["jobs_per_gpu"]))
-GPU = 0 if load_settings([Path(SCALE)]).runtime.device == "cpu" else 1
+SIZES = load_settings([Path(SCALE)])
+GPU = 0 if SIZES.runtime.device == "cpu" else 1
+STANDINS = SIZES.dataset.source == "standin"
 
 # The datasets whose clips are other datasets', which then make them.
 MADE_OF_OTHERS = made_of_others()

@@ -1,10 +1,23 @@
 """Videos -> clips. Reads config/dataset; makes videos.json and store.json per dataset."""
 
 
+rule download:
+    """Get the files of a dataset and unpack them in data/, or say how a person does."""
+    input:
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
+    output:
+        touch(f"{VIDEOS}/downloaded"),
+    log:
+        f"{VIDEOS}/download.txt",
+    shell:
+        "cwm download {wildcards.dataset} {input.config} 2>&1 | tee {log}"
+
+
 rule collect:
     """List the clips of a dataset, making them first if they are a stand-in."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
+        downloaded=[] if STANDINS else f"{VIDEOS}/downloaded",
     output:
         f"{VIDEOS}/videos.json",
     log:
