@@ -2,6 +2,11 @@
 
 A clip is a pure function of (seed, number of the clip), so how many are made, by how many
 processes and in which order changes none of them.
+
+A stand-in is a module with a `VERSION` (a change of what is drawn makes new files), a `Studio`, and
+for a clip its `label(clip)`, its `place(clip)` below the stand-in's folder (a file, or a folder of
+stills, in a folder named by the label), what can be counted about it, `traits(seed, clip)`, and
+`write(path, frames)`, which makes the place appear when it is complete.
 """
 
 import logging
@@ -15,13 +20,11 @@ from functools import cache
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from cwm.data.encode import encode
 from cwm.errors import unknown
 
 log = logging.getLogger(__name__)
@@ -49,28 +52,28 @@ class Job(NamedTuple):
 class Studio(Protocol):
     """What films the clips of a stand-in: made once in a process, then used for many clips."""
 
-    def film(self, seed: int, clip: int) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8 of one clip."""
+    def film(self, seed: int, clip: int) -> Iterator[Any]:
+        """Frames of one clip, as its module's `write` takes them."""
 
 
-def generate(name: str, cfg: StandinConfig, root: Path, workers: int) -> list[str]:
-    """Make the clips that are not there yet; returns the files of all of them, below `root`.
+def generate(name: str, cfg: StandinConfig, root: Path, workers: int) -> dict[str, dict[str, str]]:
+    """Make the clips that are not there yet; returns the traits of all of them, by their names.
 
-    A file has its final name only when it is complete, so existing ones are kept.
+    A name is that of a file below `root`, or of a folder with the stills of one clip and nothing
+    else. It is there only when all of the clip is, so existing ones are kept.
     """
     module = _module(name)
     folder = f"{name}-v{module.VERSION}-seed{cfg.seed}"
-    files = [
-        f"{folder}/{module.label(clip)}/{clip:06d}{module.SUFFIX}" for clip in range(cfg.clips)
-    ]
-    todo = [clip for clip, file in enumerate(files) if not (root / file).exists()]
+    places = [f"{folder}/{module.place(clip)}" for clip in range(cfg.clips)]
+    todo = [clip for clip, place in enumerate(places) if not (root / place).exists()]
     log.info("%s: %d of %d clips to make", name, len(todo), cfg.clips)
     if todo:
         labels = {module.label(clip): [] for clip in todo}
         for clip in todo:
-            labels[module.label(clip)].append(Job(name, cfg.seed, clip, root / files[clip]))
+            labels[module.label(clip)].append(Job(name, cfg.seed, clip, root / places[clip]))
         _in_processes(list(labels.values()), min(workers, len(todo)))
-    return sorted(files)
+    traits = (module.traits(cfg.seed, clip) for clip in range(cfg.clips))
+    return dict(sorted(zip(places, traits, strict=True)))
 
 
 def _module(name: str) -> ModuleType:
@@ -131,6 +134,5 @@ def _film(jobs: list[Job]) -> int:
         if _film.stop.is_set():
             break
         module = _module(job.name)
-        frames = _studio(job.name).film(job.seed, job.clip)
-        encode(job.path, frames, module.RATE, module.CODEC)
+        module.write(job.path, _studio(job.name).film(job.seed, job.clip))
     return len(jobs)

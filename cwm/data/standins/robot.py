@@ -4,14 +4,14 @@ The tasks are ones of Meta-world that no figure fine-tunes on.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 import envs
-from cwm.data.encode import H264
+from cwm.data.encode import H264, encode
 
 VERSION = 1  # a change of what is drawn makes new files
-SUFFIX, CODEC, RATE = ".mp4", H264, 20
 SIDE = 96  # of a frame, which is square as what the agent sees
 TASKS = ("door-open", "plate-slide", "push", "window-open")
 FRAMES, SKIP = 32, 4  # frames of a clip, control steps (12.5 ms) from one to the next
@@ -20,6 +20,19 @@ FRAMES, SKIP = 32, 4  # frames of a clip, control steps (12.5 ms) from one to th
 def label(clip: int) -> str:
     """Task of a clip; every task has the same share of any number of clips."""
     return TASKS[clip % len(TASKS)]
+
+
+def place(clip: int) -> str:
+    """File of a clip."""
+    return f"{label(clip)}/{clip:06d}.mp4"
+
+
+def traits(seed: int, clip: int) -> dict[str, str]:
+    """Many episodes of few tasks, by one arm at one table."""
+    return {"task": label(clip), "arm": "sawyer", "table": "metaworld"}
+
+
+write = partial(encode, rate=20, codec=H264)
 
 
 class Studio:

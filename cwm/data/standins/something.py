@@ -9,18 +9,18 @@ very first frame says a little: a thing begins more often on the side it comes f
 World axes: x to the right, y away from the camera, z up; metres.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
-from cwm.data.encode import VP9
-from cwm.data.standins.camera import NAME, Camera
+from cwm.data.encode import VP9, encode
+from cwm.data.standins.camera import BONE, NAME, Camera
 from cwm.data.standins.textures import colour, tile
 
 VERSION = 1  # a change of what is drawn makes new files
-SUFFIX, CODEC, RATE = ".webm", VP9, 12  # as Something-Something V2 is published
 WIDTH, HEIGHT = 128, 96
 LABELS = ("pushing-left-to-right", "pushing-right-to-left", "lifting-up", "turning")
 SHAPES = ("box", "sphere", "cylinder", "capsule", "ellipsoid")
@@ -33,8 +33,6 @@ THING = (
     f'<body name="{{0}}" mocap="true">{GEOMS}</body>'
     f'<body name="{{0}}-shade" mocap="true">{SHADE}</body>'
 )
-# Not in its body's own frame: MuJoCo would then never look at a position that is set later.
-BONE = '<geom name="{0}" type="capsule" size=".1 .1" pos="1 1 1" euler="9 9 9" material="{1}"/>'
 BONES = "".join(BONE.format(f"bone{i}", "skin") for i in range(2 * FINGERS))
 SCENE = f"""<mujoco>
   <visual><map znear=".02"/></visual>
@@ -80,6 +78,19 @@ class Motion(NamedTuple):
 def label(clip: int) -> str:
     """Motion class of a clip; every class has the same share of any number of clips."""
     return LABELS[clip % len(LABELS)]
+
+
+def place(clip: int) -> str:
+    """File of a clip."""
+    return f"{label(clip)}/{clip:06d}.webm"
+
+
+def traits(seed: int, clip: int) -> dict[str, str]:
+    """All that one sees is drawn anew for each clip."""
+    return dict.fromkeys(("scene", "table", "wall", "thing", "hand"), f"{seed}-{clip}")
+
+
+write = partial(encode, rate=12, codec=VP9)  # as Something-Something V2 is published
 
 
 def motion(rng: Generator, name: str, away: np.ndarray) -> Motion:
@@ -128,20 +139,28 @@ class Studio:
 
     def film(self, seed: int, clip: int) -> Iterator[np.ndarray]:
         """Frames (96, 128, 3) uint8 of one clip of 30 to 42 frames."""
+        count, shoot = self.prepare(seed, clip)
+        return map(shoot, range(count))
+
+    def prepare(self, seed: int, clip: int) -> tuple[int, Callable[[int], np.ndarray]]:
+        """Number of frames of a clip, and what films any of them until the next is prepared."""
         rng = np.random.default_rng([seed, clip])
         target, *view = self._decorate(rng)
         half, yaw = self._thing("thing", rng, rng.uniform(0.13, 0.19)), rng.uniform(0, 2 * np.pi)
         plan = motion(rng, label(clip), self._hand(rng, half))
         count = int(rng.integers(30, 43))
         sway, phase = rng.choice((0, 0, 0.015)), rng.uniform(0, 2 * np.pi, 3)
-        for t in range(count):
+
+        def shoot(t: int) -> np.ndarray:
             where, turn, absent = pose(plan, t / (count - 1))
             self._stand("thing", where, half, yaw + turn)
             grip = where + 2 * half[2] * UP + absent
             self.camera.place("hand", grip, turn)
             self.camera.place("arm", grip, 0.0)
             self.camera.aim(target + sway * np.sin(phase + 6 * t / count), *view)
-            yield self.camera.shoot(HEIGHT, WIDTH)
+            return self.camera.shoot(HEIGHT, WIDTH)
+
+        return count, shoot
 
     def _decorate(self, rng: Generator) -> tuple[np.ndarray, float, float, float]:
         """Table, wall, lamp and things that stand about; returns how the camera is aimed."""
@@ -213,19 +232,9 @@ class Studio:
         for i, angle in enumerate(side + spread):
             out = np.array([np.cos(angle), np.sin(angle), 0])
             bend, tip = reach * out + thick * UP, reach * out - 0.7 * half[2] * UP
-            self._bone(f"bone{2 * i}", knuckle + 0.05 * out, bend, thick)
-            self._bone(f"bone{2 * i + 1}", bend, tip, thick)
+            self.camera.lay(f"bone{2 * i}", knuckle + 0.05 * out, bend, thick)
+            self.camera.lay(f"bone{2 * i + 1}", bend, tip, thick)
         cuff = rng.uniform(0.15, 0.5)
-        self._bone("wrist", knuckle, knuckle + cuff * along, 0.04)
-        self._bone("sleeve", knuckle + cuff * along, knuckle + 1.3 * along, 0.055)
+        self.camera.lay("wrist", knuckle, knuckle + cuff * along, 0.04)
+        self.camera.lay("sleeve", knuckle + cuff * along, knuckle + 1.3 * along, 0.055)
         return 0.8 * along
-
-    def _bone(self, name: str, a: np.ndarray, b: np.ndarray, radius: float) -> None:
-        """Lay a capsule from a to b."""
-        geom, line = self.model.geom(name), b - a
-        length = np.linalg.norm(line)
-        x, y, z = line / length
-        half_turn = np.array([1 + z, -y, x, 0])  # takes the z axis to the line, unless opposite
-        norm = np.linalg.norm(half_turn)
-        geom.pos[:], geom.size[:2] = (a + b) / 2, (radius, length / 2)
-        geom.quat[:] = half_turn / norm if norm > 1e-6 else [0, 1, 0, 0]
