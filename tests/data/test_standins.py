@@ -1,8 +1,13 @@
+from collections import Counter
+
+import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
+from cwm.data import standins
 from cwm.data.encode import VP9, encode
-from cwm.data.standins import something
+from cwm.data.standins import human36m, something
 from cwm.data.standins.textures import tile
 
 RIGHT, LEFT = "pushing-left-to-right", "pushing-right-to-left"
@@ -95,3 +100,106 @@ def test_a_video_that_cannot_be_encoded_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError, match="could not write"):
         encode(tmp_path / "a.webm", np.zeros((2, 32, 32, 3), np.uint8), 12, {"vcodec": "nothing"})
     assert not list(tmp_path.glob("a*"))
+
+
+@pytest.fixture(scope="module")
+def room():
+    return human36m.Studio()
+
+
+def stills(room, clip):
+    pictures, joints = zip(*room.film(0, clip), strict=True)
+    return np.stack(pictures), np.stack(joints)
+
+
+def test_a_human_clip_does_not_depend_on_what_was_filmed_before(room):
+    pictures, joints = stills(room, 5)
+    stills(room, 9)
+    for again in (stills(room, 5), stills(human36m.Studio(), 5)):
+        np.testing.assert_array_equal(again[0], pictures)
+        np.testing.assert_array_equal(again[1], joints)
+
+
+def test_human_clips_are_few_people_and_actions_before_four_cameras_in_one_room():
+    traits = [human36m.traits(0, clip) for clip in range(420)]
+    assert len({human36m.place(clip) for clip in range(1000)}) == 1000
+    assert {key: len(Counter(t[key] for t in traits)) for key in traits[0]} == {
+        "subject": 7,
+        "action": 15,
+        "camera": 4,
+        "room": 1,
+    }
+    for key in traits[0]:
+        for part in (traits[:33], traits):  # any number of clips has equal shares
+            shares = Counter(t[key] for t in part).values()
+            assert max(shares) - min(shares) <= 1
+
+
+def test_human_backgrounds_are_as_many_as_cameras(room):
+    walks = [clip for clip in range(60) if human36m.ACTIONS[human36m.label(clip)].walks]
+    pictures = [(clip % 4, np.median(stills(room, clip)[0], axis=0)) for clip in walks[:10]]
+    for camera, one in pictures:
+        for other_camera, other in pictures:
+            differs = (np.abs(one - other).max(-1) > 12).mean()
+            assert differs < 0.05 if camera == other_camera else differs > 0.3
+
+
+def test_joints_lie_on_the_person(room):
+    """Four people before one camera: what most pictures show at a place is the room."""
+    clips = [stills(room, clip) for clip in (12, 4, 28, 0)]
+    empty = np.median(np.concatenate([pictures for pictures, _ in clips]), axis=0)
+    for pictures, joints in clips:
+        person = np.abs(pictures - empty).max(-1) > 12
+        assert joints.shape == (len(pictures), 32, 2)
+        assert joints.min() > 0 and joints.max() < human36m.UNITS
+        x, y = (joints * human36m.SIDE / human36m.UNITS).astype(int).transpose(2, 0, 1)
+        assert person[np.arange(len(pictures))[:, None], y, x].mean() > 0.9
+        assert person.mean() < 0.1  # so the crop around the joints matters
+        assert np.ptp(joints, axis=0).max() > 20
+
+
+def test_a_person_who_walks_goes_where_the_face_looks():
+    body, rng = human36m.Body(1.7, 1.0), np.random.default_rng
+    for seed in range(6):
+        joints = human36m.perform(rng(seed), human36m.ACTIONS["Walking"], body, 30)
+        way = np.diff(joints[:, 0, :2], axis=0)
+        toes = (joints[:, [4, 9]] - joints[:, [2, 7]]).mean(1)[1:, :2]
+        assert (way * toes).sum() > 0.8 * np.linalg.norm(way, axis=1) @ np.linalg.norm(toes, axis=1)
+        assert joints[..., 2].min() > 0  # nobody sinks into the floor
+
+
+def test_human_stills_are_there_when_all_is(tmp_path):
+    """What a killed job leaves has another name, and the next run makes the clip anew."""
+    place = tmp_path / human36m.place(0)
+    frames = [(np.full((16, 16, 3), i, np.uint8), np.full((32, 2), i)) for i in range(3)]
+
+    def killed():
+        yield from frames[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        human36m.write(place, killed())
+    assert not place.exists() and not list(tmp_path.glob("annot/*"))
+    human36m.write(place, iter(frames[1:]))
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    names = (tmp_path / f"annot/{place.name}_images.txt").read_text().split()
+    assert names == [f"S1_Directions.54138969_{number}.jpg" for number in ("000001", "000006")]
+    assert sorted(path.name for path in place.iterdir()) == names
+    assert Image.open(place / names[1]).getpixel((3, 3)) == (2, 2, 2)
+    with h5py.File(tmp_path / f"annot/{place.name}.h5") as file:
+        np.testing.assert_array_equal(file["part"][:, 7, 1], [1, 2])
+    assert len(list(tmp_path.glob("annot/*"))) == 2
+
+
+def test_generate_names_clips_and_keeps_what_is_there(tmp_path):
+    cfg = standins.StandinConfig(clips=2)
+    made = standins.generate("human36m", cfg, tmp_path, workers=1)
+    assert list(made) == sorted(made)
+    folder = "human36m-v1-seed0"
+    for clip in range(2):
+        name = f"{folder}/{human36m.place(clip)}"
+        assert made[name] == human36m.traits(0, clip)
+        assert (tmp_path / name).is_dir()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert standins.generate("human36m", cfg, tmp_path, workers=1) == made
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
