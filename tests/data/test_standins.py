@@ -1,13 +1,15 @@
+import itertools
 from collections import Counter
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from cwm.data import standins
 from cwm.data.encode import VP9, encode
-from cwm.data.standins import human36m, something
+from cwm.data.standins import driving, human36m, something
 from cwm.data.standins.textures import tile
 
 RIGHT, LEFT = "pushing-left-to-right", "pushing-right-to-left"
@@ -203,3 +205,61 @@ def test_generate_names_clips_and_keeps_what_is_there(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert standins.generate("human36m", cfg, tmp_path, workers=1) == made
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def drive(clip, seed=0, count=12):
+    return np.stack(list(itertools.islice(driving.Studio().film(seed, clip), count)))
+
+
+def test_a_drive_does_not_depend_on_what_was_filmed_before():
+    studio = driving.Studio()
+    first = list(studio.film(0, 3))
+    list(itertools.islice(studio.film(1, 7), 2))
+    np.testing.assert_array_equal(list(studio.film(0, 3)), first)
+    assert np.shape(first)[1:] == (72, 128, 3) and 40 <= len(first) <= 60
+
+
+def test_every_drive_has_a_road_of_its_own_in_few_cities_and_weathers():
+    traits = [driving.traits(0, clip) for clip in range(36)]
+    assert len({driving.place(clip) for clip in range(100)}) == 100
+    assert {key: len(Counter(t[key] for t in traits)) for key in traits[0]} == {
+        "road": 36,
+        "city": 9,
+        "weather": 4,
+    }
+    assert len({(t["city"], t["weather"]) for t in traits}) == 36
+    roads = np.stack([drive(0, seed, count=1)[0] for seed in range(6)]).astype(float)
+    for one, other in itertools.combinations(roads, 2):  # though city and weather are the same
+        assert np.abs(one - other).mean() > 10
+
+
+def test_weathers_look_like_themselves():
+    sky, contrast, light = {}, {}, {}
+    for clip in range(6, 36, 9):  # all in the desert, where little hides the sky
+        weather, frames = driving.traits(0, clip)["weather"], drive(clip, count=2).astype(float)
+        sky[weather] = frames[:, :6].mean((0, 1, 2))
+        contrast[weather] = frames[:, 25:40].std()
+        light[weather] = frames[:, 40:].mean()
+    assert sky["clear"][2] - sky["clear"][0] > 30 > np.ptp(sky["overcast"])
+    assert sky["dusk"][0] > sky["dusk"][2]
+    assert min(contrast, key=contrast.get) == "fog"
+    assert min(light, key=light.get) == "dusk"
+
+
+def expansion(frames):
+    """Relative growth per frame, and the point (x, y) it grows from: a fit to the optical flow."""
+    video = gaussian_filter(frames.mean(-1), (0, 1.5, 1.5))
+    dy, dx = np.gradient((video[1:] + video[:-1]) / 2, axis=(1, 2))
+    y, x = np.mgrid[: frames.shape[1], : frames.shape[2]]
+    design = np.stack([dx * x + dy * y, dx, dy], axis=-1).reshape(-1, 3)
+    growth, *shift = np.linalg.lstsq(design, -np.diff(video, axis=0).ravel())[0]
+    return growth, *(-np.array(shift) / growth)
+
+
+def test_the_camera_drives_forward():
+    """What is seen grows from the middle of the horizon (bends move it, to either side)."""
+    growth, x, y = np.array([expansion(drive(clip)) for clip in range(18)]).T
+    assert growth.min() > 0.008
+    assert abs(x.mean() - 64) < 8
+    assert abs(y.mean() - 34) < 4
+    assert expansion(drive(0)[::-1])[0] < 0

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from cwm.errors import unknown
 
 log = logging.getLogger(__name__)
-NAMES = ("human36m", "robot", "something")
+NAMES = ("driving", "human36m", "robot", "something")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -80,6 +80,8 @@ def _module(name: str) -> ModuleType:
     match name:
         case "something":
             from cwm.data.standins import something as module
+        case "driving":
+            from cwm.data.standins import driving as module
         case "human36m":
             from cwm.data.standins import human36m as module
         case "robot":
