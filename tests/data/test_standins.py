@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cwm.data import standins
 from cwm.data.encode import VP9, encode
@@ -81,6 +84,50 @@ def test_waiting_times_at_both_ends_are_alike():
     grasp, release = np.array([(plan.grasp, 1 - plan.release) for plan in plans]).T
     assert abs(grasp.mean() - release.mean()) < 0.01
     assert abs(grasp.std() - release.std()) < 0.01
+
+
+def accuracy(features, labels):
+    """Of a linear probe: of clips (N, ...) either half is told by one that learnt the other."""
+    features, half = features.reshape(len(labels), -1), len(labels) // 2
+    first, second = np.arange(half), np.arange(half, len(labels))
+    hits = []
+    for train, test in ((first, second), (second, first)):
+        probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-1, 5, 13)))
+        hits.append(probe.fit(features[train], labels[train]).score(features[test], labels[test]))
+    return np.mean(hits)
+
+
+def shrink(pictures, factor):
+    """Means of squares of pixels."""
+    *batch, height, width, colours = pictures.shape
+    cells = (*batch, height // factor, factor, width // factor, factor, colours)
+    return pictures.reshape(cells).mean((-4, -2), dtype=np.float32)
+
+
+def motion(pairs):
+    """What is linear in how far blocks moved to the right: -(change in time)(slope across)."""
+    smooth = gaussian_filter(pairs, (0, 0, 0.8, 0.8, 0))
+    slope = np.gradient(smooth.mean(1), axis=2)
+    product = -((smooth[:, 1] - smooth[:, 0]) * slope).sum(-1)
+    product /= (slope**2).sum((1, 2, 3))[:, None, None]
+    return shrink(product[..., None], 8)
+
+
+def test_the_direction_of_a_push_is_in_two_frames_and_not_in_one(studio):
+    """Both frames of a pair are at random times, so that neither end of a clip is favoured."""
+    rng, gap, pairs, labels = np.random.default_rng(0), 6, [], []
+    for clip in range(1200):
+        if something.label(clip) in (RIGHT, LEFT):
+            count, shoot = studio.prepare(7, clip)
+            time = int(rng.integers(count - gap))
+            pairs.append(shrink(np.stack([shoot(time), shoot(time + gap)]), 2))
+            labels.append(something.label(clip) == RIGHT)
+    pairs, labels = np.array(pairs), np.array(labels)
+    assert labels.mean() == 0.5
+    one = pairs[np.arange(len(pairs)), rng.integers(2, size=len(pairs))]
+    chance = 3 * np.sqrt(0.25 / len(labels))
+    assert abs(accuracy(shrink(one, 4), labels) - 0.5) < chance
+    assert accuracy(motion(pairs), labels) > 0.85
 
 
 def test_textures_have_all_kinds_and_no_seam():
