@@ -184,6 +184,18 @@ def test_human_clips_are_few_people_and_actions_before_four_cameras_in_one_room(
             assert max(shares) - min(shares) <= 1
 
 
+def test_all_cameras_film_the_same_performance(room, monkeypatch):
+    clips = (5, 110, 215, 320)
+    assert {human36m.traits(0, clip)["camera"] for clip in clips} == set(human36m.CAMERAS)
+    seen = [stills(room, clip)[1] for clip in clips]
+    monkeypatch.setattr(room.camera, "project", lambda joints, side: joints)
+    done = [stills(room, clip)[1] for clip in clips]
+    for i in range(1, 4):
+        np.testing.assert_array_equal(done[i], done[0])
+        assert np.abs(seen[i] - seen[0]).max() > 50
+    assert len(stills(room, 425)[1]) != len(done[0]) or (stills(room, 425)[1] != done[0]).any()
+
+
 def test_human_backgrounds_are_as_many_as_cameras(room):
     walks = [clip for clip in range(60) if human36m.ACTIONS[human36m.label(clip)].walks]
     pictures = [(clip % 4, np.median(stills(room, clip)[0], axis=0)) for clip in walks[:10]]

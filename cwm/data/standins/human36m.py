@@ -26,7 +26,7 @@ SIDE, UNITS = 160, 1000  # of a still in pixels, and in the units of its annotat
 RATE, STEP = 10, 5  # stills a second, and by how much their numbers differ
 SUBJECTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
-CORNERS = 3.4 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+CORNERS = 3.4 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # where the cameras are
 
 
 class Action(NamedTuple):
@@ -122,19 +122,29 @@ def label(clip: int) -> str:
 
 def place(clip: int) -> str:
     """Folder of a clip's stills, which are named as it is and numbered 000001, 000006, ..."""
-    take = clip // (len(ACTIONS) * len(SUBJECTS) * len(CAMERAS))
-    subject, action, camera = SUBJECTS[clip % 7], label(clip), CAMERAS[clip % 4]
-    return f"{action}/{subject}_{action}{f'_{take}' if take else ''}.{camera}"
+    _, take = _performance(clip)
+    subject, action = SUBJECTS[clip % len(SUBJECTS)], label(clip)
+    name = f"{subject}_{action}{f'_{take}' if take else ''}.{CAMERAS[clip % len(CAMERAS)]}"
+    return f"{action}/{name}"
 
 
 def traits(seed: int, clip: int) -> dict[str, str]:
     """Few of everything, and one room."""
     return {
-        "subject": SUBJECTS[clip % 7],
+        "subject": SUBJECTS[clip % len(SUBJECTS)],
         "action": label(clip),
-        "camera": CAMERAS[clip % 4],
+        "camera": CAMERAS[clip % len(CAMERAS)],
         "room": "laboratory",
     }
+
+
+def _performance(clip: int) -> tuple[int, int]:
+    """Number of what is seen by all cameras, and how many times the person has done it before.
+
+    Numbers of people, actions and cameras have no common factor, so all combinations occur.
+    """
+    kinds = len(SUBJECTS) * len(ACTIONS)
+    return clip % kinds, clip // (kinds * len(CAMERAS))
 
 
 def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -170,12 +180,10 @@ class Studio:
     def film(self, seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Stills (160, 160, 3) uint8 and joints (32, 2) of one clip of 30 to 42 stills."""
         action, body = ACTIONS[label(clip)], self._dress(clip % len(SUBJECTS))
-        # What all four cameras see: people and actions recur after 105 clips, cameras after 420.
-        rng = np.random.default_rng([seed, clip % 105, clip // 420])
+        rng = np.random.default_rng([seed, *_performance(clip)])
         performance = perform(rng, action, body, int(rng.integers(30, 43)))
         x, y = CORNERS[clip % len(CAMERAS)]
-        middle = np.array([0, 0, 0.95])
-        self.camera.aim(middle, np.hypot(x, y), np.arctan2(-x, -y), 0.12)
+        self.camera.aim(np.array([0, 0, 0.95]), np.hypot(x, y), np.arctan2(-x, -y), 0.12)
         self._seat(performance[0], body, action.seat != (0, 0))
         for joints in performance:
             self._pose(joints, body)
