@@ -9,6 +9,7 @@ PYTHON ?= python3.11 python3.12 python3
 # Fresh: 2.13.0, the tested version. A CUDA build from 2.11 on stays. TORCH takes pip's options too.
 export TORCH ?= torch>=2.11,<=2.13.0
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
 
 # Stamps are named by what went in: a second run finds them, a moved folder or a new lock does not.
 stamp = .venv/$(1)-$(shell (echo '$(CURDIR) $(TORCH)'; cat $(2)) | sha256sum | cut -c 1-12)

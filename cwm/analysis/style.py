@@ -32,8 +32,15 @@ MODELS = {
     "dreamer": ("DreamerV2", "#1A1A1A"),
 }
 SPARE_COLOURS = ("#CC79A7", "#009E73", "#56B4E9", "#D55E00")
-DATASETS = {"something": "-", "rlbench": "-.", "none": "--"}
-SPARE_DASHES = (":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
+DATASETS = {
+    "something": "-",
+    "human36m": (0, (4, 1)),
+    "youtube-driving": ":",
+    "mixture": (0, (5, 1, 1, 1, 1, 1)),
+    "rlbench": "-.",
+    "none": "--",
+}
+SPARE_DASHES = ((0, (1, 2)), (0, (8, 2)), (0, (3, 3, 1, 3)))
 MARKERS = ("o", "^", "s", "v", "D", "P")
 POLICIES = {
     "random": ("Random policy", ":"),

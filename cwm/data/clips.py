@@ -88,9 +88,10 @@ class ClipStore:
         return len(self.index)
 
     def restrict(self, clips: int | None, heldout: int | None, seed: int) -> None:
-        """Train on `clips` clips only, and hold out `heldout` only; the others are trained on.
+        """Train on `clips` clips only, and hold out at most `heldout`; the others are trained on.
 
-        Clips are drawn at random, the fewer among the more. UserError when there are not as many.
+        Clips are drawn at random, the fewer among the more. UserError when there are not as many
+        to train on.
         """
         rng = np.random.default_rng(seed)
         self.split = np.array(self.split)
@@ -98,8 +99,8 @@ class ClipStore:
             rows = rng.permutation(np.flatnonzero(self.split == split))
             if kept is None:
                 continue
-            if kept > len(rows):
-                what = f"{SPLITS[split]} clips of dataset {self.info['dataset']}"
+            if split == 0 and kept > len(rows):
+                what = f"train clips of dataset {self.info['dataset']}"
                 raise UserError(f"{kept} {what} were asked for, there are {len(rows)}")
             self.split[rows[kept:]] = others
 

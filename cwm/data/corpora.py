@@ -42,7 +42,7 @@ class Member:
     dataset: str
     weight: PositiveFloat = 1.0  # how often a clip of a batch is one of its, before the others'
     clips: PositiveInt | None = None  # that are trained on, drawn at random; none: all
-    heldout: PositiveInt | None = None  # that stay held out, the others are trained on; none: all
+    heldout: PositiveInt | None = None  # that stay so at most, others are trained on; none: all
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -119,10 +119,10 @@ def find(root: Path, cfg: DatasetConfig) -> list[Found]:
     if not root.is_dir():
         raise UserError(f"no folder {root}; {_expected(cfg)}")
     paths = [
-        (Path(base) / name).relative_to(root).as_posix()
+        path.as_posix()
         for base, _, names in os.walk(root)
-        for name in names
-        if name.lower().endswith(suffixes) and not name.startswith(".")
+        for path in (Path(base, name).relative_to(root) for name in names)
+        if path.suffix.lower() in suffixes and not any(part[0] == "." for part in path.parts)
     ]
     pictures = [path for path in paths if path.lower().endswith(stills.SUFFIXES)]
     clips = [Found(path) for path in set(paths).difference(pictures)]

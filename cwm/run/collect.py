@@ -8,7 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from cwm.data import standins
-from cwm.data.corpora import DatasetConfig, describe, find, folder_of, write_videos
+from cwm.data.corpora import (
+    DatasetConfig,
+    Found,
+    Video,
+    describe,
+    find,
+    folder_of,
+    write_videos,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +32,20 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
     made: dict[str, dict[str, str]] = {}
     if cfg.source == "standin":
         root, written = out, "."
-        files = standins.generate(cfg.standin.name, cfg.standin, root, workers)
-        made = {file: {} for file in files}
-        there = find(root, replace(cfg, annotations={}))
-        clips = [clip for clip in there if clip.file in made]
+        made = standins.generate(cfg.standin, root, workers)
+        clips = [clip for clip in find(root, replace(cfg, annotations={})) if _place(clip) in made]
     else:
         root = folder_of(name, cfg)
         written = str(root) if root.is_absolute() else os.path.relpath(root, out)
         clips = find(root, cfg)
     with ThreadPoolExecutor(workers) as pool:
         videos = list(pool.map(partial(describe, root, cfg=cfg), clips))
-    videos = [v._replace(traits=v.traits | made.get(v.file, {})) for v in videos]
+    if made:
+        videos = [v._replace(traits=v.traits | made[_place(v)]) for v in videos]
     write_videos(out / "videos.json", written, videos)
     log.info("%s: %d clips, %.1f MB", name, len(videos), sum(v.bytes for v in videos) / 1e6)
+
+
+def _place(clip: Found | Video) -> str:
+    """The place of a clip as stand-ins name it: a file, or the folder of its stills."""
+    return Path(clip.file).parent.as_posix() if clip.stills else clip.file

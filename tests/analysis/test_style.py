@@ -32,7 +32,7 @@ def test_methods_look_different():
     methods = [
         agent(model, dataset, variant)
         for model in (*MODELS, "new", "newer")
-        for dataset in (*DATASETS, "mixture")
+        for dataset in (*DATASETS, "own")
         for variant in ("standard", "no-bonus")
     ]
     drawn = looks([*methods, Method("random", "", "", "")])

@@ -253,8 +253,8 @@ def test_human_stills_are_there_when_all_is(tmp_path):
 
 
 def test_generate_names_clips_and_keeps_what_is_there(tmp_path):
-    cfg = standins.StandinConfig(clips=2)
-    made = standins.generate("human36m", cfg, tmp_path, workers=1)
+    cfg = standins.StandinConfig("human36m", clips=2)
+    made = standins.generate(cfg, tmp_path, workers=1)
     assert list(made) == sorted(made)
     folder = "human36m-v1-seed0"
     for clip in range(2):
@@ -262,7 +262,7 @@ def test_generate_names_clips_and_keeps_what_is_there(tmp_path):
         assert made[name] == human36m.traits(0, clip)
         assert (tmp_path / name).is_dir()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert standins.generate("human36m", cfg, tmp_path, workers=1) == made
+    assert standins.generate(cfg, tmp_path, workers=1) == made
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

@@ -63,9 +63,21 @@ def test_videos_were_decoded(results):
         assert len(manifest) == len(list((results / f"videos/{dataset}").rglob("*.[mw][pe][4b]*")))
 
 
+def test_a_mixture_is_made_of_the_clips_of_others(results):
+    mixture = ClipStore.open(results / "clips/mixture/store.json")
+    assert [member.info["dataset"] for member in mixture.members] == [
+        "something",
+        "human36m",
+        "youtube-driving",
+    ]
+    assert mixture.sample(0, 0, 6, 8).shape == (6, 8, 64, 64, 3)
+    about = json.loads((results / "pretrain/mixture/contextwm/run.json").read_text())
+    assert about["inputs"]["manifest"] == mixture.info["sha256"]["manifest"]
+
+
 def test_runs_have_scores_metrics_and_weights(results):
     runs = sorted((results / "finetune").rglob("scores.csv"))
-    assert len(runs) == 9
+    assert len(runs) == 10
     for path in runs:
         scores = pd.read_csv(path)
         assert np.isfinite(scores["return"]).all()
@@ -101,7 +113,7 @@ def test_report_shows_every_figure_and_says_the_scale(results):
         assert facts["command"] == f"snakemake fig_{name}"
         assert (results / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     assert "Scale: smoke" in page
-    assert page.count("data:video/mp4") == 9
+    assert page.count("data:video/mp4") == 10
 
 
 def test_every_run_is_tracked_once_with_all_its_metrics(project, results):
@@ -175,7 +187,7 @@ def test_an_edit_re_runs_what_reads_it(project):
     path.write_text("finetune: {agent: {behavior: {horizon: 4}}}\n")
     jobs = planned(project)
     path.write_text(original)
-    assert jobs["finetune"] == 9
+    assert jobs["finetune"] == 10
     assert not {"pretrain", "videos", "clips", "baselines"} & set(jobs)
 
     path = project / "config/model/dreamer.yaml"

@@ -56,13 +56,13 @@ class Studio(Protocol):
         """Frames of one clip, as its module's `write` takes them."""
 
 
-def generate(name: str, cfg: StandinConfig, root: Path, workers: int) -> dict[str, dict[str, str]]:
+def generate(cfg: StandinConfig, root: Path, workers: int) -> dict[str, dict[str, str]]:
     """Make the clips that are not there yet; returns the traits of all of them, by their names.
 
     A name is that of a file below `root`, or of a folder with the stills of one clip and nothing
     else. It is there only when all of the clip is, so existing ones are kept.
     """
-    module = _module(name)
+    name, module = cfg.name, _module(cfg.name)
     folder = f"{name}-v{module.VERSION}-seed{cfg.seed}"
     places = [f"{folder}/{module.place(clip)}" for clip in range(cfg.clips)]
     todo = [clip for clip, place in enumerate(places) if not (root / place).exists()]
