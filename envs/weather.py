@@ -1,0 +1,65 @@
+"""Weather that changes while one drives: a sun that wanders, and storms that come and go.
+
+Names and units are those of `carla.WeatherParameters`: percent and degrees.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+SPEED = 0.1  # of the change; 1 would be that of CARLA's own example
+DRIEST, WETTEST = -250.0, 100.0
+
+
+class Sky(NamedTuple):
+    """What the weather comes from."""
+
+    azimuth: float  # of the sun, degrees
+    phase: float  # of its height, radians
+    storm: float  # from DRIEST to WETTEST; it rains above 0
+    rising: bool
+
+
+class Weather(NamedTuple):
+    """What is seen of it."""
+
+    cloudiness: float
+    precipitation: float
+    precipitation_deposits: float  # puddles
+    wind_intensity: float
+    sun_azimuth_angle: float
+    sun_altitude_angle: float
+    fog_density: float
+    wetness: float
+
+
+def begin(rng: np.random.Generator) -> Sky:
+    """A sky at random: in 5 of 7 the storm is still 50 away from rain."""
+    storm = rng.uniform(DRIEST, WETTEST)
+    azimuth, phase = rng.uniform(0, 360), rng.uniform(0, 2 * math.pi)
+    return Sky(azimuth, phase, storm if storm > 0 else -50.0, True)
+
+
+def advance(sky: Sky) -> Sky:
+    """The sky one tick later."""
+    step = 1.3 * SPEED if sky.rising else -1.3 * SPEED
+    storm = min(max(sky.storm + step, DRIEST), WETTEST)
+    rising = {DRIEST: True, WETTEST: False}.get(storm, sky.rising)
+    azimuth = (sky.azimuth + 0.25 * SPEED) % 360
+    return Sky(azimuth, (sky.phase + 0.008 * SPEED) % (2 * math.pi), storm, rising)
+
+
+def weather(sky: Sky) -> Weather:
+    """Clouds come 40 before the rain, puddles 10 after it, and they outlast it by 90."""
+    clouds = min(max(sky.storm + 40, 0.0), 60.0)
+    return Weather(
+        cloudiness=clouds,
+        precipitation=min(max(sky.storm, 0.0), 80.0),
+        precipitation_deposits=min(max(sky.storm + (-10 if sky.rising else 90), 0.0), 85.0),
+        wind_intensity=5.0 if clouds <= 20 else 40.0,
+        sun_azimuth_angle=sky.azimuth,
+        sun_altitude_angle=22.5 + 22.5 * math.cos(sky.phase),
+        fog_density=0.0,
+        wetness=min(max(5 * sky.storm, 0.0), 100.0),
+    )
