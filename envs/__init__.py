@@ -10,9 +10,9 @@ Importing this package registers every id and imports no simulator.
 import gymnasium
 
 from envs import dmc, metaworld
-from envs.errors import EnvError, unknown
+from envs.errors import EnvError, Interrupted, unknown
 
-__all__ = ["SUITES", "EnvError", "make", "tasks"]
+__all__ = ["SUITES", "EnvError", "Interrupted", "make", "tasks"]
 
 # suite -> task -> entry point and its arguments
 SUITES = {

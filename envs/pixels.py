@@ -24,12 +24,15 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
     Actions are repeated here rather than by `gymnasium.wrappers.RepeatAction`, which would draw the
     frames in between only to throw them away.
 
+    `info` has `success` where the suite knows it, and the suite's own costs. Repeating an action
+    takes the largest success and adds up the costs.
+
     Args:
         actions: how many numbers an action has.
         render: `fast`, or `reference` for the simulator's own picture with shadows, reflections
             and multisampling.
-        action_repeat: control steps per `step`; rewards are summed, `info["success"]` is the
-            largest, and the end of the episode ends the repetition.
+        action_repeat: control steps per `step`; rewards are summed, and the end of the episode
+            ends the repetition.
         render_mode: None or `rgb_array`; `render` gives a larger frame for people in either case.
     """
 
@@ -78,16 +81,16 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
                 episode is over.
         """
         action = self._checked(action)
-        total, successes = 0.0, []
+        total, infos = 0.0, []
         for _ in range(self.action_repeat):
             reward, terminated, truncated, info = self.control(action)
             total += reward
-            successes += [info["success"]] if "success" in info else []
+            infos.append(info)
             self._over = terminated or truncated
             if self._over:
                 break
-        if successes:
-            info["success"] = max(successes)
+        combine = {"success": max}
+        info = {name: combine.get(name, sum)(each[name] for each in infos) for name in info}
         return self.frame(), total, terminated, truncated, info
 
     def render(self) -> NDArray[np.uint8]:

@@ -136,6 +136,8 @@ class Finetuning:
             large = (np.kron(f, np.ones((4, 4, 1), np.uint8)) for f in outcomes[0].frames)
             encode(self.run.folder / "episode.mp4", large, 15, H264)
         figures = {"eval/return": np.mean([o.return_ for o in outcomes])}
+        for name in outcomes[0].costs:
+            figures[f"eval/{name}"] = np.mean([o.costs[name] for o in outcomes])
         if outcomes[0].success is not None:
             figures["eval/success"] = np.mean([o.success for o in outcomes])
         return self.run.log(self.repeated, figures, rate)

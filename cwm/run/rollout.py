@@ -4,6 +4,7 @@ Every episode is a function of its seed, and every seed of the run's, so that an
 goes on at an episode's beginning without any state of the simulator.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -36,6 +37,7 @@ class Outcome(NamedTuple):
     return_: float
     success: float | None  # 1 if it succeeded at any step; none: the suite does not say
     length: int  # agent steps
+    costs: dict[str, float]  # the suite's own, summed over the episode
     frames: list[np.ndarray]  # only where they were asked for
 
 
@@ -65,29 +67,39 @@ class Collector:
         # The first 31 bits: gymnasium hands seeds to generators that take no more.
         seed = seed_from(self.seed, "episode", self.episodes) >> 32
         self.image, _ = self.env.reset(seed=seed)
-        self.is_first, self.success = True, None
+        self.is_first, self.infos = True, []
         zero = np.zeros(self.env.action_space.shape, np.float32)
         self.steps = [(self.image, zero, 0.0)]
 
     def step(self, action: np.ndarray) -> tuple[Episode, Outcome] | None:
-        """Take one action (A,); returns the episode if it ended, and begins the next."""
-        self.image, reward, terminated, truncated, info = self.env.step(action)
+        """Take one action (A,); returns the episode if it ended, and begins the next.
+
+        An episode that the simulator breaks off is forgotten, and begun again.
+        """
+        try:
+            self.image, reward, terminated, truncated, info = self.env.step(action)
+        except envs.Interrupted as error:
+            logging.warning("%s; episode %d begins again", error, self.episodes)
+            self._begin()
+            return None
         self.steps.append((self.image, np.asarray(action, np.float32), float(reward)))
-        self.is_first, self.success = False, _succeeded(self.success, info)
+        self.is_first = False
+        self.infos.append(info)
         if not (terminated or truncated):
             return None
         image, actions, rewards = zip(*self.steps, strict=True)
         episode = Episode(np.stack(image), np.stack(actions), np.array(rewards, np.float32))
-        outcome = Outcome(sum(rewards), self.success, len(rewards) - 1, [])
+        outcome = _outcome(rewards[1:], self.infos, [])
         self.episodes += 1
         self._begin()
         return episode, outcome
 
 
-def _succeeded(before: float | None, info: dict) -> float | None:
-    if "success" not in info:
-        return before
-    return max(before or 0.0, float(info["success"]))
+def _outcome(rewards: Sequence[float], infos: Sequence[dict], frames: list) -> Outcome:
+    names = infos[0].keys() - {"success"}
+    success = max(float(each["success"]) for each in infos) if "success" in infos[0] else None
+    costs = {name: float(sum(each[name] for each in infos)) for name in sorted(names)}
+    return Outcome(sum(rewards), success, len(rewards), costs, frames)
 
 
 def evaluate(
@@ -99,10 +111,17 @@ def evaluate(
     """One episode for each seed, as many together as there are environments.
 
     `policy()` gives a policy that has seen nothing yet. `film` keeps the first episode's frames.
+    If the simulator breaks off one, it and those stepped with it begin again.
     """
     for i in range(0, len(seeds), len(environments)):
         wave = seeds[i : i + len(environments)]
-        yield from _wave(environments[: len(wave)], policy(), wave, film and i == 0)
+        outcomes = None
+        while outcomes is None:
+            try:
+                outcomes = _wave(environments[: len(wave)], policy(), wave, film and i == 0)
+            except envs.Interrupted as error:
+                logging.warning("%s; evaluation %d to %d begin again", error, i, i + len(wave) - 1)
+        yield from outcomes
 
 
 def _wave(
@@ -112,7 +131,7 @@ def _wave(
     image = np.stack([env.reset(seed=seed >> 32)[0] for env, seed in pairs])
     first = np.ones(len(image))
     rewards: list[list[float]] = [[] for _ in environments]
-    success: list[float | None] = [None] * len(environments)
+    infos: list[list[dict]] = [[] for _ in environments]
     running, frames = set(range(len(environments))), [image[0].copy()] if film else []
     while running:
         actions = policy(image, first)
@@ -120,11 +139,10 @@ def _wave(
         for i in sorted(running):
             image[i], reward, terminated, truncated, info = environments[i].step(actions[i])
             rewards[i].append(float(reward))
-            success[i] = _succeeded(success[i], info)
+            infos[i].append(info)
             if film and i == 0:
                 frames.append(image[0].copy())
             if terminated or truncated:
                 running.remove(i)
     films = [frames] + [[]] * (len(environments) - 1)
-    lists = zip(rewards, success, films, strict=True)
-    return [Outcome(sum(r), s, len(r), f) for r, s, f in lists]
+    return [_outcome(*each) for each in zip(rewards, infos, films, strict=True)]

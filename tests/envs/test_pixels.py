@@ -7,7 +7,7 @@ from envs.pixels import PixelEnv
 
 
 class Counter(PixelEnv):
-    """Five control steps with rewards 1 to 5, that succeed in the second alone."""
+    """Five control steps with rewards and tolls 1 to 5, that succeed in the second alone."""
 
     def __init__(self, action_repeat):
         super().__init__(1, "fast", action_repeat, None)
@@ -17,7 +17,8 @@ class Counter(PixelEnv):
 
     def control(self, action):
         self.count += 1
-        return float(self.count), False, self.count == 5, {"success": float(self.count == 2)}
+        info = {"success": float(self.count == 2), "toll": self.count}
+        return float(self.count), False, self.count == 5, info
 
     def frame(self, height=64, width=64):
         return np.full((height, width, 3), self.count, np.uint8)
@@ -33,5 +34,6 @@ def test_control_steps_add_up_until_the_end(action_repeat, rewards, successes):
     steps = [env.step([0.0]) for _ in rewards]
     assert [step[1] for step in steps] == rewards
     assert [step[4]["success"] for step in steps] == successes
+    assert [step[4]["toll"] for step in steps] == rewards
     assert [step[3] for step in steps] == [False] * (len(rewards) - 1) + [True]
     assert steps[-1][0].max() == 5
