@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -70,6 +72,7 @@ class Apart:
 
 def serve(descriptor: int) -> None:
     """The other side: make the object, then answer until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, with whom this ends
     connection, target = Connection(descriptor), None
     while True:
         try:
@@ -82,6 +85,7 @@ def serve(descriptor: int) -> None:
             else:
                 answer = (False, getattr(target, what)(*arguments))
         except Exception as error:
+            error.add_note(f"in a process of its own:\n{traceback.format_exc()}")
             answer = (True, error)
         with contextlib.suppress(OSError):
             connection.send(answer)

@@ -41,8 +41,9 @@ def adder():
 
 def test_it_answers_and_raises_as_if_it_were_here(adder):
     assert adder.call("add", 4) == 7
-    with pytest.raises(KeyError, match="that"):
+    with pytest.raises(KeyError, match="that") as error:
         adder.call("raise_", KeyError("that"))
+    assert "in raise_" in error.value.__notes__[0]
     assert adder.call("pid") not in (os.getpid(), None)
 
 
