@@ -9,13 +9,15 @@ Importing this package registers every id and imports no simulator.
 
 import gymnasium
 
-from envs import dmc, metaworld
+from envs import carla, dmc, metaworld
+from envs.carla_server import ServerConfig
 from envs.errors import EnvError, Interrupted, unknown
 
-__all__ = ["SUITES", "EnvError", "Interrupted", "make", "tasks"]
+__all__ = ["SUITES", "EnvError", "Interrupted", "ServerConfig", "make", "tasks"]
 
 # suite -> task -> entry point and its arguments
 SUITES = {
+    "carla": {task: ("envs.carla:Carla", {"task": task}) for task in carla.TASKS},
     "dmc": {task: ("envs.dmc:ControlSuite", {"task": task}) for task in dmc.TASKS},
     "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
     "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},
@@ -34,13 +36,19 @@ def tasks(suite: str) -> list[str]:
 
 
 def make(
-    suite: str, task: str, *, render: str = "fast", action_repeat: int = 1, time_limit: int = 0
+    suite: str,
+    task: str,
+    *,
+    render: str = "fast",
+    action_repeat: int = 1,
+    time_limit: int = 0,
+    server: ServerConfig | None = None,
 ) -> gymnasium.Env:
     """Make an environment; observations are frames uint8 (64, 64, 3), actions lie in [-1, 1].
 
     Every suite ends its own episodes after a number of control steps, whatever the action repeat:
-    500 in Meta-world, 1,000 in the Control suite, 15 and 20 in `toy/blob` and `toy/sphere`. An
-    episode can be made shorter, not longer.
+    500 in Meta-world, 1,000 in the Control suite, 999 in CARLA, 15 and 20 in `toy/blob` and
+    `toy/sphere`. An episode can be made shorter, not longer.
 
     Args:
         suite: one of SUITES.
@@ -49,19 +57,23 @@ def make(
         action_repeat: control steps per `step`.
         time_limit: truncate after this many calls of `step` (so control steps divided by
             `action_repeat`, as in the paper's code); 0 leaves the suite's own limit.
+        server: where CARLA's servers are, or how to start them; for CARLA only.
 
     Raises:
         EnvError: an unknown suite, task or render (naming the nearest), a number out of range, or
-            a simulator or OpenGL that is not installed.
+            a simulator, its server or an OpenGL that is not there.
     """
     if task not in tasks(suite):
         raise unknown(f"{suite} task", task, SUITES[suite])
     if time_limit < 0:
         raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's own) or more")
+    if server is not None and suite != "carla":
+        raise EnvError(f"{suite} has no server to be told of: env.server is for carla")
     return gymnasium.make(
         f"cwm/{suite}-{task}",
         max_episode_steps=time_limit or None,
         disable_env_checker=True,  # tests/envs/test_contract.py checks each once, not every step
         render=render,
         action_repeat=action_repeat,
+        **({"server": server} if server else {}),
     )

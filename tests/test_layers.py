@@ -23,6 +23,7 @@ DOORS = {
     "mlflow": ["cwm/tracking.py"],
     "metaworld": ["envs/metaworld.py"],
     "dm_control": ["envs/dmc.py"],
+    "carla": ["envs/carla.py"],
 }
 
 

@@ -25,6 +25,7 @@ class EnvConfig:
     render: Literal["reference", "fast"] = "reference"  # fast: no shadows, reflections, smoothing
     action_repeat: int = 1
     time_limit: int = 0  # agent steps; 0: the suite's own
+    server: envs.ServerConfig | None = None  # CARLA's; no part of what identifies a run
 
 
 # (images (B, 64, 64, 3), is_first (B,)) -> actions (B, A)
@@ -50,6 +51,7 @@ def make(what: str, cfg: EnvConfig) -> gymnasium.Env:
         render=cfg.render,
         action_repeat=cfg.action_repeat,
         time_limit=cfg.time_limit,
+        server=cfg.server,
     )
 
 

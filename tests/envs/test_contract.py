@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 import envs
 
 # id: control steps of an episode; a body to lift, and the axis that points up in the frame.
+# CARLA is an imitation here, and what it lacks in this list is in test_carla.py.
 ENVIRONMENTS = {
     "toy/blob": (15, None, 1),
     "toy/sphere": (20, "sphere", 1),
@@ -19,7 +20,9 @@ ENVIRONMENTS = {
     "metaworld/reach": (500, "right_hand", 2),
     "metaworld/drawer-open": (500, "right_hand", 2),
     "metaworld/lever-pull": (500, "right_hand", 2),
+    "carla/clear-noon": (None, None, None),
 }
+INFO = {"metaworld": {"success"}, "carla": {"distance", "centering", "collision", "steer"}}
 
 
 @pytest.fixture(scope="module", params=ENVIRONMENTS)
@@ -28,10 +31,16 @@ def name(request):
 
 
 def instance(name):
-    env = envs.make(*name.split("/"))
-    yield env
-    env.close()
-    env.close()  # a second time does no harm
+    with pytest.MonkeyPatch.context() as patch:
+        if name.startswith("carla/"):
+            fake_carla = pytest.importorskip("fake_carla")  # needs the package: Linux on x86_64
+            fake_carla.install(patch)
+            for port in {2000, 2010} - set(fake_carla.SIMULATORS):
+                fake_carla.Simulator(port)
+        env = envs.make(*name.split("/"))
+        yield env
+        env.close()
+        env.close()  # a second time does no harm
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +125,8 @@ def test_unseeded_episodes_differ_and_follow_the_last_seed(env):
 
 def test_the_suites_own_time_limit(name, other):
     limit, *_ = ENVIRONMENTS[name]
+    if limit is None:
+        pytest.skip("standing still ends an episode, too")
     other.unwrapped.action_repeat = limit // 5
     other.reset(seed=0)
     ends = [other.step(action)[2:4] for action in actions(other, 5)]
@@ -135,13 +146,12 @@ def test_action_repeat_is_repetition(env, other):
     assert reward == pytest.approx(sum(step[1] for step in thrice), abs=1e-12)
 
 
-def test_success_is_reported_where_the_suite_knows_it(env, name):
+def test_success_and_costs_are_reported_where_the_suite_knows_them(env, name):
     env.reset(seed=0)
     *_, info = env.step(actions(env, 1)[0])
-    if name.startswith("metaworld/"):
-        assert info == {"success": 0.0} and type(info["success"]) is float
-    else:
-        assert info == {}
+    assert info.keys() == INFO.get(name.partition("/")[0], set())
+    assert all(type(value) is float for value in info.values())
+    assert info.get("success", 0.0) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -171,6 +181,8 @@ def test_frames_of_any_size_show_the_same(env):
 def test_frames_are_upright(env, name):
     """What is lifted in the world moves up in the frame."""
     _, thing, up = ENVIRONMENTS[name]
+    if up is None:
+        pytest.skip("the picture is not drawn here")
     show = blob_at if thing is None else partial(body_at, thing=thing)
     env.reset(seed=0)
     low, high = (rows(*show(env.unwrapped, up=up, lift=lift)) for lift in (0, 0.1))

@@ -29,7 +29,7 @@ def bare():
 
 
 def test_every_id_resolves():
-    assert len(IDS) == 50 + 49 + 2
+    assert len(IDS) == 50 + 49 + 15 + 2
     for name in IDS:
         spec = gymnasium.spec(name)
         assert callable(load_env_creator(spec.entry_point))
@@ -71,7 +71,7 @@ def test_environments_run_in_processes():
 
 
 def test_importing_envs_imports_no_simulator(bare):
-    heavy = {"mujoco", "metaworld", "dm_control", "torch"}
+    heavy = {"mujoco", "metaworld", "dm_control", "carla", "torch"}
     code = f"import envs, sys; print(*{heavy} & set(sys.modules))"
     assert python(code, **bare) == ("", "")
 
@@ -79,12 +79,14 @@ def test_importing_envs_imports_no_simulator(bare):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("metawrld", "reach"), {}, "unknown suite 'metawrld'; did you mean: metaworld?"),
+        (("metawrld", "reach"), {}, "unknown suite 'metawrld'; did you mean: metaworld"),
         (("metaworld", "draw-open"), {}, "metaworld task 'draw-open'; did you mean: drawer-open,"),
         (("dmc", "walker_walk"), {}, "dmc task 'walker_walk'; did you mean: walker-walk,"),
         (("toy", "blob"), {"render": "quick"}, "unknown render 'quick'; did you mean: fast, ref"),
         (("toy", "blob"), {"action_repeat": 0}, "action_repeat is 0; it must be 1 or more"),
         (("toy", "blob"), {"time_limit": -1}, "time_limit is -1; it must be 0"),
+        (("toy", "blob"), {"server": envs.ServerConfig()}, "toy has no server to be told of"),
+        (("carla", "ClearNoon"), {}, "carla task 'ClearNoon'; did you mean: clear-noon,"),
     ],
 )
 def test_mistakes_are_answered(arguments, options, message):
@@ -99,6 +101,7 @@ def test_mistakes_are_answered(arguments, options, message):
     [
         ("metaworld", "reach", "metaworld", "metaworld==3.0.0"),
         ("dmc", "walker-walk", "dm_control", "dm_control==1.0.43"),
+        ("carla", "clear-noon", "carla", "carla==0.9.16"),
     ],
 )
 def test_a_missing_simulator_is_named(monkeypatch, suite, task, package, pin):

@@ -16,6 +16,7 @@ MODELS = ("contextwm", "plain", "dreamer")
 # Settings that the official code does not have: how often to log, to save, and the like.
 OURS_ALONE = {
     "env.render",
+    "env.server",
     "finetune.log_every",
     "finetune.checkpoint_seconds",
     "pretrain.heldout_every",

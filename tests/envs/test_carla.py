@@ -1,0 +1,440 @@
+"""The client and the environment, against a motorway that behaves as CARLA is documented to."""
+
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import envs
+from envs import carla, carla_server
+
+real = pytest.importorskip("carla")  # Linux on x86_64 only
+import fake_carla  # noqa: E402
+from fake_carla import SIMULATORS, Simulator, answers  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+GAS, REST = np.array([0, 1], np.float32), np.zeros(2, np.float32)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """One server, on port 2000."""
+    fake_carla.install(monkeypatch)
+    SIMULATORS.clear()
+    return Simulator(2000)
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def make(task="clear-noon", **server):
+        server = {"answer_seconds": 0.5, "start_seconds": 0.5, **server}
+        made.append(envs.make("carla", task, server=envs.ServerConfig(**server)).unwrapped)
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def car(env):
+    return env._client.object._vehicle
+
+
+def drive(env, action=GAS, steps=1):
+    for _ in range(steps):
+        result = env.step(action)
+    return result
+
+
+# What an episode is
+
+
+def test_the_world_is_as_the_paper_has_it(make, machine):
+    env = make("wet-sunset")
+    env.reset(seed=0)
+    assert machine.settings.synchronous_mode and not machine.settings.no_rendering_mode
+    assert machine.settings.fixed_delta_seconds == 0.05
+    assert machine.weather == real.WeatherParameters.WetSunset
+    vehicles = [a for a in machine.actors.values() if a._kind.startswith("vehicle.")]
+    assert [v._kind for v in vehicles if v._autopilot is None] == ["vehicle.audi.a2"]
+    others = [v for v in vehicles if v._autopilot is not None]
+    assert 15 <= len(others) <= 20
+    assert not any(v._kind == "vehicle.yamaha.yzf" for v in others)  # two wheels
+    (port, manager), *more = machine.managers.items()
+    assert port == 8001 and not more and manager._synchronous
+    assert (manager._distance, manager._slower) == (2.0, 30.0)
+    (camera,) = (a for a in machine.actors.values() if a._kind == "sensor.camera.rgb")
+    about = {name: each.as_str() for name, each in camera._about._attributes.items()}
+    assert about == {"image_size_x": "64", "image_size_y": "64", "fov": "60"} | {
+        "enable_postprocess_effects": "True"
+    }
+    assert camera._parent is car(env)
+    assert camera._at == real.Transform(real.Location(x=1.6, z=1.7))
+
+
+def test_it_begins_on_road_45_in_any_lane(make):
+    env = make()
+    places = set()
+    for seed in range(12):
+        env.reset(seed=seed)
+        at = car(env).get_location()
+        places.add(round(at.y, 3))
+        assert (at.x, at.z) == pytest.approx((100, 0))
+    assert places == {1.75, 5.25, 8.75, 12.25}
+
+
+@pytest.mark.parametrize(
+    ("action", "throttle", "brake"), [((0.5, 0.25), 0.25, 0), ((-1, -0.75), 0, 0.75)]
+)
+def test_an_action_is_the_wheel_and_the_pedals(make, action, throttle, brake):
+    env = make()
+    env.reset(seed=0)
+    env.step(np.array(action))
+    control = car(env)._control
+    assert (control.steer, control.throttle, control.brake) == (action[0], throttle, brake)
+    assert not control.hand_brake and not control.reverse
+
+
+def test_the_picture_is_the_cameras(make, machine):
+    env = make()
+    frame, _ = env.reset(seed=0)
+    assert frame[0, 0].tolist() == [90, 160, 242]  # the sky: blue last, and above
+    assert [75, 70, 70] in frame[-1].tolist()  # the road
+    assert (env.render()[::4, ::4] == frame).all()
+
+
+def test_a_step_is_paid_by_hand(make):
+    env = make()
+    env.reset(seed=0)
+    vehicle = car(env)
+    vehicle._x, vehicle._y, vehicle._speed, vehicle._yaw = 150, 8.75 + 1.5, 9.6, 0.0  # lane -3
+    _, reward, terminated, truncated, info = drive(env, np.array([0, 1.0]))  # 9.6 + 8 x 0.05 = 10
+    assert info == pytest.approx(dict(distance=0.5, centering=0, collision=0, steer=0), abs=1e-6)
+    assert reward == pytest.approx(0.5, abs=1e-6)
+    assert (terminated, truncated) == (False, False)
+    vehicle._y, vehicle._speed = 15.75, 9.6  # on road 45's lane -5, so 3.5 m from -4's middle
+    _, reward, _, _, info = drive(env, np.array([0, 1.0]))
+    assert info["centering"] == pytest.approx(1.5 * 1.75, abs=1e-5)
+    assert reward == pytest.approx(0.5 / (1 + 2.625), abs=1e-5)
+    vehicle._speed, vehicle._yaw = 0.0, 0.0
+    _, reward, *_ = drive(env, np.array([-0.25, -1.0]))
+    assert reward == pytest.approx(-0.25)
+
+
+def test_a_step_backwards_or_across_is_not_paid(make):
+    env = make()
+    env.reset(seed=0)
+    car(env)._y, car(env)._speed, car(env)._yaw = 8.75, 10.0, np.pi / 2
+    assert drive(env, REST)[4]["distance"] == pytest.approx(0, abs=1e-6)
+    car(env)._y, car(env)._yaw = 8.75, np.pi
+    assert drive(env, REST)[4]["distance"] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(("speed", "cost"), [(8.0, 8.0), (12.0, 10.0)])
+def test_a_collision_costs_once_and_ends_nothing(make, machine, speed, cost):
+    env = make()
+    env.reset(seed=0)
+    other, *more = (a for a in machine.actors.values() if getattr(a, "_autopilot", None))
+    for each in more:
+        machine.destroy(each._id)
+    other._autopilot, other._speed = None, 0.0
+    me = car(env)
+    me._x, me._y, me._speed, me._yaw = other._x - 4.6, other._y, speed, 0.0
+    steps = [drive(env, REST)]
+    time.sleep(0.05)  # another thread tells of it
+    steps += [drive(env, REST), drive(env, REST)]
+    assert sum(step[4]["collision"] for step in steps) == pytest.approx(cost)
+    assert not any(step[2] for step in steps)
+
+
+def test_an_episode_lasts_999_steps(make):
+    env = make()
+    env.action_repeat = 111
+    env.reset(seed=0)
+    env._client.object._ticks = 1
+    slow = np.array([0, 0.001], np.float32)  # never still, never at the end of the route
+    ends = [env.step(slow)[2:4] for _ in range(9)]
+    assert ends == [(False, False)] * 8 + [(False, True)]
+
+
+@pytest.mark.parametrize(
+    ("cause", "step"), [("stuck", 99), ("end of the route", 1), ("in the air", 1)]
+)
+def test_bad_ends(make, cause, step):
+    env = make()
+    env.reset(seed=0)
+    if cause == "end of the route":
+        car(env)._x = fake_carla.END - 0.05
+    if cause == "in the air":
+        car(env)._z, car(env)._rise = 0.6, 0.5
+    for i in range(1, step + 1):
+        *_, terminated, truncated, _ = env.step(REST)
+        assert (terminated, truncated) == (i == step, False)
+
+
+def test_the_changing_weather_changes(make, machine):
+    env = make("dynamic")
+    env.reset(seed=3)
+    before = machine.weather.sun_azimuth_angle
+    drive(env, steps=4)
+    assert (machine.weather.sun_azimuth_angle - before) % 360 == pytest.approx(0.1, abs=1e-4)
+    assert machine.weather.precipitation == pytest.approx(
+        max(0, machine.weather.cloudiness - 40), abs=20
+    )
+    env.reset(seed=3)
+    assert machine.weather.sun_azimuth_angle == before
+
+
+def test_nothing_is_left_behind(make, machine):
+    stray = next(b for b in fake_carla._library() if b.id == "vehicle.audi.a2")
+    machine.spawn(stray, real.Transform(real.Location(100, 8.75, 0)))
+    env = make()
+    counts = set()
+    for seed in range(5):
+        env.reset(seed=seed)
+        kinds = [a._kind.split(".")[0] for a in machine.actors.values()]
+        counts.add(kinds.count("sensor"))
+        assert kinds.count("vehicle") <= 21
+        drive(env, steps=3)
+    assert counts == {2}
+    env.close()
+    assert machine.actors == {} and not machine.settings.synchronous_mode
+
+
+def test_late_pictures_are_waited_for(make, machine):
+    machine.delay = 0.02
+    env = make()
+    frames = [env.reset(seed=0)[0]] + [drive(env)[0] for _ in range(5)]
+    machine.delay = 0.0
+    again = [env.reset(seed=0)[0]] + [drive(env)[0] for _ in range(5)]
+    assert np.array_equal(frames, again)
+
+
+# Servers
+
+
+def test_each_environment_has_a_server(make):
+    second = Simulator(2010)
+    training, evaluation = make(), make()
+    training.reset(seed=0), evaluation.reset(seed=0)
+    assert list(SIMULATORS[2000].managers) == [8001] and list(second.managers) == [8011]
+    still = second.frame
+    drive(training, steps=3)
+    assert second.frame == still  # time passes in one only
+    training.close()
+    assert make()._server.port == 2000  # which is free again
+
+
+def test_no_server_says_where_it_looked_and_what_to_do(make):
+    make()
+    with pytest.raises(envs.EnvError) as error:
+        make()
+    said = str(error.value)
+    for words in ("127.0.0.1:2010", "CarlaUE4.sh", "-carla-rpc-port=2010", "`driving`"):
+        assert words in said
+    assert "\n" not in said
+
+
+def test_versions_must_match(make, machine):
+    machine.version = "0.9.11"
+    with pytest.raises(envs.EnvError, match=r"is 0.9.11, the client 0.9.16; they must be"):
+        make().reset(seed=0)
+
+
+def test_another_map_is_noticed(make, machine):
+    del machine.roads[659]
+    with pytest.raises(envs.EnvError, match="has no road 659 with lane 1 at 29 m"):
+        make().reset(seed=0)
+
+
+def revive(port, after=0.05):
+    threading.Timer(after, Simulator, [port]).start()
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs", "falls silent"])
+def test_a_server_lost_within_an_episode_costs_that_episode(make, machine, how):
+    env = make(start_seconds=5)
+    frames = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
+    if how == "falls silent":
+        machine.silent = True
+    setattr(machine, {"dies": "alive", "hangs": "hung"}.get(how, "silent"), how != "dies")
+    timer = threading.Timer(0.8, Simulator, [2000])
+    timer.start()
+    with pytest.raises(envs.Interrupted, match=r"127.0.0.1:2000 broke off an episode"):
+        drive(env)
+    timer.join()
+    with pytest.raises(envs.EnvError, match=r"call reset\(\)"):
+        drive(env)
+    again = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
+    assert np.array_equal(frames, again)
+
+
+def test_a_server_lost_between_episodes_costs_nothing(make, machine, caplog):
+    env = make(start_seconds=5)
+    env.reset(seed=0)
+    machine.kill()
+    revive(2000)
+    with caplog.at_level(logging.WARNING):
+        env.reset(seed=1)
+    assert "begins no episode: time-out" in caplog.text
+    drive(env)
+
+
+def test_a_server_that_always_dies_is_given_up(make):
+    env = make(start_seconds=5, attempts=3)
+    for left in (2, 1, 0):
+        env.reset(seed=0)
+        SIMULATORS[2000].kill()
+        revive(2000)
+        with pytest.raises(envs.EnvError, match="broke off an episode") as error:
+            drive(env)
+        assert (error.type is envs.Interrupted) == bool(left)
+    assert "that makes 3 in a row" in str(error.value)
+
+
+def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):
+    from envs.apart import Apart
+
+    monkeypatch.setattr(carla, "Apart", Apart)
+    monkeypatch.setattr(carla, "Town04", fake_carla.town04)
+    env = make(answer_seconds=5, start_seconds=20)
+    frames = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
+    env._client._process.kill()
+    with pytest.raises(envs.Interrupted, match="its process ended with status -9"):
+        drive(env)
+    again = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
+    assert np.array_equal(frames, again)
+    pid = env._client._process
+    env.close()
+    assert pid.poll() is not None
+
+
+# Runs
+
+
+def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog):
+    """Both die once: the training server within an episode, the other one within an evaluation."""
+    from cwm import config
+    from cwm.run.finetune import Finetuning, finetune
+    from cwm.run.folder import Run
+    from cwm.run.identity import task
+
+    monkeypatch.chdir(tmp_path)
+    names = ("suite/carla", "scale/smoke", "model/contextwm", "variant/standard")
+    files = [ROOT / f"config/{name}.yaml" for name in names]
+    sets = ["finetune.eval_envs=1", "finetune.eval_episodes=1", "env.time_limit=12"]
+    sets += ["finetune.steps=40", "finetune.prefill=10", "finetune.eval_every=20"]
+    cfg = config.load(files, [*sets, "env.server={answer_seconds: 1}"], "clear-noon")
+    sections = ("runtime", "model", "env", "finetune")
+    identity = task("finetune", "carla/clear-noon", cfg, sections, files, {}, 0)
+    assert "server" not in identity.config["env"]
+    for port, ticks in ((2000, 20), (2010, 9)):
+        Simulator(port).dies_in = ticks
+    monkeypatch.setattr(carla_server, "listens", lambda *address: answers(*address) or revived())
+
+    def revived():
+        for port in (2000, 2010):
+            if not answers("", port):
+                Simulator(port)
+
+    with Run(identity, tmp_path / "out", 0.0) as run, caplog.at_level(logging.WARNING):
+        finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
+    assert caplog.text.count("begins again") == 1
+    assert "evaluation 0 to 0 begin again" in caplog.text
+    rows = (tmp_path / "out/scores.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[4] for row in rows} == {"12"}  # no episode is cut short
+    logged = (tmp_path / "out/metrics.jsonl").read_text()
+    for name in ("distance", "centering", "collision", "steer"):
+        assert f"eval/{name}" in logged
+
+
+# The imitation itself
+
+
+def test_in_step_nothing_moves_without_a_tick(make, machine):
+    env = make()
+    env.reset(seed=0)
+    drive(env, steps=5)
+    places = [(a._x, a._y) for a in machine.actors.values()]
+    time.sleep(0.1)
+    assert places == [(a._x, a._y) for a in machine.actors.values()]
+
+
+def test_an_actor_is_nowhere_before_a_tick(machine):
+    client = sys.modules["carla"].Client("127.0.0.1", 2000)
+    world = client.get_world()
+    kind = world.get_blueprint_library().find("vehicle.audi.a2")
+    actor = world.spawn_actor(kind, real.Transform(real.Location(10, 1.75, 0)))
+    assert actor.get_location() == real.Location()
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda client: client.spawn_everything(),
+        lambda client: client.set_timeout(secs=3.0),
+        lambda client: client.set_timeout(),
+        lambda client: client.set_timeout("3"),
+        lambda client: client.set_timeout(np.float32(3)),
+        lambda client: client.set_timeout(3.0, 4.0),
+        lambda client: client.get_trafficmanager(port=8000.0),
+        lambda client: client.get_world().tick(timeout=2.0),
+        lambda client: client.get_world().spawn_actor("vehicle.audi.a2", real.Transform()),
+        lambda client: client.get_world().get_map().get_waypoint(real.Transform()),
+        lambda client: client.get_world().get_blueprint_library().find(name="vehicle.audi.a2"),
+        lambda client: sys.modules["carla"].Client(hostname="here"),
+        lambda client: setattr(client, "timeout", 3.0),
+        lambda client: client.get_world().get_settings().nonsense,
+        lambda client: sys.modules["carla"].VehicleControl(throtle=1.0),
+        lambda client: sys.modules["carla"].command.Explode,
+    ],
+)
+def test_what_the_real_client_lacks_fails(misuse):
+    with pytest.raises((TypeError, AttributeError)):
+        misuse(sys.modules["carla"].Client("127.0.0.1", 2000))
+
+
+def test_what_cannot_be_compared_fails():
+    def imitation(**names):
+        return lambda: fake_carla.mirrors(real.Client)(type("Fake", (), names))
+
+    def undocumented():
+        pass
+
+    class Original:
+        method = undocumented
+
+    mistakes = [
+        imitation(teleport=lambda self: None),
+        imitation(get_world=property(lambda self: None)),
+        lambda: fake_carla.mirrors(Original)(type("Fake", (), {"method": lambda self: None})),
+    ]
+    for mistake in mistakes:
+        with pytest.raises(TypeError):
+            mistake()
+
+
+def test_the_real_client_says_what_the_imitation_says_without_a_server():
+    client = real.Client("127.0.0.1", 2990)
+    client.set_timeout(0.2)
+    with pytest.raises(RuntimeError) as truth:
+        client.get_server_version()
+    mine = fake_carla.FakeClient("127.0.0.1", 2990)
+    mine.set_timeout(0.2)
+    with pytest.raises(RuntimeError) as said:
+        mine.get_server_version()
+    assert str(said.value) == str(truth.value)
+    assert client.get_client_version() == fake_carla.CLIENT_VERSION
+
+
+def test_every_weather_is_one_of_the_package():
+    presets = [preset for preset in carla.TASKS.values() if preset]
+    assert len(carla.TASKS) == 15 and carla.TASKS["mid-rainy-noon"] == "MidRainyNoon"
+    for preset in presets:
+        assert isinstance(getattr(real.WeatherParameters, preset), real.WeatherParameters)
