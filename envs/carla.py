@@ -75,6 +75,8 @@ class Carla(PixelEnv):
 
     def begin(self, seed: int) -> None:
         """Start the episode that the seed stands for, with a new server if it takes one."""
+        if not self._over:  # the last episode was left, and had not broken off
+            self._broken = 0
         for left in reversed(range(self._server.cfg.attempts)):
             try:
                 self._image = self._connected().call("begin", seed)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from envs.errors import EnvError
@@ -37,14 +37,16 @@ class ServerConfig:
     port: int = 2000  # of the first
     start_seconds: float = 120.0  # until a server answers
     answer_seconds: float = 30.0  # until it answers a call
-    attempts: int = 3  # servers in a row that fail, before one gives up
+    attempts: PositiveInt = 3  # servers in a row that fail, before one gives up
 
 
 class Server:
     """The server of one environment."""
 
     def __init__(self, cfg: ServerConfig) -> None:
-        self.cfg = cfg
+        self.cfg, self._words = cfg, shlex.split(cfg.command)
+        if cfg.command and not any("{port}" in word for word in self._words):
+            raise EnvError(f"env.server.command is {cfg.command!r}, which has no {{port}} in it")
         self.port, self._name = _claim(cfg.port)
         self.log = Path(tempfile.gettempdir(), f"cwm-carla-{os.getuid()}-{self.port}.log")
         self._process: subprocess.Popen | None = None
@@ -119,7 +121,7 @@ class Server:
         atexit.unregister(self.stop)
 
     def _spawn(self) -> None:
-        words = shlex.split(self.cfg.command.format(port=self.port))
+        words = [word.replace("{port}", str(self.port)) for word in self._words]
         with self.log.open("wb") as log:
             try:
                 self._process = subprocess.Popen(

@@ -253,49 +253,74 @@ def test_another_map_is_noticed(make, machine):
         make().reset(seed=0)
 
 
-def revive(port, after=0.05):
-    threading.Timer(after, Simulator, [port]).start()
+@pytest.fixture
+def revive():
+    """Somebody starts the server again, a little later."""
+    timers = []
+
+    def later(seconds=0.05):
+        timers.append(threading.Timer(seconds, Simulator, [2000]))
+        timers[-1].start()
+
+    yield later
+    for timer in timers:
+        timer.join()
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs", "falls silent"])
-def test_a_server_lost_within_an_episode_costs_that_episode(make, machine, how):
+def test_a_server_lost_within_an_episode_costs_that_episode(make, machine, how, revive):
     env = make(start_seconds=5)
     frames = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
-    if how == "falls silent":
-        machine.silent = True
-    setattr(machine, {"dies": "alive", "hangs": "hung"}.get(how, "silent"), how != "dies")
-    timer = threading.Timer(0.8, Simulator, [2000])
-    timer.start()
+    match how:
+        case "dies":
+            machine.kill()
+        case "hangs":
+            machine.hung = True
+        case "falls silent":
+            machine.silent = True
+    revive(0.8)
     with pytest.raises(envs.Interrupted, match=r"127.0.0.1:2000 broke off an episode"):
         drive(env)
-    timer.join()
     with pytest.raises(envs.EnvError, match=r"call reset\(\)"):
         drive(env)
     again = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
     assert np.array_equal(frames, again)
 
 
-def test_a_server_lost_between_episodes_costs_nothing(make, machine, caplog):
+def test_a_server_lost_between_episodes_costs_nothing(make, machine, caplog, revive):
     env = make(start_seconds=5)
     env.reset(seed=0)
     machine.kill()
-    revive(2000)
+    revive()
     with caplog.at_level(logging.WARNING):
         env.reset(seed=1)
     assert "begins no episode: time-out" in caplog.text
     drive(env)
 
 
-def test_a_server_that_always_dies_is_given_up(make):
+def test_a_server_that_always_dies_is_given_up(make, revive):
     env = make(start_seconds=5, attempts=3)
     for left in (2, 1, 0):
         env.reset(seed=0)
         SIMULATORS[2000].kill()
-        revive(2000)
+        revive()
         with pytest.raises(envs.EnvError, match="broke off an episode") as error:
             drive(env)
         assert (error.type is envs.Interrupted) == bool(left)
     assert "that makes 3 in a row" in str(error.value)
+
+
+def test_only_episodes_in_a_row_count(make, revive):
+    env = make(start_seconds=5, attempts=2)
+    for _ in range(3):
+        env.reset(seed=0)
+        drive(env)  # and leave it, as a time limit does
+        env.reset(seed=1)
+        SIMULATORS[2000].kill()
+        revive()
+        with pytest.raises(envs.Interrupted):
+            drive(env)
+        env.reset(seed=1)
 
 
 def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):

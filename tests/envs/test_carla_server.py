@@ -125,6 +125,11 @@ def test_a_command_that_is_none_is_named(make):
         server.start()
 
 
+def test_a_command_without_a_port_is_refused(make):
+    with pytest.raises(envs.EnvError, match=r"'CarlaUE4.sh', which has no \{port\} in it"):
+        make(command="CarlaUE4.sh")
+
+
 def test_one_that_runs_already_is_taken_and_left_running(make, port):
     with socket.create_server(("127.0.0.1", port)):
         server = make("crash")
