@@ -1,6 +1,7 @@
 """The client and the environment, against a motorway that behaves as CARLA is documented to."""
 
 import logging
+import socket
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 
 import envs
 from envs import carla, carla_server
+from envs.apart import Apart
 
 real = pytest.importorskip("carla")  # Linux on x86_64 only
 import fake_carla  # noqa: E402
@@ -323,9 +325,17 @@ def test_only_episodes_in_a_row_count(make, revive):
         env.reset(seed=1)
 
 
-def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):
-    from envs.apart import Apart
+def test_the_real_client_waits_for_one_that_does_not_answer(make, monkeypatch):
+    """In its process is no imitation, and what listens at this port is no CARLA."""
+    monkeypatch.setattr(carla, "Apart", Apart)
+    monkeypatch.setattr(carla_server, "listens", lambda host, port: True)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        env = make(port=deaf.getsockname()[1], answer_seconds=0.3, start_seconds=20, attempts=1)
+        with pytest.raises(envs.EnvError, match="begins no episode: time-out of 300ms"):
+            env.reset(seed=0)
 
+
+def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):
     monkeypatch.setattr(carla, "Apart", Apart)
     monkeypatch.setattr(carla, "Town04", fake_carla.town04)
     env = make(answer_seconds=5, start_seconds=20)
