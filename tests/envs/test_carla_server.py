@@ -176,6 +176,7 @@ server = Server(ServerConfig("{sys.executable} {tmp_path}/listener.py {{port}}",
 server.start()
 raise KeyboardInterrupt
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command, own = [sys.executable, "-c", code], os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
     assert "KeyboardInterrupt" in done.stderr
     assert not carla_server.listens("127.0.0.1", port)
