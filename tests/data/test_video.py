@@ -74,6 +74,52 @@ def test_a_name_is_only_a_name(webm, tmp_path, monkeypatch, name):
     assert len(decode(Path(name), Geometry()).frames) == 30
 
 
+ODD = {
+    "portrait.mp4": ("testsrc2=size=54x96:rate=10", "-c:v libx264"),
+    "odd size.mp4": ("testsrc2=size=57x33:rate=10", "-c:v libx264 -pix_fmt yuv444p"),
+    "ten bits.mp4": ("testsrc2=size=96x64:rate=10", "-c:v libx264 -pix_fmt yuv420p10le"),
+    "alpha.webm": ("testsrc2=size=96x64:rate=10", "-c:v libvpx-vp9 -pix_fmt yuva420p -cpu-used 8"),
+    "mpeg.mp4": ("testsrc2=size=96x64:rate=10", "-c:v mpeg4"),
+    "picture.gif": ("testsrc2=size=96x64:rate=10", ""),
+    "motion.avi": ("testsrc2=size=96x64:rate=10", "-c:v mjpeg"),
+    "with sound.mkv": ("testsrc2=size=96x64:rate=10", "-f lavfi -i sine -shortest -c:v libx264"),
+    "uneven.mkv": (
+        "testsrc2=size=96x64:rate=10,select='not(eq(mod(n,7),3))'",
+        "-c:v libx264 -fps_mode passthrough",
+    ),
+    "one frame.mp4": ("testsrc2=size=96x64:rate=10", "-c:v libx264 -frames:v 1"),
+    "interlaced.ts": ("testsrc2=size=96x64:rate=10", "-c:v mpeg2video -flags +ildct"),
+}
+
+
+def ffmpeg(*words):
+    done = subprocess.run([video.ffmpeg_exe(), "-v", "error", *words], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_videos_are_what_ffmpeg_alone_gives(name, tmp_path):
+    source, options = ODD[name]
+    path = tmp_path / name
+    ffmpeg("-f", "lavfi", "-t", "3", "-i", source, *options.split(), path)
+    raw = ["-vf", "scale=64:64", "-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough"]
+    alone = ffmpeg("-i", path, "-map", "0:V:0", *raw, "-")
+    frames = decode(path, Geometry()).frames
+    assert frames.tobytes() == alone
+    assert len(frames) == {"one frame.mp4": 1, "uneven.mkv": 26}.get(name, 30)
+
+
+def test_a_film_that_lies_on_its_side_is_put_upright(webm, tmp_path):
+    """As a telephone films: the frames lie, and a note says how to turn them."""
+    lying, noted = tmp_path / "lying.mp4", tmp_path / "noted.mp4"
+    ffmpeg("-i", webm, "-vf", "transpose=1", "-c:v", "libx264", "-crf", "1", lying)
+    ffmpeg("-display_rotation", "90", "-i", lying, "-c", "copy", noted)
+    upright = decode(noted, Geometry()).frames.astype(int)
+    assert np.abs(upright - decode(webm, Geometry()).frames).mean() < 4
+    assert decode(noted, Geometry())[1:3] == (96, 128)  # as it is stored
+
+
 def broken(kind, folder, webm):
     path = folder / "file.webm"
     match kind:
