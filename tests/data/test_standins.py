@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from cwm.data import standins
 from cwm.data.encode import VP9, encode
 from cwm.data.standins import driving, human36m, something
-from cwm.data.standins.textures import tile
+from envs.textures import tile
 
 RIGHT, LEFT = "pushing-left-to-right", "pushing-right-to-left"
 

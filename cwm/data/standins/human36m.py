@@ -19,7 +19,7 @@ from numpy.random import Generator
 from PIL import Image
 
 from cwm.data.standins.camera import BONE, NAME, Camera
-from cwm.data.standins.textures import colour
+from envs.textures import colour
 
 VERSION = 1  # a change of what is drawn makes new files
 SIDE, UNITS = 160, 1000  # of a still in pixels, and in the units of its annotation

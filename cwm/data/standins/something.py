@@ -18,7 +18,7 @@ from numpy.random import Generator
 
 from cwm.data.encode import VP9, encode
 from cwm.data.standins.camera import BONE, NAME, Camera
-from cwm.data.standins.textures import colour, tile
+from envs.textures import colour, tile
 
 VERSION = 1  # a change of what is drawn makes new files
 WIDTH, HEIGHT = 128, 96
