@@ -130,6 +130,14 @@ class Renderer:
         # OpenGL begins with the lowest row, which is the uppermost of a camera upside down.
         return pixels if self._inverted else np.ascontiguousarray(pixels[::-1])
 
+    def paint(self, texture: str, pixels: NDArray[np.uint8]) -> None:
+        """Replace a texture by pixels (H, W, 3) of its size; of a cube, its faces in a column."""
+        slot = self._model.texture(texture)
+        start = int(slot.adr[0])
+        self._model.tex_data[start : start + pixels.size] = pixels.ravel()
+        self._gl.make_current()
+        self._mujoco.mjr_uploadTexture(self._model, self._context, slot.id)
+
     def upload_terrain(self) -> None:
         """Show height fields that were changed after the context was made."""
         self._gl.make_current()

@@ -21,14 +21,11 @@ class Camera:
         self._mujoco = load("mujoco")
         self.model: Any = self._mujoco.MjModel.from_xml_string(scene)
         self.data: Any = self._mujoco.MjData(self.model)
-        self._renderer = _Repainter(self.model, NAME, "fast")
+        self._renderer = Renderer(self.model, NAME, "fast")
 
     def paint(self, texture: str, pixels: np.ndarray) -> None:
         """Replace a texture by pixels (H, W, 3) uint8; of a cube, its six faces in a column."""
-        slot = self.model.texture(texture)
-        start = int(slot.adr[0])
-        self.model.tex_data[start : start + pixels.size] = pixels.ravel()
-        self._renderer.upload_texture(slot.id)
+        self._renderer.paint(texture, pixels)
 
     def place(self, body: str, position: np.ndarray, yaw: float) -> None:
         """Put a mocap body somewhere, turned about the vertical."""
@@ -68,10 +65,3 @@ class Camera:
         right, up, back = ((points - eye.pos) @ axes.reshape(3, 3)).T
         focal = side / 2 / np.tan(np.deg2rad(eye.fovy[0]) / 2)
         return side / 2 - focal * np.stack([right, -up], axis=1) / back[:, None]
-
-
-class _Repainter(Renderer):
-    def upload_texture(self, texture: int) -> None:
-        """Show a texture that was changed after the context was made."""
-        self._gl.make_current()
-        self._mujoco.mjr_uploadTexture(self._model, self._context, texture)
