@@ -16,6 +16,7 @@ import envs
 TASKS = {
     "toy": ["blob", "sphere"],
     "dmc": ["cartpole-swingup", "walker-walk", "cheetah-run"],
+    "dmc-remastered": ["walker-run", "cheetah-run", "hopper-stand"],
     "metaworld": ["reach", "drawer-open", "lever-pull"],
 }
 FRAMES = {"fast": 60, "reference": 20}

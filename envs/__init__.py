@@ -7,9 +7,11 @@
 Importing this package registers every id and imports no simulator.
 """
 
+from typing import Any
+
 import gymnasium
 
-from envs import carla, dmc, metaworld
+from envs import carla, dmc, dmcr, metaworld
 from envs.carla_server import ServerConfig
 from envs.errors import EnvError, Interrupted, unknown
 
@@ -19,9 +21,12 @@ __all__ = ["SUITES", "EnvError", "Interrupted", "ServerConfig", "make", "tasks"]
 SUITES = {
     "carla": {task: ("envs.carla:Carla", {"task": task}) for task in carla.TASKS},
     "dmc": {task: ("envs.dmc:ControlSuite", {"task": task}) for task in dmc.TASKS},
+    "dmc-remastered": {task: ("envs.dmcr:Remastered", {"task": task}) for task in dmcr.TASKS},
     "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
     "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},
 }
+# What only one suite can be told; its class explains it.
+OPTIONS = {"carla": ("server",), "dmc-remastered": ("vary", "textures", "heldout")}
 
 for _suite, _tasks in SUITES.items():
     for _task, (_entry_point, _arguments) in _tasks.items():
@@ -42,7 +47,7 @@ def make(
     render: str = "fast",
     action_repeat: int = 1,
     time_limit: int = 0,
-    server: ServerConfig | None = None,
+    **options: Any,
 ) -> gymnasium.Env:
     """Make an environment; observations are frames uint8 (64, 64, 3), actions lie in [-1, 1].
 
@@ -57,23 +62,24 @@ def make(
         action_repeat: control steps per `step`.
         time_limit: truncate after this many calls of `step` (so control steps divided by
             `action_repeat`, as in the paper's code); 0 leaves the suite's own limit.
-        server: where CARLA's servers are, or how to start them; for CARLA only.
+        options: what only this suite can be told (OPTIONS).
 
     Raises:
-        EnvError: an unknown suite, task or render (naming the nearest), a number out of range, or
-            a simulator, its server or an OpenGL that is not there.
+        EnvError: an unknown suite, task, render or option (naming the nearest), a number out of
+            range, or a simulator, its server or an OpenGL that is not there.
     """
     if task not in tasks(suite):
         raise unknown(f"{suite} task", task, SUITES[suite])
     if time_limit < 0:
         raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's own) or more")
-    if server is not None and suite != "carla":
-        raise EnvError(f"{suite} has no server to be told of: env.server is for carla")
+    valid = {"render", "action_repeat", "time_limit", *OPTIONS.get(suite, ())}
+    for name in options.keys() - valid:
+        raise unknown(f"{suite} option", name, valid)
     return gymnasium.make(
         f"cwm/{suite}-{task}",
         max_episode_steps=time_limit or None,
         disable_env_checker=True,  # tests/envs/test_contract.py checks each once, not every step
         render=render,
         action_repeat=action_repeat,
-        **({"server": server} if server else {}),
+        **options,
     )

@@ -1,4 +1,4 @@
-"""Procedural textures: square tiles of colour that stand for wood, cloth, tiles, stone."""
+"""Procedural textures: tiles that stand for wood, cloth, tiles, stone; landscapes for a sky."""
 
 import colorsys
 
@@ -23,6 +23,27 @@ def tile(rng: Generator, size: int, vivid: float = 0.85) -> np.ndarray:
     grain = rng.normal(0, 0.015, (size, size, 1))
     pixels = first + (second - first) * mix + grain
     pixels = np.roll(pixels, rng.integers(size, size=2), axis=(0, 1))
+    return (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def landscape(rng: Generator, size: int) -> np.ndarray:
+    """What may surround a scene, (size, size, 3) uint8: a clouded sky and up to four ridges.
+
+    Its left and right sides meet.
+    """
+    x, y = np.arange(size) / size, np.arange(size)[:, None] / size
+    above, horizon, haze = colour(rng), colour(rng), colour(rng, 0.2)
+    pixels = above + (horizon - above) * y[..., None]
+    clouds = _clouds(rng, size)
+    pixels = pixels + (haze - pixels) * (clouds**2 * (1 - y))[..., None]
+    fine = np.tile(_clouds(rng, size // 8), (8, 8))
+    for base in np.sort(rng.uniform(0.2, 0.8, rng.integers(5))):
+        waves, phases = rng.integers(1, 12, 4), rng.uniform(0, 2 * np.pi, 4)
+        outline = np.sin(2 * np.pi * np.outer(x, waves) + phases) / waves
+        ridge = base + 0.1 * outline.sum(1)
+        below = y > ridge
+        grain = clouds[::-1][below] + rng.uniform(0, 1.5) * fine[below]
+        pixels[below] = colour(rng) * (0.4 + 0.5 * grain[:, None])
     return (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 

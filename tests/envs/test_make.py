@@ -29,7 +29,7 @@ def bare():
 
 
 def test_every_id_resolves():
-    assert len(IDS) == 50 + 49 + 15 + 2
+    assert len(IDS) == 50 + 49 + 22 + 15 + 2
     for name in IDS:
         spec = gymnasium.spec(name)
         assert callable(load_env_creator(spec.entry_point))
@@ -84,8 +84,13 @@ def test_importing_envs_imports_no_simulator(bare):
         (("dmc", "walker_walk"), {}, "dmc task 'walker_walk'; did you mean: walker-walk,"),
         (("toy", "blob"), {"render": "quick"}, "unknown render 'quick'; did you mean: fast, ref"),
         (("toy", "blob"), {"action_repeat": 0}, "action_repeat is 0; it must be 1 or more"),
+        (
+            ("toy", "blob"),
+            {"vary": ["bg"]},
+            "unknown toy option 'vary'; did you mean: action_repeat",
+        ),
         (("toy", "blob"), {"time_limit": -1}, "time_limit is -1; it must be 0"),
-        (("toy", "blob"), {"server": envs.ServerConfig()}, "toy has no server to be told of"),
+        (("toy", "blob"), {"server": envs.ServerConfig()}, "unknown toy option 'server'"),
         (("carla", "ClearNoon"), {}, "carla task 'ClearNoon'; did you mean: clear-noon,"),
     ],
 )
