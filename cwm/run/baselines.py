@@ -38,7 +38,7 @@ def baselines(
 ) -> None:
     """Write `scores.csv`: policy, seed, episode, return, success, length."""
     device = set_up(runtime)
-    environments = [make(run.task.what, env) for _ in range(cfg.envs)]
+    environments = [make(run.task.what, env, evaluation=True) for _ in range(cfg.envs)]
     shape = environments[0].action_space.shape
 
     def play(name: str, policy: Callable[[], Policy], episodes: int) -> list[Outcome]:

@@ -73,7 +73,7 @@ class Finetuning:
         self.begun: int | None = None  # the step at which learning began
         self.restore()
         self.collector = Collector(self.env, self.seed, self.replay.count)
-        self.eval_envs = [make(run.task.what, env) for _ in range(cfg.eval_envs)]
+        self.eval_envs = [make(run.task.what, env, evaluation=True) for _ in range(cfg.eval_envs)]
 
     def _load(self, pretrained: Path) -> None:
         tensors, about = load_weights(pretrained)

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 import envs
 from cwm.data.replay import Episode
 from cwm.runtime import seed_from
+from envs.looks import Factor
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -26,6 +27,10 @@ class EnvConfig:
     action_repeat: int = 1
     time_limit: int = 0  # agent steps; 0: the suite's own
     server: envs.ServerConfig | None = None  # CARLA's; no part of what identifies a run
+    # DMC Remastered alone
+    vary: tuple[Factor, ...] | None = None  # what differs from episode to episode; null: all seven
+    textures: str | None = None  # folder of the original skies/ and floors/; null: procedural ones
+    heldout: bool = False  # evaluate in looks that training never has
 
 
 # (images (B, 64, 64, 3), is_first (B,)) -> actions (B, A)
@@ -42,16 +47,18 @@ class Outcome(NamedTuple):
     frames: list[np.ndarray]  # only where they were asked for
 
 
-def make(what: str, cfg: EnvConfig) -> gymnasium.Env:
-    """The environment `suite/task`."""
+def make(what: str, cfg: EnvConfig, evaluation: bool = False) -> gymnasium.Env:
+    """The environment `suite/task`, to learn in or to be evaluated in."""
     suite, _, task = what.partition("/")
+    options = {name: getattr(cfg, name) for name in ("server", "vary", "textures", "heldout")}
+    options["heldout"] &= evaluation
     return envs.make(
         suite,
         task,
         render=cfg.render,
         action_repeat=cfg.action_repeat,
         time_limit=cfg.time_limit,
-        server=cfg.server,
+        **{name: value for name, value in options.items() if value not in (None, False)},
     )
 
 

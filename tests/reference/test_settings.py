@@ -17,6 +17,8 @@ MODELS = ("contextwm", "plain", "dreamer")
 OURS_ALONE = {
     "env.render",
     "env.server",
+    "env.textures",
+    "env.heldout",
     "finetune.log_every",
     "finetune.checkpoint_seconds",
     "pretrain.heldout_every",

@@ -35,6 +35,23 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def test_evaluation_may_have_looks_that_training_never_has(tmp_path):
+    files, _ = settings(suite="dmc-remastered")
+    for heldout in (False, True):
+        cfg = config.load(files, [f"env.heldout={heldout}"], "hopper-stand")
+        sections = ("runtime", "model", "env", "finetune")
+        identity = task("finetune", "dmc-remastered/hopper-stand", cfg, sections, files, {}, 0)
+        with Run(identity, tmp_path / str(heldout), 0.0) as run:
+            work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
+        (other,) = work.eval_envs
+        other.reset(seed=0)
+        assert work.env.unwrapped.visual_seed <= 1_000_000
+        assert (other.unwrapped.visual_seed > 1_000_000) == heldout
+        assert "camera" not in work.env.unwrapped.vary | other.unwrapped.vary
+        assert identity.config["env"]["heldout"] == heldout  # so the run's config.yaml says it
+        work.close()
+
+
 def content(run, *names):
     return {name: (run / name).read_bytes() for name in names}
 
