@@ -1,7 +1,7 @@
 """What a new look costs, in place and by compiling the model in it: python bench/looks.py [FOLDER]
 
 FOLDER holds the original `skies/` and `floors/`; without it, pictures are procedural.
-Milliseconds until a look can be drawn, means over a few. In place, that includes painting or
+Milliseconds until a look can be drawn, medians of a few. In place, that includes painting or
 decoding the pictures; the compiled model decodes them. Tests hold looks against `recompiled`.
 """
 
@@ -10,6 +10,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def milliseconds(
 ) -> tuple[float, float]:
     """Of a new look in place, and of compiling and uploading a model that has it."""
     env = Remastered(task, textures=textures, render=render)
-    place = compiled = 0.0
+    place, compiled = [], []
     for seed in range(looks + 1):  # one to warm up
         look = env.look(seed + 1)
         pictures = files(env, look)
@@ -95,10 +96,10 @@ def milliseconds(
         renderer = Renderer(model, 0, render)
         end = time.perf_counter()
         renderer.close()
-        if seed:
-            place, compiled = place + middle - start, compiled + end - middle
+        place.append(middle - start)
+        compiled.append(end - middle)
     env.close()
-    return 1e3 * place / looks, 1e3 * compiled / looks
+    return 1e3 * median(place[1:]), 1e3 * median(compiled[1:])
 
 
 def main() -> None:
