@@ -89,8 +89,8 @@ def everywhere(paths_of, template):
 
 
 def not_any(names):
-    """A wildcard constraint: any word but these."""
-    return rf"(?!(?:{'|'.join(names)})$)[a-z0-9-]+"
+    """A wildcard constraint of a folder's name: any word but these."""
+    return rf"(?!(?:{'|'.join(names)})/)[a-z0-9-]+"
 
 
 def parts_of(wildcards):
