@@ -147,6 +147,7 @@ def _read_run(run: Path, failed: bool = False) -> Record:
     identity = {name: str(about[name]) for name in IDENTITY if about.get(name) not in (None, "")}
     tags = {**identity, "stage": about["stage"], "cwm.path": run.as_posix()}
     tags["mlflow.source.git.commit"] = about.get("commit") or "unknown"
+    tags |= {f"input.{name}": checksum for name, checksum in about.get("inputs", {}).items()}
     config = run / "config.yaml"
     return Record(
         stage=about["stage"],

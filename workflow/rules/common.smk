@@ -44,6 +44,7 @@ PART = f"{CLIPS}/part-{{part}}"
 AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weights
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}"
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}"
+LOOKS = f"{RESULTS}/looks/{{suite}}/{{task}}.png"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
 FINETUNE = (
     f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
@@ -75,6 +76,13 @@ def runs_of(figure, template):
     """Paths of the fine-tuning runs that a figure compares."""
     runs = finetune_runs(STUDY.figures[figure])
     return sorted({template.format(**run._asdict()) for run in runs})
+
+
+def worlds():
+    """A picture of every task that is simulated here."""
+    runs = [run for figure in STUDY.figures.values() for run in finetune_runs(figure)]
+    tasks = sorted({(run.suite, run.task) for run in runs if run.suite != "carla"})
+    return [LOOKS.format(suite=suite, task=task) for suite, task in tasks]
 
 
 def models_of(figure, template):

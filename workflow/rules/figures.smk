@@ -61,6 +61,7 @@ rule report:
         stores=expand(f"{CLIPS}/store.json", dataset=datasets()),
         episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
         models=everywhere(models_of, f"{PRETRAIN}/weights.json"),
+        looks=worlds(),
         tracking=ancient(TRACKING),
     output:
         REPORT,
@@ -68,7 +69,7 @@ rule report:
         f"{RESULTS}/logs/report.txt",
     shell:
         "cwm report {input.figures} {input.tables} {input.stores} {input.episodes}"
-        " {input.models} --out {output} 2>&1 | tee {log}"
+        " {input.models} {input.looks} --out {output} 2>&1 | tee {log}"
 
 
 for name in STUDY.figures:

@@ -30,6 +30,19 @@ rule finetune:
         " --seed {wildcards.seed} {params.pretrained} --out {params.out} 2>&1 | tee {log}"
 
 
+rule looks:
+    """What a task looks like, in both qualities of drawing."""
+    input:
+        config=["config/suite/{suite}.yaml", SCALE],
+    output:
+        LOOKS,
+    log:
+        f"{RESULTS}/logs/looks-{{suite}}-{{task}}.txt",
+    shell:
+        "cwm looks {wildcards.suite}/{wildcards.task} {input.config} --out {output}"
+        " 2>&1 | tee {log}"
+
+
 rule baselines:
     """Score random, constant and untrained policies on a task."""
     input:
