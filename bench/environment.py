@@ -17,6 +17,7 @@ TASKS = {
     "toy": ["blob", "sphere"],
     "dmc": ["cartpole-swingup", "walker-walk", "cheetah-run"],
     "dmc-remastered": ["walker-run", "cheetah-run", "hopper-stand"],
+    "driving": ["clear-noon", "dynamic"],
     "metaworld": ["reach", "drawer-open", "lever-pull"],
 }
 FRAMES = {"fast": 60, "reference": 20}

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from envs import carla, dmc, dmcr, metaworld
+from envs import carla, dmc, dmcr, driving, metaworld
 from envs.carla_server import ServerConfig
 from envs.errors import EnvError, Interrupted, unknown
 
@@ -22,6 +22,7 @@ SUITES = {
     "carla": {task: ("envs.carla:Carla", {"task": task}) for task in carla.TASKS},
     "dmc": {task: ("envs.dmc:ControlSuite", {"task": task}) for task in dmc.TASKS},
     "dmc-remastered": {task: ("envs.dmcr:Remastered", {"task": task}) for task in dmcr.TASKS},
+    "driving": {task: ("envs.driving:Driving", {"task": task}) for task in driving.TASKS},
     "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
     "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},
 }
@@ -52,8 +53,8 @@ def make(
     """Make an environment; observations are frames uint8 (64, 64, 3), actions lie in [-1, 1].
 
     Every suite ends its own episodes after a number of control steps, whatever the action repeat:
-    500 in Meta-world, 1,000 in the Control suite, 999 in CARLA, 15 and 20 in `toy/blob` and
-    `toy/sphere`. An episode can be made shorter, not longer.
+    500 in Meta-world, 1,000 in the Control suite and in driving, 999 in CARLA, 15 and 20 in
+    `toy/blob` and `toy/sphere`. An episode can be made shorter, not longer.
 
     Args:
         suite: one of SUITES.

@@ -130,6 +130,18 @@ class Renderer:
         # OpenGL begins with the lowest row, which is the uppermost of a camera upside down.
         return pixels if self._inverted else np.ascontiguousarray(pixels[::-1])
 
+    def haze(self, colour: NDArray[np.float64], start: float, end: float) -> None:
+        """Let everything fade into a colour between two distances (m)."""
+        from OpenGL import GL
+
+        self._scene.flags[self._mujoco.mjtRndFlag.mjRND_FOG] = True
+        self._context.fogRGBA[:3] = colour
+        # MuJoCo tells OpenGL when it makes the context, and the colour after the next frame.
+        self._gl.make_current()
+        GL.glFogfv(GL.GL_FOG_COLOR, self._context.fogRGBA)
+        GL.glFogf(GL.GL_FOG_START, start)
+        GL.glFogf(GL.GL_FOG_END, end)
+
     def paint(self, texture: str, pixels: NDArray[np.uint8]) -> None:
         """Replace a texture by pixels (H, W, 3) of its size; of a cube, its faces in a column."""
         slot = self._model.texture(texture)

@@ -10,6 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 
+ENDS_EARLY = {"driving/clear-noon"}  # and is driven to its time limit in its own tests
 # id: control steps of an episode; a body to lift, and the axis that points up in the frame.
 # CARLA is an imitation here, and what it lacks in this list is in test_carla.py.
 ENVIRONMENTS = {
@@ -20,12 +21,14 @@ ENVIRONMENTS = {
     "dmc-remastered/walker-run": (1000, "torso", 2),
     "dmc-remastered/cheetah-run": (1000, "torso", 2),
     "dmc-remastered/hopper-stand": (1000, "torso", 2),
+    "driving/clear-noon": (1000, "piece-4", 2),
     "metaworld/reach": (500, "right_hand", 2),
     "metaworld/drawer-open": (500, "right_hand", 2),
     "metaworld/lever-pull": (500, "right_hand", 2),
     "carla/clear-noon": (None, None, None),
 }
-INFO = {"metaworld": {"success"}, "carla": {"distance", "centering", "collision", "steer"}}
+COSTS = {"distance", "centering", "collision", "steer"}
+INFO = {"metaworld": {"success"}, "carla": COSTS, "driving": COSTS}
 
 
 @pytest.fixture(scope="module", params=ENVIRONMENTS)
@@ -127,6 +130,8 @@ def test_unseeded_episodes_differ_and_follow_the_last_seed(env):
 
 
 def test_the_suites_own_time_limit(name, other):
+    if name in ENDS_EARLY:
+        pytest.skip("a random action ends its episodes")
     limit, *_ = ENVIRONMENTS[name]
     if limit is None:
         pytest.skip("standing still ends an episode, too")
@@ -152,8 +157,8 @@ def test_action_repeat_is_repetition(env, other):
 def test_success_and_costs_are_reported_where_the_suite_knows_them(env, name):
     env.reset(seed=0)
     *_, info = env.step(actions(env, 1)[0])
-    assert info.keys() == INFO.get(name.partition("/")[0], set())
-    assert all(type(value) is float for value in info.values())
+    assert set(info) == INFO.get(name.partition("/")[0], set())
+    assert all(type(value) is float and np.isfinite(value) for value in info.values())
     assert info.get("success", 0.0) == 0.0
 
 
@@ -188,7 +193,7 @@ def test_frames_are_upright(env, name):
         pytest.skip("the picture is not drawn here")
     show = blob_at if thing is None else partial(body_at, thing=thing)
     env.reset(seed=0)
-    low, high = (rows(*show(env.unwrapped, up=up, lift=lift)) for lift in (0, 0.1))
+    low, high = (rows(*show(env.unwrapped, up=up, lift=lift)) for lift in (0, 0.2))
     assert high < low - 2  # rows are counted from the top
 
 

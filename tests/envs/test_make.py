@@ -29,7 +29,7 @@ def bare():
 
 
 def test_every_id_resolves():
-    assert len(IDS) == 50 + 49 + 22 + 15 + 2
+    assert len(IDS) == 50 + 49 + 22 + 15 + 15 + 2
     for name in IDS:
         spec = gymnasium.spec(name)
         assert callable(load_env_creator(spec.entry_point))

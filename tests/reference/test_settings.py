@@ -9,7 +9,7 @@ from cwm.config import load, merge, resolved
 
 ROOT = Path(__file__).parents[2] / "config"
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
-OURS = {"toy"}  # suites of our own
+OURS = {"driving", "toy"}  # suites of our own
 SUITES = sorted({path.stem for path in (ROOT / "suite").glob("*.yaml")} - OURS)
 MODELS = ("contextwm", "plain", "dreamer")
 

@@ -1,0 +1,152 @@
+"""Driving beyond the contract: what it pays, what it takes to do well, what the weather does."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import envs
+from envs import driving
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = envs.make("driving", "clear-noon").unwrapped
+    yield env
+    env.close()
+
+
+def drive(env, policy, seed, steps=driving.STEPS):
+    """Rewards and the last step's (terminated, truncated, info), without drawing."""
+    env.begin(seed)
+    rewards, ended = [], False
+    while not ended and len(rewards) < steps:
+        reward, *last = env.control(np.asarray(policy(), np.float32))
+        rewards.append(reward)
+        ended = last[0] or last[1]
+    return rewards, last
+
+
+@pytest.mark.parametrize(
+    ("speed", "off_centre", "impulse", "steer", "expected"),
+    [
+        (20, 0, 0, 0, 1.0),  # metres a step
+        (20, 1.75, 0, 0, 1.0),
+        (20, 3.75, 0, 0, 1 / 4),
+        (20, 0, 500, -0.25, 1 - 0.5 - 0.25),
+        (0, 0, 50_000, 0, -10),
+        (-20, 0, 0, 0, -1.0),
+    ],
+)
+def test_the_reward_is_carlas(speed, off_centre, impulse, steer, expected):
+    value, costs = driving.reward(speed, off_centre, impulse, steer)
+    assert value == pytest.approx(expected)
+    assert value == speed * 0.05 / (1 + costs["centering"]) - costs["collision"] - costs["steer"]
+
+
+def test_it_takes_steering_to_do_well(env):
+    """Of ten times what the best constant action gets, and all the way to the time limit."""
+    seeds = range(3)
+    expert = []
+    for seed in seeds:
+        rewards, (terminated, truncated, info) = drive(env, env.expert, seed)
+        assert (terminated, truncated, len(rewards)) == (False, True, 1000)
+        assert info["distance"] > sum(rewards) > 0.9 * info["distance"]
+        expert.append(sum(rewards))
+    grid = itertools.product((-0.1, 0.0, 0.1), (0.2, 0.5, 1.0))
+    constants = [
+        np.mean([sum(drive(env, lambda a=action: a, seed)[0]) for seed in seeds]) for action in grid
+    ]
+    assert np.mean(expert) > 500
+    assert max(constants) < np.mean(expert) / 5
+
+
+def test_who_does_not_steer_is_off_the_road_and_that_is_the_end(env):
+    rewards, (terminated, truncated, info) = drive(env, lambda: (0, 1), seed=0)
+    assert (terminated, truncated) == (True, False) and abs(env.ego[1]) > driving.EDGE
+    assert rewards[-1] == 0 and info["centering"] == pytest.approx(1.5 * 98.25)
+
+
+def test_who_stands_still_is_stuck_at_the_hundredth_step(env):
+    rewards, last = drive(env, lambda: (0, -1), seed=0)
+    assert len(rewards) == 100 and last[:2] == [True, False]
+    assert sum(rewards) == 0
+
+
+def test_curves_must_be_taken_slowly(env):
+    """Beyond the grip of its tyres the car goes straighter than its wheels point."""
+    turned = []
+    for speed in (8.0, 28.0):
+        env.begin(0)
+        env.ego[2:] = 0, speed, 0.2
+        env.control(np.array([0.2 / driving.STEER, 0], np.float32))
+        bend = env._road.curvature(driving.START)
+        turned.append(env.ego[2] / (driving.DT * speed) + bend)
+    assert turned[0] == pytest.approx(np.tan(0.2) / driving.WHEELBASE, rel=0.02)
+    assert turned[1] == pytest.approx(driving.GRIP / 28**2, rel=0.05)
+
+
+def test_running_into_another_car_costs_and_slows_both(env):
+    env.begin(0)
+    at, left = env.ego[:2]
+    env.ego[3] = 20
+    env.cars[:3, 0] = at + driving.LENGTH + 0.2, left, 10
+    reward, terminated, _, info = env.control(np.array([0, 0], np.float32))
+    impulse = driving.MASS / 2 * 10
+    assert info["collision"] == pytest.approx(0.001 * impulse, rel=0.1) and not terminated
+    assert reward < -4
+    assert env.ego[3] == env.cars[2, 0] == pytest.approx(15, abs=0.5)
+
+
+def test_touching_another_car_aside_costs_and_straightens(env):
+    env.begin(0)
+    at, left = env.ego[:2]
+    env.ego[2:4] = 0.1, 20
+    env.cars[:3, 0] = at, left + driving.WIDTH + 0.05, 20
+    *_, info = env.control(np.array([0, 0], np.float32))
+    assert info["collision"] == pytest.approx(0.001 * driving.MASS * 20 * np.sin(0.1), rel=0.1)
+    assert env.ego[2] == 0 and abs(env.ego[1] - env.cars[1, 0]) == pytest.approx(driving.WIDTH)
+
+
+def test_traffic_keeps_its_distance_even_from_who_stops(env):
+    env.begin(3)
+    slowest = []
+    for step in range(600):
+        env.control(env.expert() if step < 300 else np.array([0, -1], np.float32))
+        for lane in driving.LANES:
+            places = np.sort(env.cars[0, env.cars[1] == lane])
+            assert np.diff(np.append(places, places[:1] + driving.RING)).min(initial=99) > 5
+        slowest.append(env.cars[2].min())
+    assert max(env.cars[3]) < driving.TOP_SPEED and slowest[0] > 10
+
+
+def test_the_weather_is_seen_and_nothing_else():
+    frames, rewards = {}, set()
+    for task in envs.tasks("driving"):
+        env = envs.make("driving", task)
+        env.reset(seed=1)
+        frames[task], reward, *_ = env.step(np.array([0.1, 1.0]))
+        rewards.add(reward)
+        env.close()
+    assert len(rewards) == 1
+    assert len({frame.tobytes() for frame in frames.values()}) == len(frames)
+    brightness = {task: frame.mean() for task, frame in frames.items()}
+    assert brightness["clear-noon"] > brightness["wet-sunset"] + 20
+    assert frames["hard-rain-noon"][:40].std() < frames["clear-noon"][:40].std()  # fog
+
+
+def test_dynamic_weather_changes_slowly():
+    env = envs.make("driving", "dynamic").unwrapped
+    env.begin(0)
+    before = env.weather
+    for _ in range(100):
+        env._change_weather()
+    change = np.abs(np.subtract(env.weather, before))
+    assert change[3] > 0.5 and change[:4].max() < 100  # 5 s; wetness is five times the storm
+    assert change[4] in (pytest.approx(2.5), pytest.approx(357.5))
+    skies = []
+    for seed in range(8):
+        env.begin(seed)
+        skies.append(env.weather)
+    assert np.std(skies, axis=0).min() > 1
+    env.close()
