@@ -1,9 +1,11 @@
 """Frames per second of each suite, fast and reference: python bench/environment.py
 
 A frame is one `step` with a random action: physics, drawing and all. Means over a few tens of
-frames after a warm-up; on a CPU the drawing decides.
+frames after a warm-up; on a CPU the drawing decides. Then, in `fast`, how much more two do, each in
+a process of its own, than one.
 """
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import gymnasium
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import envs
+from envs import vector
 
 TASKS = {
     "toy": ["blob", "sphere"],
@@ -36,6 +39,20 @@ def frames_per_second(env: gymnasium.Env, frames: int) -> float:
     return frames / seconds
 
 
+def together(suite: str, task: str, count: int, rounds: int = 100) -> float:
+    """Steps per second, all together, of environments in processes; the median over rounds."""
+    environments = vector.make(suite, task, count, processes=True)
+    environments.reset(seed=list(range(count)))
+    environments.action_space.seed(0)
+    seconds = []
+    for _ in range(rounds):
+        actions, start = environments.action_space.sample(), time.perf_counter()
+        environments.step(actions)
+        seconds.append(time.perf_counter() - start)
+    environments.close()
+    return count / statistics.median(seconds)
+
+
 def main() -> None:
     print(f"{'task':28}{'fast':>10}{'reference':>12}{'ratio':>8}   frames/s")
     for suite, tasks in TASKS.items():
@@ -48,6 +65,10 @@ def main() -> None:
             ratio = speed["fast"] / speed["reference"]
             name = f"{suite}/{task}"
             print(f"{name:28}{speed['fast']:10.1f}{speed['reference']:12.1f}{ratio:8.1f}")
+    print(f"\n{'in processes of their own':28}{'one':>10}{'two':>12}{'ratio':>8}   steps/s")
+    for suite, task in (("driving", "clear-noon"), ("metaworld", "reach")):
+        one, two = (together(suite, task, count) for count in (1, 2))
+        print(f"{f'{suite}/{task}':28}{one:10.1f}{two:12.1f}{two / one:8.2f}")
 
 
 if __name__ == "__main__":

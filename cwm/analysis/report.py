@@ -38,7 +38,7 @@ def write_report(
     figures: STEM.json files with the STEM.png beside them. tables: STEM.md files; one named like a
     figure is shown below it. stores: store.json files with what `cwm clips` puts beside them.
     episodes: .mp4 files in run folders. runs: run folders, or a file in each; those of the episodes
-    are added. looks: SUITE/TASK.png files. Raises UserError naming a file that is missing or broken.
+    are added. looks: SUITE/TASK.png. Raises UserError naming a file that is missing or broken.
     """
     texts = {path.stem: _table(path) for path in tables}
     sections = [_figure(path) | {"table": texts.pop(path.stem, None)} for path in figures]

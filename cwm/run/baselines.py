@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from cwm.agent import Agent, AgentConfig
 from cwm.run.folder import Run
 from cwm.run.policies import Actor
-from cwm.run.rollout import EnvConfig, Outcome, Policy, evaluate, make
+from cwm.run.rollout import EnvConfig, Outcome, Policy, evaluate, make_vector
 from cwm.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.world.vision import ModelConfig
 
@@ -38,8 +38,8 @@ def baselines(
 ) -> None:
     """Write `scores.csv`: policy, seed, episode, return, success, length."""
     device = set_up(runtime)
-    environments = [make(run.task.what, env, evaluation=True) for _ in range(cfg.envs)]
-    shape = environments[0].action_space.shape
+    environments = make_vector(run.task.what, env, cfg.envs)
+    shape = environments.single_action_space.shape
 
     def play(name: str, policy: Callable[[], Policy], episodes: int) -> list[Outcome]:
         seeds = [seed_from(name, i) for i in range(episodes)]
@@ -60,8 +60,7 @@ def baselines(
         fresh = Agent(model, agent, *shape, runtime.precision).to(device)
         outcomes = play("untrained", partial(Actor, fresh, explore=False), cfg.episodes)
         rows += [("untrained", seed, o) for o in outcomes]
-    for each in environments:
-        each.close()
+    environments.close()
     write_scores(run.folder / "scores.csv", rows)
     run.publish("scores.csv")
 

@@ -20,7 +20,7 @@ from cwm.errors import UserError
 from cwm.progress import Progress
 from cwm.run.folder import Run, Score
 from cwm.run.policies import Actor
-from cwm.run.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make
+from cwm.run.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
 from cwm.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.world.vision import ModelConfig
 
@@ -73,7 +73,7 @@ class Finetuning:
         self.begun: int | None = None  # the step at which learning began
         self.restore()
         self.collector = Collector(self.env, self.seed, self.replay.count)
-        self.eval_envs = [make(run.task.what, env, evaluation=True) for _ in range(cfg.eval_envs)]
+        self.eval_envs = make_vector(run.task.what, env, cfg.eval_envs)
 
     def _load(self, pretrained: Path) -> None:
         tensors, about = load_weights(pretrained)
@@ -169,8 +169,8 @@ class Finetuning:
 
     def close(self) -> None:
         """Release the simulators."""
-        for env in [self.env, *self.eval_envs]:
-            env.close()
+        self.env.close()
+        self.eval_envs.close()
 
 
 def finetune(work: Finetuning) -> None:

@@ -6,16 +6,18 @@ goes on at an episode's beginning without any state of the simulator.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium.vector import VectorEnv
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 import envs
 from cwm.data.replay import Episode
 from cwm.runtime import seed_from
+from envs import vector
 from envs.looks import Factor
 
 
@@ -26,6 +28,7 @@ class EnvConfig:
     render: Literal["reference", "fast"] = "reference"  # fast: no shadows, reflections, smoothing
     action_repeat: int = 1
     time_limit: int = 0  # agent steps; 0: the suite's own
+    processes: bool = False  # each evaluation environment in a process of its own
     server: envs.ServerConfig | None = None  # CARLA's; no part of what identifies a run
     # DMC Remastered alone
     vary: tuple[Factor, ...] | None = None  # what differs from episode to episode; null: all seven
@@ -47,19 +50,21 @@ class Outcome(NamedTuple):
     frames: list[np.ndarray]  # only where they were asked for
 
 
-def make(what: str, cfg: EnvConfig, evaluation: bool = False) -> gymnasium.Env:
-    """The environment `suite/task`, to learn in or to be evaluated in."""
-    suite, _, task = what.partition("/")
-    options = {name: getattr(cfg, name) for name in ("server", "vary", "textures", "heldout")}
-    options["heldout"] &= evaluation
-    return envs.make(
-        suite,
-        task,
-        render=cfg.render,
-        action_repeat=cfg.action_repeat,
-        time_limit=cfg.time_limit,
-        **{name: value for name, value in options.items() if value not in (None, False)},
-    )
+def make(what: str, cfg: EnvConfig) -> gymnasium.Env:
+    """The environment `suite/task`, to learn in."""
+    return envs.make(*what.split("/"), **_options(cfg))
+
+
+def make_vector(what: str, cfg: EnvConfig, count: int) -> VectorEnv:
+    """Several of them, to be evaluated in."""
+    options = _options(cfg) | ({"heldout": True} if cfg.heldout else {})
+    return vector.make(*what.split("/"), count, cfg.processes, **options)
+
+
+def _options(cfg: EnvConfig) -> dict[str, Any]:
+    options = {name: getattr(cfg, name) for name in ("render", "action_repeat", "time_limit")}
+    own = {name: getattr(cfg, name) for name in ("server", "vary", "textures")}
+    return options | {name: value for name, value in own.items() if value is not None}
 
 
 class Collector:
@@ -112,7 +117,7 @@ def _outcome(rewards: Sequence[float], infos: Sequence[dict], frames: list) -> O
 
 
 def evaluate(
-    environments: Sequence[gymnasium.Env],
+    environments: VectorEnv,
     policy: Callable[[], Policy],
     seeds: Sequence[int],
     film: bool = False,
@@ -122,36 +127,37 @@ def evaluate(
     `policy()` gives a policy that has seen nothing yet. `film` keeps the first episode's frames.
     If the simulator breaks off one, it and those stepped with it begin again.
     """
-    for i in range(0, len(seeds), len(environments)):
-        wave = seeds[i : i + len(environments)]
+    for i in range(0, len(seeds), environments.num_envs):
+        wave = seeds[i : i + environments.num_envs]
         outcomes = None
         while outcomes is None:
             try:
-                outcomes = _wave(environments[: len(wave)], policy(), wave, film and i == 0)
+                outcomes = _wave(environments, policy(), wave, film and i == 0)
             except envs.Interrupted as error:
                 logging.warning("%s; evaluation %d to %d begin again", error, i, i + len(wave) - 1)
         yield from outcomes
 
 
 def _wave(
-    environments: Sequence[gymnasium.Env], policy: Policy, seeds: Sequence[int], film: bool
+    environments: VectorEnv, policy: Policy, seeds: Sequence[int], film: bool
 ) -> list[Outcome]:
-    pairs = zip(environments, seeds, strict=True)
-    image = np.stack([env.reset(seed=seed >> 32)[0] for env, seed in pairs])
-    first = np.ones(len(image))
-    rewards: list[list[float]] = [[] for _ in environments]
-    infos: list[list[dict]] = [[] for _ in environments]
-    running, frames = set(range(len(environments))), [image[0].copy()] if film else []
-    while running:
-        actions = policy(image, first)
+    n = len(seeds)  # the first n environments; the others rest
+    own = [seed >> 32 for seed in seeds] + [None] * (environments.num_envs - n)
+    image, _ = environments.reset(seed=own)
+    actions = np.zeros(environments.action_space.shape, np.float32)
+    first, running = np.ones(n), np.ones(n, bool)
+    rewards: list[list[float]] = [[] for _ in seeds]
+    infos: list[list[dict]] = [[] for _ in seeds]
+    frames = [image[0]] if film else []
+    while running.any():
+        actions[:n] = policy(image[:n], first)
         first[:] = 0
-        for i in sorted(running):
-            image[i], reward, terminated, truncated, info = environments[i].step(actions[i])
-            rewards[i].append(float(reward))
-            infos[i].append(info)
-            if film and i == 0:
-                frames.append(image[0].copy())
-            if terminated or truncated:
-                running.remove(i)
-    films = [frames] + [[]] * (len(environments) - 1)
+        image, reward, terminated, truncated, info = environments.step(actions)
+        for i in np.flatnonzero(running):
+            rewards[i].append(float(reward[i]))
+            infos[i].append({name: x[i] for name, x in info.items() if name[0] != "_"})
+        if film and running[0]:
+            frames.append(image[0])
+        running &= ~(terminated | truncated)[:n]
+    films = [frames] + [[]] * (n - 1)
     return [_outcome(*each) for each in zip(rewards, infos, films, strict=True)]

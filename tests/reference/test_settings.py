@@ -15,6 +15,7 @@ MODELS = ("contextwm", "plain", "dreamer")
 
 # Settings that the official code does not have: how often to log, to save, and the like.
 OURS_ALONE = {
+    "env.processes",
     "env.render",
     "env.server",
     "env.textures",

@@ -11,6 +11,7 @@ from cwm import config
 from cwm.run.finetune import Finetuning, finetune
 from cwm.run.folder import Run
 from cwm.run.identity import task
+from envs.vector import WorkerError
 
 ROOT = Path(__file__).parents[2] / "config"
 
@@ -89,6 +90,27 @@ def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             learn(tmp_path / "stopped", files=files)
     assert content(learn(tmp_path / "stopped", files=files), *RESULTS) == straight
+
+
+def test_processes_change_no_bit_even_if_one_is_killed(tmp_path, monkeypatch):
+    files, _ = settings()
+    sets = ["finetune.eval_envs=2", "finetune.eval_episodes=3"]
+    alone = learn(tmp_path / "alone", files=files, sets=sets)
+
+    evaluate = Finetuning.evaluate
+
+    def interrupted(self, rate):
+        if self.step > 60 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            self.eval_envs.processes[1].kill()
+        return evaluate(self, rate)
+
+    monkeypatch.setattr(Finetuning, "evaluate", interrupted)
+    sets.append("env.processes=true")
+    with pytest.raises(WorkerError, match="process 2 of 2 of toy/blob died with exit status -9"):
+        learn(tmp_path / "apart", files=files, sets=sets)
+    apart = learn(tmp_path / "apart", files=files, sets=sets)
+    assert content(alone, *RESULTS) == content(apart, *RESULTS)
 
 
 def test_half_precision_is_used_and_stays_finite(tmp_path):
