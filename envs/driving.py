@@ -133,6 +133,17 @@ class Driving(MujocoEnv):
         info = costs | {"distance": float(at) - START}
         return value, bool(off_road or stuck), self._elapsed >= STEPS, info
 
+    def kept(self) -> dict[str, Any]:
+        """The cars, the storm and the number of steps."""
+        cars = {"ego": self.ego, "cars": self.cars}
+        return cars | {"storm": self._storm, "elapsed": self._elapsed}
+
+    def recall(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take them from a state."""
+        self.ego, self.cars, self._storm = state["ego"], state["cars"], state["storm"]
+        self._elapsed = int(state["elapsed"])
+        self._show()
+
     def expert(self) -> NDArray[np.float32]:
         """A driver who keeps the lane, the distance and, in curves, the speed: float32 (2,)."""
         at, left, heading, speed, _ = self.ego
