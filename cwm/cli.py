@@ -250,6 +250,24 @@ def finetune(
         go(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run))
 
 
+@app.command()
+def play(
+    what: Task,
+    out: Annotated[Path, typer.Option(help="the film, .mp4")],
+    policy: Annotated[
+        str, typer.Option(help="random, scripted, or the weights.json of a fine-tuned run")
+    ] = "random",
+    seed: Annotated[int, typer.Option(min=0, help="of the episode")] = 0,
+    sets: Sets = None,
+) -> None:
+    """Film an episode, and print its return."""
+    from cwm.run.play import play as go
+
+    outcome = go(what, policy, seed, out, sets or ())
+    success = "" if outcome.success is None else f", success {outcome.success:g}"
+    typer.echo(f"return {outcome.return_:.1f}{success}, {outcome.length} steps: {out}")
+
+
 Study = Annotated[Path, typer.Option(help="the study file that describes the figure")]
 Name = Annotated[str, typer.Argument(metavar="FIGURE")]
 
