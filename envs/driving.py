@@ -1,7 +1,7 @@
 """`driving`: a curving highway of four lanes with other cars, seen through the windscreen.
 
 A stand-in for CARLA's highway that runs anywhere. What the agent sees, does and is paid for is
-CARLA's: a camera of 60 degrees, (steering; throttle or brake), the reward below, 20 steps a second,
+CARLA's: a camera of 60 degrees, (steering; throttle or brake), highway.reward, 20 steps a second,
 1,000 steps an episode, tasks that are weathers. MuJoCo only draws; a kinematic bicycle drives in
 the road's own coordinates, and traffic keeps its lanes. The road is new in each episode and is
 never straight for long: who does not steer is off it within seconds, which ends the episode.
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from envs import scenery
+from envs import highway, scenery, weather
+from envs.highway import DT
 from envs.pixels import MujocoEnv
 from envs.rendering import load
 from envs.scenery import CARS, EDGE, HOUSES, PAINTS, PIECE, PIECES, TREES, Look, Weather
 
 STEPS = 1000
-DT = 0.05
 LANES = np.array([-5.25, -1.75, 1.75, 5.25])  # their centres; metres to the left of the road's
 START = 50.0  # metres along the road
 
@@ -52,25 +52,8 @@ WEATHERS["mid-rainy-noon"] = WEATHERS.pop("mid-rain-noon")  # CARLA's name
 TASKS = [*WEATHERS, "dynamic"]
 
 
-def reward(
-    speed: float, off_centre: float, impulse: float, steer: float
-) -> tuple[float, dict[str, float]]:
-    """CARLA's reward of one step, and what it is made of.
-
-    Args:
-        speed: along the lane, m/s.
-        off_centre: distance from the lane's centre, m.
-        impulse: of collisions since the last step, N s.
-        steer: the action's.
-    """
-    centering = 1.5 * max(0.0, off_centre - 1.75)
-    collision = min(0.001 * impulse, 10.0)
-    costs = {"collision": collision, "steer": abs(steer), "centering": centering}
-    return speed * DT / (1 + centering) - collision - abs(steer), costs
-
-
 class Driving(MujocoEnv):
-    """The highway in one weather; `info` has the step's costs and the distance driven so far.
+    """The highway in one weather; `info` holds what highway.costs says.
 
     An episode ends off the road, and at each hundredth step for a car that stands still. Collisions
     cost, but end nothing. The arguments are explained in PixelEnv.
@@ -108,9 +91,7 @@ class Driving(MujocoEnv):
         self._scenery = np.stack([along, rng.choice([-1, 1], things), far])
         for i, colour in enumerate(rng.choice(PAINTS, CARS)):
             self.model.geom(f"paint-{i}").rgba[:3] = colour
-        self._storm = np.array([1.0, rng.uniform(-250, 100), *rng.uniform(0, [360, 2 * np.pi])])
-        if self._storm[1] <= 0:
-            self._storm[1] = -50.0
+        self._sky = weather.begin(rng)
         self._elapsed = 0
         self._show()
 
@@ -120,27 +101,28 @@ class Driving(MujocoEnv):
         self._drive(steer, pedal)
         self._flow()
         impulse = self._collide()
-        self._change_weather()
+        self._sky = weather.advance(self._sky)
         self._elapsed += 1
         at, left, heading, speed, _ = self.ego
         off_road = abs(left) > EDGE or at < 0
         # Where CARLA knows no lane, it counts no speed and a distance of 100 m.
         along = 0.0 if off_road else speed * np.cos(heading)
         off_centre = 100.0 if off_road else np.abs(LANES - left).min()
-        value, costs = reward(float(along), float(off_centre), impulse, steer)
+        costs = highway.costs(float(along), float(off_centre), impulse, steer)
         stuck = self._elapsed % 100 == 0 and speed < 0.02
         self._show()
-        info = costs | {"distance": float(at) - START}
-        return value, bool(off_road or stuck), self._elapsed >= STEPS, info
+        return highway.reward(costs), bool(off_road or stuck), self._elapsed >= STEPS, costs
 
     def kept(self) -> dict[str, Any]:
         """The cars, the storm and the number of steps."""
         cars = {"ego": self.ego, "cars": self.cars}
-        return cars | {"storm": self._storm, "elapsed": self._elapsed}
+        return cars | {"sky": np.array(self._sky), "elapsed": self._elapsed}
 
     def recall(self, state: dict[str, NDArray[Any]]) -> None:
         """Take them from a state."""
-        self.ego, self.cars, self._storm = state["ego"], state["cars"], state["storm"]
+        self.ego, self.cars = state["ego"], state["cars"]
+        azimuth, phase, storm, rising = state["sky"].tolist()
+        self._sky = weather.Sky(azimuth, phase, storm, bool(rising))
         self._elapsed = int(state["elapsed"])
         self._show()
 
@@ -211,22 +193,19 @@ class Driving(MujocoEnv):
                 self.ego[3] = self.cars[2, car] = max(0.0, (speed * np.cos(heading) + other) / 2)
         return total
 
-    def _change_weather(self) -> None:
-        """CARLA's dynamic weather: the sun goes round, a storm comes and goes."""
-        rising, storm, azimuth, phase = self._storm
-        storm = np.clip(storm + 0.13 * rising, -250, 100)
-        rising = 1.0 if storm <= -250 else -1.0 if storm >= 100 else rising
-        self._storm[:] = rising, storm, (azimuth + 0.025) % 360, phase + 0.0008
-
     @property
     def weather(self) -> Weather:
         """The present weather."""
         if self._task != "dynamic":
             return WEATHERS[self._task]
-        _, storm, azimuth, phase = self._storm
-        clouds, rain = np.clip(storm + 40, 0, 60), np.clip(storm, 0, 80)
-        altitude = 22.5 + 22.5 * np.cos(phase)
-        return Weather(clouds, rain, np.clip(5 * storm, 0, 100), altitude, azimuth)
+        now = weather.weather(self._sky)
+        return Weather(
+            now.cloudiness,
+            now.precipitation,
+            now.wetness,
+            now.sun_altitude_angle,
+            now.sun_azimuth_angle,
+        )
 
     def _show(self) -> None:
         """Move everything to where it is, and light it."""

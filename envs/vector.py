@@ -40,7 +40,7 @@ def make(suite: str, task: str, count: int, processes: bool = False, **options: 
 
 
 def _member(suite: str, task: str, options: dict[str, Any]) -> gymnasium.Env:
-    return _Member(envs.make(suite, task, **options))
+    return Member(envs.make(suite, task, **options))
 
 
 def _in_child(suite: str, task: str, options: dict[str, Any]) -> gymnasium.Env:
@@ -50,7 +50,7 @@ def _in_child(suite: str, task: str, options: dict[str, Any]) -> gymnasium.Env:
     return _member(suite, task, options)
 
 
-class _Member(gymnasium.Wrapper):
+class Member(gymnasium.Wrapper):
     """Rests from the end of its episode on; Gymnasium resets it then, which it does not heed."""
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -59,12 +59,14 @@ class _Member(gymnasium.Wrapper):
         self._frame: NDArray[np.uint8] = np.zeros(env.observation_space.shape, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        """Begin the episode of a seed; without one, rest."""
         self._resting = seed is None
         if not self._resting:
             self._frame, _ = self.env.reset(seed=seed)
         return self._frame, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        """A step of the episode, if there is one."""
         if self._resting:
             return self._frame, 0.0, False, False, {}
         self._frame, *rest = self.env.step(action)

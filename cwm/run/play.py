@@ -15,7 +15,7 @@ from cwm.data.encode import H264, encode
 from cwm.errors import UserError, unknown
 from cwm.run.baselines import random_policy
 from cwm.run.policies import Actor
-from cwm.run.rollout import Outcome, Policy, make
+from cwm.run.rollout import Outcome, Policy, make, sum_up
 from cwm.runtime import reseed, set_up
 
 
@@ -58,15 +58,15 @@ def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ())
 
 def _episode(env: gymnasium.Env, act: Policy, seed: int) -> Outcome:
     image, _ = env.reset(seed=seed)
-    frames, rewards, successes, over = [env.render()], [], [], False
+    frames, rewards, infos, over = [env.render()], [], [], False
     while not over:
         (action,) = act(image[None], np.array([not rewards]))
         image, reward, terminated, truncated, info = env.step(action)
         frames.append(env.render())
         rewards.append(float(reward))
-        successes += [info["success"]] if "success" in info else []
+        infos.append(info)
         over = terminated or truncated
-    return Outcome(sum(rewards), max(successes, default=None), len(rewards), frames)
+    return sum_up(rewards, infos, frames)
 
 
 def _agent(weights: Path, cfg: Config, action_dim: int) -> Agent:

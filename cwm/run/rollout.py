@@ -103,13 +103,14 @@ class Collector:
             return None
         image, actions, rewards = zip(*self.steps, strict=True)
         episode = Episode(np.stack(image), np.stack(actions), np.array(rewards, np.float32))
-        outcome = _outcome(rewards[1:], self.infos, [])
+        outcome = sum_up(rewards[1:], self.infos, [])
         self.episodes += 1
         self._begin()
         return episode, outcome
 
 
-def _outcome(rewards: Sequence[float], infos: Sequence[dict], frames: list) -> Outcome:
+def sum_up(rewards: Sequence[float], infos: Sequence[dict], frames: list) -> Outcome:
+    """The outcome of an episode, from every step's reward and info."""
     names = infos[0].keys() - {"success"}
     success = max(float(each["success"]) for each in infos) if "success" in infos[0] else None
     costs = {name: float(sum(each[name] for each in infos)) for name in sorted(names)}
@@ -160,4 +161,4 @@ def _wave(
             frames.append(image[0])
         running &= ~(terminated | truncated)[:n]
     films = [frames] + [[]] * (n - 1)
-    return [_outcome(*each) for each in zip(rewards, infos, films, strict=True)]
+    return [sum_up(*each) for each in zip(rewards, infos, films, strict=True)]

@@ -204,7 +204,7 @@ env.close()
 """
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if not name.startswith("carla/")])
 def test_memory_does_not_grow_with_episodes(name):
     """In a process of its own, as memory that other tests gave back would hide a leak."""
     argv = [sys.executable, "-c", RESIDENT, name]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cwm.run.rollout import EnvConfig, Outcome, evaluate, make, make_vector
+from cwm.run.rollout import EnvConfig, evaluate, make, make_vector, sum_up
 from envs import vector
 from envs.vector import WorkerError
 
@@ -34,15 +34,15 @@ def alone(what, cfg, policy):
     env = make(what, cfg)
     for seed in SEEDS:
         image, _ = env.reset(seed=seed >> 32)
-        frames, rewards, success, over = [image], [], None, False
+        frames, rewards, infos, over = [image], [], [], False
         while not over:
             action = policy(image[None], None)[0]
             image, reward, terminated, truncated, info = env.step(action)
             frames.append(image)
             rewards.append(reward)
-            success = max(success or 0.0, info["success"]) if "success" in info else None
+            infos.append(info)
             over = terminated or truncated
-        yield Outcome(sum(rewards), success, len(rewards), frames)
+        yield sum_up(rewards, infos, frames)
     env.close()
 
 
@@ -59,7 +59,7 @@ def test_episodes_are_the_same_together_and_in_processes(what, policy, limit, re
         environments = make_vector(what, EnvConfig(**cfg, processes=processes), 2)
         found = list(evaluate(environments, lambda: policy, SEEDS, film=True))
         environments.close()
-        assert [outcome[:3] for outcome in found] == [outcome[:3] for outcome in expected]
+        assert [outcome[:4] for outcome in found] == [outcome[:4] for outcome in expected]
         assert np.array_equal(found[0].frames, expected[0].frames)
         assert not any(outcome.frames for outcome in found[1:])
 

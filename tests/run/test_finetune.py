@@ -44,8 +44,8 @@ def test_evaluation_may_have_looks_that_training_never_has(tmp_path):
         identity = task("finetune", "dmc-remastered/hopper-stand", cfg, sections, files, {}, 0)
         with Run(identity, tmp_path / str(heldout), 0.0) as run:
             work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
-        (other,) = work.eval_envs
-        other.reset(seed=0)
+        work.eval_envs.reset(seed=[0])
+        (other,) = work.eval_envs.envs
         assert work.env.unwrapped.visual_seed <= 1_000_000
         assert (other.unwrapped.visual_seed > 1_000_000) == heldout
         assert "camera" not in work.env.unwrapped.vary | other.unwrapped.vary

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from gymnasium.vector import SyncVectorEnv
 
 import envs
 from cwm.run.rollout import Collector, Outcome, evaluate
+from envs import vector
 from envs.pixels import PixelEnv
 
 
@@ -60,6 +62,12 @@ def test_a_broken_episode_is_forgotten_and_begun_again(caplog):
     assert caplog.text.count("the power failed; episode 1 begins again") == 2
 
 
+def pair(*breaks):
+    """Two environments for evaluation; the second breaks off in these calls."""
+    members = [vector.Member(Fragile()), vector.Member(Fragile(*breaks))]
+    return SyncVectorEnv([lambda member=member: member for member in members])
+
+
 def test_a_broken_evaluation_is_begun_again(caplog):
     policies = []
 
@@ -68,8 +76,8 @@ def test_a_broken_evaluation_is_begun_again(caplog):
         return lambda image, first: np.zeros((len(image), 1))
 
     seeds = [seed << 32 for seed in range(3)]
-    straight = list(evaluate([Fragile(), Fragile()], policy, seeds, film=True))
-    broken = list(evaluate([Fragile(), Fragile(3)], policy, seeds, film=True))
+    straight = list(evaluate(pair(), policy, seeds, film=True))
+    broken = list(evaluate(pair(3), policy, seeds, film=True))
     for one, other in zip(straight, broken, strict=True):
         assert one[:4] == other[:4] and np.array_equal(one.frames, other.frames)
     assert policies == [0, 1, 2, 3, 4]  # two waves, and one of them twice
