@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.data.batch import Batch
+from cwm.nn.augment import Augment
 from cwm.nn.blocks import MLP, MLPConfig
-from cwm.nn.context import Augment
 from cwm.nn.rssm import RSSM, State
 from cwm.world.action_free import latent_figures
 from cwm.world.losses import KLConfig, balanced_kl, squared_error, total

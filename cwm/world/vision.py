@@ -11,7 +11,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.nn.context import Augment, ContextConfig, ContextEncoder, choose, erase
+from cwm.nn.augment import AUGMENTATIONS, Augment
+from cwm.nn.context import ContextConfig, ContextEncoder, choose
 from cwm.nn.decoder import decoder
 from cwm.nn.encoder import VisionConfig, encoder
 from cwm.nn.rssm import RSSMConfig
@@ -72,8 +73,8 @@ class Vision(nn.Module):
         if index is None:
             index = choose(self.cfg.context.choice, clips, length, pixels.device)
         frame = pixels[torch.arange(clips, device=pixels.device), index]
-        if self.training and self.augment == "erasing":
-            frame = erase(frame)
+        if self.training and self.augment != "none":
+            frame = AUGMENTATIONS[self.augment](frame)
         return self.context(frame)
 
     def reconstruct(self, feat: Tensor, pixels: Tensor, draws: Draws) -> Tensor:

@@ -1,9 +1,9 @@
-"""The context: which frame it is, how it is augmented, and what a decoded frame sees of it."""
+"""The context: which frame it is, and what a decoded frame sees of it."""
 
 import torch
 
 from cwm.nn.attention import ContextAttention, random_tokens
-from cwm.nn.context import ContextConfig, choose, erase
+from cwm.nn.context import ContextConfig, choose
 from cwm.nn.encoder import VisionConfig
 from cwm.nn.rssm import RSSMConfig
 from cwm.world.vision import ModelConfig, Vision
@@ -16,19 +16,6 @@ def test_the_context_frame_is_the_one_asked_for():
     torch.manual_seed(0)
     drawn = choose("random", 1000, 5, device)
     assert drawn.bincount(minlength=5).min() > 150
-
-
-def test_erasing_greys_one_rectangle_of_half_of_the_frames():
-    torch.manual_seed(0)
-    frames = torch.ones(400, 3, 64, 64)
-    erased = erase(frames)[:, 0] == 0
-    touched = erased.any((1, 2))
-    assert 160 < touched.sum() < 240
-    for mask in erased[touched]:
-        rows, columns = mask.any(1).sum(), mask.any(0).sum()
-        assert mask.sum() == rows * columns  # a rectangle, without holes
-        assert 0.015 < mask.float().mean() < 0.36
-        assert 0.25 < rows / columns < 4
 
 
 def test_each_frame_draws_its_own_tokens():
