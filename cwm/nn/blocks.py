@@ -27,12 +27,13 @@ def xavier(layer: Layer) -> Layer:
 class ResidualLayer(nn.Module):
     """relu(skip(x) + block(z)): two 3x3 convolutions with batch norm; reference `ResidualLayer`.
 
-    `block` reads z, which is x unless the caller has something better (attention over a context).
+    `block` reads z, which is x unless the caller has something better: attention over a context, or
+    x and `extra` channels of the context after it.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, extra: int = 0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs + extra, outputs, 3, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
@@ -40,7 +41,7 @@ class ResidualLayer(nn.Module):
         self.widen_norm = nn.BatchNorm2d(outputs) if inputs != outputs else None
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """(N, inputs, H, W) -> (N, outputs, H, W)."""
+        """x (N, inputs, H, W), z (N, inputs + extra, H, W) -> (N, outputs, H, W)."""
         y = F.relu(self.norm1(self.conv1(x if z is None else z)))
         y = self.norm2(self.conv2(y))
         skip = x if self.widen is None else self.widen_norm(self.widen(x))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cwm.nn.encoder import ResNet, VisionConfig
 
 Choice = Literal["random", "first", "last"]
+Fusion = Literal["attention", "concat"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -20,6 +21,7 @@ class ContextConfig:
     """What the decoder may see of the context frame, and which frame it is."""
 
     choice: Choice = "random"
+    fusion: Fusion = "attention"  # concat: features beside the decoder's, all of them, no attention
     masked: float = 0.75  # share of context tokens hidden from each decoded frame in training
     dropout: float = 0.1  # of the cross-attention
 

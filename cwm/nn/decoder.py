@@ -5,6 +5,7 @@ Reference: `nets/decoder/{resnet,ctx_resnet,plaincnn}.py`. Shapes: B clips of T 
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +14,8 @@ from cwm.nn.blocks import ResidualLayer, xavier
 from cwm.nn.context import ContextConfig
 from cwm.nn.encoder import STAGES, VisionConfig
 
-ATTEND = (8, 16)  # sizes with attention; at 32 pixels it would cost nine times the 16-pixel one
+SIZES = (8, 16, 32)  # pixels at which the stages work
+LOOK = (8, 16)  # where the context is seen; at 32, attention would cost nine times that at 16
 
 
 class ResNetDecoder(nn.Module):
@@ -24,16 +26,20 @@ class ResNetDecoder(nn.Module):
         widths = [cfg.depth * 2**i // 2 for i in range(STAGES, -1, -1)]  # 4d, 2d, d, d/2
         self.base = widths[0]
         self.linear = xavier(nn.Linear(features, self.base * 16))
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                ResidualLayer(a, b if i == cfg.layers - 1 else a) for i in range(cfg.layers)
+        self.context = context
+        concat = context is not None and context.fusion == "concat"
+        self.stages = nn.ModuleList()
+        for size, (a, b) in zip(SIZES, pairwise(widths), strict=True):
+            extra = a if concat and size in LOOK else 0  # the context is as wide as x
+            outputs = [a] * (cfg.layers - 1) + [b]
+            self.stages.append(
+                nn.ModuleList(
+                    ResidualLayer(a, o, extra if i == 0 else 0) for i, o in enumerate(outputs)
+                )
             )
-            for a, b in pairwise(widths)
-        )
-        self.masked = context.masked if context else 1.0
         self.attention = nn.ModuleDict()
-        if context:
-            sizes = zip(ATTEND, widths, strict=False)
+        if context and not concat:
+            sizes = zip(LOOK, widths, strict=False)
             self.attention.update(
                 {str(size): ContextAttention(w, size, context.dropout) for size, w in sizes}
             )
@@ -51,28 +57,31 @@ class ResNetDecoder(nn.Module):
 
         `context` maps a size to features (B, C, size, size); `keep` maps it to the context tokens
         (B*T, S) that each frame sees. Without `keep`, frames draw their own subset while training
-        and see all tokens in evaluation.
+        and see all tokens in evaluation. Concatenation hides none, whatever `keep` says.
         """
         x = self.linear(feat.flatten(0, 1)).unflatten(1, (self.base, 4, 4))
         for stage in self.stages:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = stage[0](x, self.attend(x, context, keep))
+            x = stage[0](x, self.look(x, context, keep))
             for layer in stage[1:]:
                 x = layer(x)
         return self.out(x).unflatten(0, feat.shape[:2])
 
-    def attend(
+    def look(
         self, x: Tensor, context: dict[int, Tensor] | None, keep: dict[int, Tensor] | None
     ) -> Tensor | None:
         """What the stage's first layer reads in place of x, where the context is looked at."""
         size = x.shape[-1]
-        if str(size) not in self.attention:
+        if self.context is None or size not in LOOK:
             return None
         if context is None:
             raise ValueError("this decoder was built with a context and needs its features")
+        if self.context.fusion == "concat":
+            seen = context[size]
+            return torch.cat([x, seen.repeat_interleave(len(x) // len(seen), 0)], 1)
         tokens = keep[size] if keep else None
         if tokens is None and self.training:
-            tokens = random_tokens(len(x), size * size, self.masked, x)
+            tokens = random_tokens(len(x), size * size, self.context.masked, x)
         if tokens is not None and tokens.shape[-1] == 0:  # everything masked: no attention
             return None
         return self.attention[str(size)](x, context[size], tokens)

@@ -1,5 +1,8 @@
 """The context: which frame it is, and what a decoded frame sees of it."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from cwm.nn.attention import ContextAttention, random_tokens
@@ -7,6 +10,13 @@ from cwm.nn.context import ContextConfig, choose
 from cwm.nn.encoder import VisionConfig
 from cwm.nn.rssm import RSSMConfig
 from cwm.world.vision import ModelConfig, Vision
+
+SMALL = ModelConfig(
+    vision=VisionConfig(depth=4),
+    context=ContextConfig(dropout=0.0),
+    rssm=RSSMConfig(deter=8, stoch=2, classes=2, hidden=8),
+)
+CONCAT = replace(SMALL, context=ContextConfig(fusion="concat"))
 
 
 def test_the_context_frame_is_the_one_asked_for():
@@ -48,9 +58,65 @@ def test_frames_of_a_clip_see_its_own_context():
 
 
 def test_a_plain_model_is_one_without_context():
-    cfg = {"vision": VisionConfig(depth=4), "rssm": RSSMConfig(8, 2, 2, 8)}
-    plain = Vision(ModelConfig(context=None, **cfg))
+    plain = Vision(replace(SMALL, context=None))
     assert plain.look(torch.zeros(1, 2, 3, 64, 64)) is None
-    contextual = Vision(ModelConfig(context=ContextConfig(), **cfg))
-    extra = set(contextual.state_dict()) - set(plain.state_dict())
+    extra = set(Vision(SMALL).state_dict()) - set(plain.state_dict())
     assert {name.split(".")[0] for name in extra} == {"context", "decoder"}
+
+
+def test_concatenation_widens_two_convolutions_and_has_no_attention():
+    """At 8 and 16 pixels the first convolution reads as many channels of the context as of x."""
+    plain = Vision(replace(SMALL, context=None)).decoder.state_dict()
+    wider = Vision(CONCAT).decoder.state_dict()
+    assert wider.keys() == plain.keys()
+    assert {
+        name: (tuple(x.shape), tuple(plain[name].shape))
+        for name, x in wider.items()
+        if x.shape != plain[name].shape
+    } == {
+        "stages.0.0.conv1.weight": ((16, 32, 3, 3), (16, 16, 3, 3)),
+        "stages.1.0.conv1.weight": ((8, 16, 3, 3), (8, 8, 3, 3)),
+    }
+
+
+def test_concatenation_adds_what_the_convolution_makes_of_the_context():
+    """A convolution of x and the context is the sum of two; without the second, a plain decoder."""
+    torch.manual_seed(0)
+    plain = Vision(replace(SMALL, context=None)).double().eval().decoder
+    decoder = Vision(CONCAT).double().eval().decoder
+    state = dict(plain.state_dict())
+    for i, channels in enumerate((16, 8)):
+        name = f"stages.{i}.0.conv1.weight"
+        state[name] = torch.cat([state[name], torch.zeros_like(state[name])], 1)
+        assert state[name].shape[1] == 2 * channels
+    decoder.load_state_dict(state)
+    feat = torch.randn(2, 3, 12, dtype=torch.float64)
+    context = {size: torch.randn(2, 128 // size, size, size).double() for size in (8, 16, 32)}
+    torch.testing.assert_close(decoder(feat, context), plain(feat), rtol=0, atol=1e-14)
+    with pytest.raises(ValueError, match="needs its features"):
+        decoder(feat)
+
+
+@pytest.mark.parametrize(("size", "seen"), [(8, True), (16, True), (32, False)])
+@pytest.mark.parametrize("model", [SMALL, CONCAT], ids=["attention", "concat"])
+def test_decoded_frames_see_the_features_of_their_own_clip_at_8_and_16_pixels(model, size, seen):
+    torch.manual_seed(0)
+    decoder = Vision(model).eval().decoder
+    feat = torch.randn(2, 3, 12)
+    context = {size: torch.randn(2, 128 // size, size, size) for size in (8, 16, 32)}
+    before = decoder(feat, context)
+    context[size][1] += 1
+    after = decoder(feat, context)
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1]) != seen
+
+
+def test_concatenation_hides_nothing():
+    """Nothing is random in training either: no tokens, no dropout."""
+    torch.manual_seed(0)
+    decoder = Vision(CONCAT).train().decoder
+    feat = torch.randn(2, 3, 12)
+    context = {size: torch.randn(2, 128 // size, size, size) for size in (8, 16, 32)}
+    state = torch.get_rng_state()
+    assert torch.equal(decoder(feat, context), decoder(feat, context))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -20,6 +20,7 @@ OURS_ALONE = {
     "env.server",
     "env.textures",
     "env.heldout",
+    "model.context.fusion",
     "finetune.log_every",
     "finetune.checkpoint_seconds",
     "pretrain.heldout_every",
