@@ -88,8 +88,11 @@ class Look:
 
 
 def model_label(model: str) -> str:
-    """The model's name in figures; a model without one keeps its own."""
-    return MODELS[model][0] if model in MODELS else model
+    """The model's name in figures: `plain-small` is "Plain WM, small", an unknown one its own."""
+    family, _, change = model.partition("-")
+    if family not in MODELS:
+        return model
+    return MODELS[family][0] + (f", {change.replace('-', ' ')}" if change else "")
 
 
 def in_order(methods: Iterable[Method]) -> list[Method]:
@@ -99,7 +102,8 @@ def in_order(methods: Iterable[Method]) -> list[Method]:
         return (
             method.policy != "agent",
             _place(method.policy, POLICIES),
-            _place(method.model, MODELS),
+            _place(method.model.partition("-")[0], MODELS),
+            method.model,
             method.dataset == "none",
             _place(method.dataset, DATASETS),
             method.variant != "standard",

@@ -12,6 +12,10 @@ def test_names():
     assert agent("plain").label == "Plain WM, none (scratch)"
     assert agent("dreamer").label == "DreamerV2"
     assert agent("contextwm", "rlbench", "no-bonus").label == "ContextWM, rlbench, no bonus"
+    first = agent("contextwm-first-frame", "something", "no-dual-reward")
+    assert first.label == "ContextWM, first frame, something, no dual reward"
+    assert agent("contextwm-concatenation").label == "ContextWM, concatenation, none (scratch)"
+    assert agent("my-own", "mixture").label == "my-own, mixture"
     assert agent("other", "mixture").label == "other, mixture"
     assert Method("random", "", "", "").label == "Random policy"
 
@@ -21,17 +25,18 @@ def test_order_of_the_legend():
         Method("random", "", "", ""),
         agent("zebra"),
         agent("dreamer"),
+        agent("contextwm-concatenation", "something"),
         agent("contextwm"),
         agent("contextwm", "something", "no-bonus"),
         agent("contextwm", "something"),
     ]
-    assert in_order(methods) == [methods[i] for i in (5, 4, 3, 2, 1, 0)]
+    assert in_order(methods) == methods[::-1]
 
 
 def test_methods_look_different():
     methods = [
         agent(model, dataset, variant)
-        for model in (*MODELS, "new", "newer")
+        for model in (*MODELS, "contextwm-concatenation", "new")
         for dataset in (*DATASETS, "own")
         for variant in ("standard", "no-bonus")
     ]
