@@ -315,6 +315,8 @@ def figure(
             figures.draw_curves(*inputs, out, about)
         case "domains":
             figures.draw_domains(*inputs, out, about)
+        case "ablations":
+            figures.draw_ablations(*inputs, out, about)
         case "pretraining":
             runs = [path for path in inputs if path.name == "weights.json"]
             figures.draw_pretraining(runs, [p for p in inputs if p not in runs], out, about)

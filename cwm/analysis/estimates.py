@@ -57,12 +57,30 @@ def domains(scored: pd.DataFrame) -> pd.DataFrame:
 
     `better` is the probability of improvement over the same model and variant from scratch.
     """
+    return _finals(scored, lambda method: method._replace(dataset="none"))
+
+
+def ablations(scored: pd.DataFrame) -> pd.DataFrame:
+    """One row per task and method, as `domains` has it, but `better` is over the whole method.
+
+    The whole method of an ablation is its model without the words after the dash, in the standard
+    variant, on the same data.
+    """
+    return _finals(scored, whole)
+
+
+def whole(method: Method) -> Method:
+    """The method that an ablation takes something from."""
+    return method._replace(model=method.model.partition("-")[0], variant="standard")
+
+
+def _finals(scored: pd.DataFrame, against: Callable[[Method], Method]) -> pd.DataFrame:
     rows = []
     for where, task in _tasks(scored):
         groups = {method: [of_method] for method, of_method in by_method(task).items()}
-        rows += _domain_rows(where, groups, "score", mean)
-    rows += _domain_rows(ALL, _over_tasks(scored), "scaled", interquartile_mean)
-    return pd.DataFrame(rows)
+        rows += _final_rows(where, groups, "score", mean, against)
+    over = _over_tasks(scored)
+    return pd.DataFrame(rows + _final_rows(ALL, over, "scaled", interquartile_mean, against))
 
 
 def by_horizon(frames: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -110,17 +128,21 @@ def _along(by_task: list[pd.DataFrame], x: str, y: str) -> list[tuple[float, Str
     return [(at, strata) for at, strata in zip(grid, columns, strict=True) if all(map(len, strata))]
 
 
-def _domain_rows(
-    where: dict[str, str], groups: dict[Method, list[pd.DataFrame]], y: str, statistic: Statistic
+def _final_rows(
+    where: dict[str, str],
+    groups: dict[Method, list[pd.DataFrame]],
+    y: str,
+    statistic: Statistic,
+    against: Callable[[Method], Method],
 ) -> list[dict[str, Any]]:
     finals = {m: [_per_seed(rows, y, final_score) for rows in groups[m]] for m in groups}
     rows = []
     for method, final in finals.items():
         areas = [_per_seed(of_task, y, area_under_curve) for of_task in groups[method]]
-        scratch = finals.get(method._replace(dataset="none"))
+        other = finals.get(against(method))
         better = NOTHING
-        if scratch and method.dataset not in ("none", ""):
-            better = improvement(final, scratch)
+        if method.policy == "agent" and other and against(method) != method:
+            better = improvement(final, other)
         row = where | _row(method, final, statistic)
         row |= _named("auc", estimate(areas, statistic)) | _named("better", better)
         rows.append(row)

@@ -4,7 +4,8 @@ Every function raises UserError naming the file that is missing or broken. Where
 estimate it is drawn, not estimated again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -61,12 +62,28 @@ def draw_curves(table: Path, scores: Path, out: Path, about: About) -> None:
 
 def draw_domains(table: Path, scores: Path, out: Path, about: About) -> None:
     """Final score by pre-training data: `table` is the domains table's CSV, `scores` its source."""
+    _draw_finals(table, scores, out, about, "by pre-training data", lambda method: method.source)
+
+
+def draw_ablations(table: Path, scores: Path, out: Path, about: About) -> None:
+    """Final score with parts removed: `table` is the ablations table's CSV, `scores` its source."""
+    what = "with parts of the method removed or changed"
+    _draw_finals(table, scores, out, about, what, lambda method: method.label)
+
+
+def _draw_finals(
+    table: Path, scores: Path, out: Path, about: About, what: str, group: Callable[[Method], str]
+) -> None:
+    """A column for each group of methods; within it, models side by side."""
     scored, shown = _scored(scores)
     estimates = _estimates(table, scored, [])
     drawn = looks(by_method(scored))
-    models = list(dict.fromkeys(method.model for method in drawn))
-    sources = [m.source for m in sorted(drawn, key=lambda method: method.dataset == "none")]
-    place = {source: at for at, source in enumerate(dict.fromkeys(sources))}
+    agents = [method for method in drawn if method.policy == "agent"]
+    groups = defaultdict(list)
+    for method in sorted(agents, key=lambda method: method.dataset == "none"):
+        groups[group(method)].append(method)
+    shift = {m: (i + 0.5) / len(ms) - 0.5 for ms in groups.values() for i, m in enumerate(ms)}
+    place = {name: at for at, name in enumerate(groups)}
     tasks = estimates.groupby(TASK, sort=False)
     with mpl.rc_context(RC):
         figure, axes = panels.grid(len(tasks), height=1.9, columns=2)
@@ -75,17 +92,16 @@ def draw_domains(table: Path, scores: Path, out: Path, about: About) -> None:
                 if method.policy != "agent":
                     panels.level(ax, method, rows["value"].iloc[0])
                     continue
-                shift = (models.index(method.model) + 0.5) / len(models) - 0.5
                 runs = _rows(scored, name, method).groupby("seed")["score"]
                 seeds = np.array([final_score(run.to_numpy()) for _, run in runs])
-                at = place[method.source] + 0.6 * shift
+                at = place[group(method)] + 0.6 * shift[method]
                 panels.bar(ax, at, rows.iloc[0], seeds, drawn[method], model_label(method.model))
             panels.title(ax, name, task["measure"].iloc[0])
             ax.set_xticks(range(len(place)), place, rotation=25, ha="right", rotation_mode="anchor")
             ax.set_xlim(-0.5, len(place) - 0.5)
-        panels.legend(figure, axes, map(model_label, models))
+        panels.legend(figure, axes, dict.fromkeys(model_label(m.model) for m in agents))
         words = (
-            "Final score by pre-training data: large markers are means over seeds (over all tasks "
+            f"Final score {what}: large markers are means over seeds (over all tasks "
             "interquartile means over runs), hollow without pre-training; bars are 95 % bootstrap "
             "intervals over seeds within tasks, dots single seeds, each the mean of its last "
             f"{LAST_EVALUATIONS} evaluations. {RULE}."

@@ -25,6 +25,11 @@ CAPTIONS = {
         f"{LAST_EVALUATIONS} evaluations, its area under the curve (AUC) all of them. {INTERVALS}. "
         f"P is the probability that a seed beats one of the same model from scratch. {RULE}."
     ),
+    "ablations": (
+        f"Final score with parts of the method removed or changed. A seed's final score averages "
+        f"its last {LAST_EVALUATIONS} evaluations, its area under the curve (AUC) all of them. "
+        f"{INTERVALS}. P is the probability that a seed beats one of the whole method. {RULE}."
+    ),
 }
 
 
@@ -36,7 +41,7 @@ class Reading(NamedTuple):
 
 
 def make_table(kind: str, scores: Path, out: Path) -> None:
-    """Write the table `kind` (curves or domains) of the tidy `scores` to out.csv, .md and .tex.
+    """Write the table `kind` (one of KINDS) of the tidy `scores` to out.csv, .md and .tex.
 
     Raises UserError for an unknown kind and for scores that `scores.load` refuses.
     """
@@ -86,6 +91,22 @@ def _read_domains(table: pd.DataFrame) -> Reading:
         for source, of in cells.items():
             rows.append([_task(row), source, *(of.get(model, "") for model in models)])
     return Reading(["Task", "Pre-trained on", *map(model_label, models)], rows)
+
+
+def _read_ablations(table: pd.DataFrame) -> Reading:
+    agents = table[table["policy"] == "agent"]
+    rows = [
+        [
+            _task(row),
+            row.method,
+            number(row.value, row.value_low, row.value_high),
+            number(row.auc, row.auc_low, row.auc_high),
+            "" if pd.isna(row.better) else number(row.better, row.better_low, row.better_high),
+            str(row.n),
+        ]
+        for row in agents.itertuples()
+    ]
+    return Reading(["Task", "Method", "Score", "AUC", "P", "n"], rows)
 
 
 def _domain_cell(row: tuple) -> Iterator[str]:
@@ -143,4 +164,5 @@ Kind = tuple[Callable[[pd.DataFrame], pd.DataFrame], Callable[[pd.DataFrame], Re
 KINDS: dict[str, Kind] = {
     "curves": (estimates.curves, _read_curves),
     "domains": (estimates.domains, _read_domains),
+    "ablations": (estimates.ablations, _read_ablations),
 }

@@ -16,7 +16,11 @@ from cwm.analysis.style import GREY, MODELS
 from cwm.errors import UserError
 
 ABOUT = About("Title", "snakemake fig_x", "c0ffee", claim="It helps.", notes=("Too short.",))
-DRAW = {"curves": figures.draw_curves, "domains": figures.draw_domains}
+DRAW = {
+    "curves": figures.draw_curves,
+    "domains": figures.draw_domains,
+    "ablations": figures.draw_ablations,
+}
 LEVELS = {"random": 1.0, "constant": 2.0, "untrained": 0.5}
 
 
@@ -191,3 +195,21 @@ def test_broken_runs_are_named(tmp_path):
     (tested / "predictions.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(UserError, match=r"predictions.npz is not a file of arrays"):
         figures.draw_prediction([tested], tmp_path / "f", ABOUT)
+
+
+def test_an_ablation_is_compared_with_the_whole_method(tmp_path):
+    whole, without = "contextwm/something/standard", "contextwm/something/no-bonus"
+    other = "contextwm-concatenation/something/standard"
+    runs = [
+        study.finetune(tmp_path, {0: [1], 100: [score + seed]}, seed=seed, method=method)
+        for method, score in ((whole, 10), (without, 0), (other, 10))
+        for seed in range(2)
+    ]
+    stem = of_scores(tmp_path, "ablations", runs)
+    text = (tmp_path / "table.md").read_text()
+    rows = {line.split("|")[2].strip(): line.split("|") for line in text.splitlines() if "|" in line}
+    assert rows["ContextWM, something"][5].strip() == ""
+    assert rows["ContextWM, something, no bonus"][5].strip().startswith("0.00")
+    assert rows["ContextWM, concatenation, something"][5].strip().startswith("0.50")
+    assert "with parts of the method removed" in facts(stem)["caption"]
+    assert_embedded(stem.with_suffix(".pdf"))

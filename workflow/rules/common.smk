@@ -67,6 +67,9 @@ wildcard_constraints:
     variant="[a-z0-9-]+",
 
 
+SCORED = ("curves", "domains", "ablations")  # kinds of figures that are drawn from a table
+
+
 def figures_of(*kinds):
     """Names of the figures of some kinds."""
     return [name for name, figure in STUDY.figures.items() if figure.kind in kinds]
@@ -132,7 +135,7 @@ def pretrained_option(wildcards, input):
 def drawn_from(wildcards):
     """What a figure is drawn from: its table and scores, or pre-trained models."""
     match STUDY.figures[wildcards.figure].kind:
-        case "curves" | "domains":
+        case "curves" | "domains" | "ablations":
             return [f"{TABLE}.csv", SCORES]
         case "pretraining":
             runs = models_of(wildcards.figure, f"{PRETRAIN}/weights.json")

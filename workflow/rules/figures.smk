@@ -57,7 +57,7 @@ rule report:
     """One page with everything, which opens offline."""
     input:
         figures=expand(f"{FIGURE}.json", figure=STUDY.figures),
-        tables=expand(f"{TABLE}.md", figure=figures_of("curves", "domains")),
+        tables=expand(f"{TABLE}.md", figure=figures_of(*SCORED)),
         stores=expand(f"{CLIPS}/store.json", dataset=datasets()),
         episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
         models=everywhere(models_of, f"{PRETRAIN}/weights.json"),
@@ -82,5 +82,5 @@ for name in STUDY.figures:
             expand(f"{FIGURE}.pdf", figure=name),
             expand(
                 f"{TABLE}.md",
-                figure=[name] if name in figures_of("curves", "domains") else [],
+                figure=[name] if name in figures_of(*SCORED) else [],
             ),
