@@ -206,8 +206,8 @@ def test_an_ablation_is_compared_with_the_whole_method(tmp_path):
         for seed in range(2)
     ]
     stem = of_scores(tmp_path, "ablations", runs)
-    text = (tmp_path / "table.md").read_text()
-    rows = {line.split("|")[2].strip(): line.split("|") for line in text.splitlines() if "|" in line}
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    rows = {line.split("|")[2].strip(): line.split("|") for line in lines if "|" in line}
     assert rows["ContextWM, something"][5].strip() == ""
     assert rows["ContextWM, something, no bonus"][5].strip().startswith("0.00")
     assert rows["ContextWM, concatenation, something"][5].strip().startswith("0.50")
