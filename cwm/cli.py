@@ -287,6 +287,20 @@ def scores(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="folder or pattern of runs, or TABLE.csv:PATTERN")],
+    b: Annotated[str, typer.Argument(help="the same, to compare with")],
+) -> None:
+    """Say how much better one set of runs is than another, and how sure that is.
+
+    A PATTERN is of SUITE/TASK/MODEL/DATASET/VARIANT, as */no-bonus. Quote patterns.
+    """
+    from cwm.analysis.compare import compare as words
+
+    typer.echo(words(a, b))
+
+
+@app.command()
 def table(figure: Name, scores: Annotated[Path, typer.Argument()], study: Study, out: Out) -> None:
     """Aggregate scores to the table of a figure: OUT.csv, OUT.md and OUT.tex."""
     from cwm.analysis.tables import make_table

@@ -18,7 +18,12 @@ def remarks(points: pd.DataFrame) -> list[str]:
     """The sentences on `scores.points` with its `scaled` column, task by task."""
     found = []
     for name, task in points.groupby(TASK, sort=False):
-        found += [f"{'/'.join(name)}: {fact}." for fact in _of_task(by_method(task))]
+        groups = by_method(task)
+        agents = {method: rows for method, rows in groups.items() if method.policy == "agent"}
+        facts = [*of_agents(agents)]
+        if absent := POLICIES.keys() - {method.policy for method in groups}:
+            facts.append(f"baseline policies that were not measured: {', '.join(sorted(absent))}")
+        found += [f"{'/'.join(name)}: {fact}." for fact in facts]
     return found + list(_of_aggregate(points))
 
 
@@ -28,8 +33,8 @@ def by_method(points: pd.DataFrame) -> Groups:
     return {method: groups[method] for method in in_order(groups)}
 
 
-def _of_task(groups: Groups) -> Iterator[str]:
-    agents = {method: rows for method, rows in groups.items() if method.policy == "agent"}
+def of_agents(agents: Groups) -> Iterator[str]:
+    """Facts on the runs of one task: seeds that are few or absent, runs that are short or alike."""
     seeds = {method: set(rows["seed"]) for method, rows in agents.items()}
     if alone := [method for method in agents if len(seeds[method]) == 1]:
         yield f"one seed, so no interval, for {_names(alone)}"
@@ -43,8 +48,6 @@ def _of_task(groups: Groups) -> Iterator[str]:
     yield from _shorter_runs(agents)
     if level := [method for method, rows in agents.items() if _same_end(rows)]:
         yield f"all seeds end alike, so the interval has no width, for {_names(level)}"
-    if absent := POLICIES.keys() - {method.policy for method in groups}:
-        yield f"baseline policies that were not measured: {', '.join(sorted(absent))}"
 
 
 def _shorter_runs(agents: Groups) -> Iterator[str]:

@@ -21,7 +21,14 @@ COLUMNS = ["scale", *TASK, *METHOD, *NUMBERS, "split"]
 
 
 def collect(runs: Sequence[Path], baselines: Sequence[Path], out: Path) -> None:
-    """Write the tidy table of `runs` and `baselines` (folders, or their scores.csv) to `out`.
+    """Write the tidy table of `runs` and `baselines` to `out`; refuses what `gather` does."""
+    tidy = gather(runs, baselines)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tidy.to_csv(out, index=False, float_format=_shortest)
+
+
+def gather(runs: Sequence[Path], baselines: Sequence[Path]) -> pd.DataFrame:
+    """The tidy table of `runs` and `baselines` (folders, or their scores.csv).
 
     Raises UserError naming the file where one is missing, broken or without evaluations, where a
     run is given twice, and where runs of several scales are mixed.
@@ -36,11 +43,10 @@ def collect(runs: Sequence[Path], baselines: Sequence[Path], out: Path) -> None:
             if key in seen:
                 raise UserError(f"{path} and {seen[key]} hold scores of one and the same run")
             seen[key] = path
-    tidy = pd.concat(parts, ignore_index=True)[COLUMNS]
+    tidy = pd.concat(parts, ignore_index=True)[COLUMNS].astype({"seed": int})
     if len(scales := tidy["scale"].unique()) > 1:
         raise UserError(f"a table holds one scale, but these runs are of {', '.join(scales)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tidy.to_csv(out, index=False, float_format=_shortest)
+    return tidy
 
 
 def load(path: Path) -> pd.DataFrame:

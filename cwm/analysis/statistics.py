@@ -61,12 +61,24 @@ def estimate(strata: Strata, statistic: Statistic) -> tuple[float, float, float]
     The interval is the percentile interval over resampling seeds within tasks. It is (NaN, NaN) if
     a task has a single seed, which says nothing about the spread between seeds.
     """
-    weights = np.concatenate([np.full(len(scores), 1 / len(scores)) for scores in strata])
+    weights = _weights(strata)
     value = float(statistic(np.concatenate(strata), weights))
     if min(len(scores) for scores in strata) < 2:
         return value, np.nan, np.nan
     resampled = np.concatenate(_resampled(strata, seed=0), axis=1)
     return value, *_percentiles(statistic(resampled, weights))
+
+
+def difference(strata: Strata, minus: Strata, statistic: Statistic) -> tuple[float, float, float]:
+    """`statistic` of the one minus that of the other, with its 95 % interval as in `estimate`."""
+    value = estimate(strata, statistic)[0] - estimate(minus, statistic)[0]
+    if min(len(scores) for scores in [*strata, *minus]) < 2:
+        return value, np.nan, np.nan
+    ours, theirs = (
+        statistic(np.concatenate(_resampled(side, seed), axis=1), _weights(side))
+        for seed, side in enumerate((strata, minus))
+    )
+    return value, *_percentiles(ours - theirs)
 
 
 def improvement(strata: Strata, over: Strata) -> tuple[float, float, float]:
@@ -79,6 +91,11 @@ def improvement(strata: Strata, over: Strata) -> tuple[float, float, float]:
         return value, np.nan, np.nan
     pairs = zip(_resampled(strata, seed=0), _resampled(over, seed=1), strict=True)
     return value, *_percentiles(np.mean([_wins(x, y) for x, y in pairs], axis=0))
+
+
+def _weights(strata: Strata) -> np.ndarray:
+    """Of the pooled scores, such that tasks weigh the same."""
+    return np.concatenate([np.full(len(scores), 1 / len(scores)) for scores in strata])
 
 
 def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:

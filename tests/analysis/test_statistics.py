@@ -68,6 +68,16 @@ def test_one_seed_has_no_interval():
     assert np.isnan(st.improvement([np.array([1.0])], [np.array([0.0, 0.5])])[1:]).all()
 
 
+def test_difference_by_hand():
+    """Both sides are resampled: {0, 1} minus {0, 1} is -1 or 1 in a sixteenth of cases each."""
+    assert st.difference([np.array([3.0, 3])], [np.array([1.0, 1])], st.mean) == (2.0, 2.0, 2.0)
+    sides = [np.array([0.0, 1])], [np.array([0.0, 1])]
+    assert st.difference(*sides, st.mean) == (0.0, -1.0, 1.0)
+    value, *interval = st.difference([np.array([3.0])], [np.array([1.0, 2])], st.mean)
+    assert value == 1.5
+    assert np.isnan(interval).all()
+
+
 def test_improvement_by_hand():
     """1 against 1 and 3: a tie and a loss; 2 against them: a win and a loss."""
     first = [np.array([1.0, 2.0])], [np.array([1.0, 3.0])]
