@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cwm.analysis import panels
+from cwm.analysis import panels, published
 from cwm.analysis.estimates import by_horizon
-from cwm.analysis.normalise import RULE, add_scaled
+from cwm.analysis.normalise import RULE, add_scaled, comparable_tasks
 from cwm.analysis.provenance import About, Shown, save
 from cwm.analysis.remarks import by_method, remarks
 from cwm.analysis.runs import folder_of, read_csv, read_frames, read_identity, read_metrics
@@ -36,10 +36,17 @@ def draw_curves(table: Path, scores: Path, out: Path, about: About) -> None:
     drawn = looks(by_method(scored))
     labels = {method: _with_seeds(rows, method) for method, rows in by_method(scored).items()}
     tasks = estimates.groupby(TASK, sort=False)
+    behind = ""
     with mpl.rc_context(RC):
         figure, axes = panels.grid(len(tasks), height=1.55)
         for ax, (name, task) in zip(axes, tasks, strict=True):
             x = "progress" if name[0] == "all" else "step"
+            ran = comparable_tasks(scored) if name[0] == "all" else [name]
+            bands = published.curves(ran) if shown.scale == "paper" else {}
+            for method, rows in bands.items():
+                along = rows["step"] / (1 if x == "step" else scored["step"].max())
+                panels.published(ax, method, along, rows)
+                behind = f" {published.SOURCE}."
             for method, rows in by_method(task).items():
                 if method.policy != "agent":
                     panels.level(ax, method, rows["value"].iloc[0])
@@ -55,7 +62,7 @@ def draw_curves(table: Path, scores: Path, out: Path, about: About) -> None:
         words = (
             "Learning curves: bold lines are means over seeds, thin lines single seeds, bands 95 % "
             "bootstrap intervals over seeds within tasks. Over all tasks the line is the "
-            f"interquartile mean over runs. {RULE}."
+            f"interquartile mean over runs. {RULE}.{behind}"
         )
         save(figure, out, words, shown, about)
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from cwm.analysis.style import GREY, POLICIES, WIDTH, Look, Method
+from cwm.analysis.style import GREY, MODELS, POLICIES, WIDTH, Look, Method
 
 MEASURES = {"success": "success rate", "return": "return", "scaled": "scaled score"}
 
@@ -67,6 +67,14 @@ def line(ax: Axes, x: pd.Series, rows: pd.DataFrame, label: str, look: Look) -> 
     )
 
 
+def published(ax: Axes, method: str, x: pd.Series, rows: pd.DataFrame) -> None:
+    """What others have published, as a band behind everything of ours."""
+    colour = MODELS["dreamer" if method == "DreamerV2" else "plain"][1]
+    low, high = rows["value_low"], rows["value_high"]
+    label = f"{method}, published"
+    ax.fill_between(x, low, high, color=colour, alpha=0.12, lw=0, zorder=0, label=label)
+
+
 def seed_lines(ax: Axes, runs: pd.DataFrame, look: Look) -> None:
     """Each seed's evaluations as a thin line."""
     for _, run in runs.groupby("seed"):
@@ -113,7 +121,7 @@ def fit_to_end(ax: Axes) -> None:
 
 def legend(figure: Figure, axes: list[Axes], order: Iterable[str]) -> None:
     """One legend below for all panels, each label once and those of `order` in order."""
-    drawn: dict[str, Line2D] = {}
+    drawn: dict[str, Artist] = {}
     for ax in axes:
         for mark, label in zip(*ax.get_legend_handles_labels(), strict=True):
             drawn.setdefault(label, mark)
