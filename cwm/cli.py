@@ -319,7 +319,7 @@ def figure(
     """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
     from cwm.analysis import figures
     from cwm.analysis.provenance import About
-    from cwm.run.folder import commit
+    from cwm.source import commit
     from cwm.study import read
 
     spec = read(study).figure(name)
@@ -336,6 +336,21 @@ def figure(
             figures.draw_pretraining(runs, [p for p in inputs if p not in runs], out, about)
         case "prediction":
             figures.draw_prediction(inputs, out, about)
+
+
+@app.command()
+def redraw(
+    results: Annotated[Path, typer.Argument(help="folder of a scale's results: finetune, ...")],
+    study: Study,
+    out: Out,
+) -> None:
+    """Draw a study's figures of scores, with a page, from the runs that are there.
+
+    Which runs are missing is said in each figure. Nothing in RESULTS is written, torch not needed.
+    """
+    from cwm.run.redraw import redraw as go
+
+    go(results, study, out)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from cwm.run.pretrain import PretrainConfig
 from cwm.run.rollout import EnvConfig
 from cwm.runtime import RuntimeConfig
 from cwm.world.vision import ModelConfig
+from cwm.yaml_file import read
 
 LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/
 
@@ -88,23 +89,6 @@ def _validate(values: dict[str, Any], layers: list[Layer]) -> Config:
         return ADAPTER.validate_python(values)
     except ValidationError as error:
         raise _explain(error, layers) from None
-
-
-def read(path: Path) -> dict[str, Any]:
-    """One YAML file as a mapping; an empty one says that nothing differs."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        near = unknown("file", path.name, (p.name for p in path.parent.glob("*.yaml")))
-        raise UserError(f"cannot read {path}: {error.strerror}; {near}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is not None and not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UserError(f"{path} holds a {kind}; it must be a mapping of settings")
-    return content or {}
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

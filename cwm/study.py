@@ -11,8 +11,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from cwm import config
 from cwm.errors import UserError, unknown
+from cwm.yaml_file import read as read_yaml
 
 CONFIG = Path("config")
 SCRATCH = "none"  # the dataset of a run that is not pre-trained
@@ -103,9 +103,11 @@ def videos_of(dataset: str) -> str:
 
 def made_of_others() -> dict[str, list[str]]:
     """The datasets that have members, and these."""
+    from cwm.config import load as settings  # with torch, which a study by itself does not need
+
     found = {}
     for name in _names("dataset"):
-        members = config.load([_known("dataset", name)]).dataset.members
+        members = settings([_known("dataset", name)]).dataset.members
         for member in members:
             _known("dataset", member.dataset)
         if members:
@@ -131,7 +133,7 @@ def load(scale: str) -> Study:
 def read(path: Path) -> Study:
     """One study file, without looking at the settings that it names."""
     try:
-        return TypeAdapter(Study).validate_python(config.read(path))
+        return TypeAdapter(Study).validate_python(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -142,6 +144,8 @@ def read(path: Path) -> Study:
 
 def _check(figure: Figure, scale: str) -> None:
     """Every name has a settings file, and every combination of files makes valid settings."""
+    from cwm.config import load as settings
+
     combinations: set[tuple[str | None, tuple[Path, ...]]] = set()
     for run in finetune_runs(figure):
         words = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
@@ -152,7 +156,7 @@ def _check(figure: Figure, scale: str) -> None:
         words = {"scale": scale, "dataset": videos_of(dataset), "model": model}
         combinations.add((None, tuple(_known(folder, name) for folder, name in words.items())))
     for task, files in sorted(combinations, key=str):
-        config.load(files, task=task)
+        settings(files, task=task)
 
 
 def _pretraining(figure: Figure) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,6 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from cwm import NUMERICS, tracking
 from cwm.checkpoint import Checkpoints, write_text
 from cwm.errors import UserError
+from cwm.source import commit
 
 
 class Score(NamedTuple):
@@ -175,15 +175,3 @@ def _yaml(values: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(values, sort_keys=False)
-
-
-def commit() -> str:
-    """The code's git commit; of an image, which has no .git, CWM_COMMIT; or `unknown`."""
-    if said := os.environ.get("CWM_COMMIT"):
-        return said
-    here = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

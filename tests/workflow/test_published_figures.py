@@ -1,0 +1,70 @@
+"""Figures of published runs: drawn without torch, from files that no rule can overwrite."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from snakemake.api import OutputSettings, ResourceSettings, SnakemakeApi
+
+from cwm import study
+from cwm.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+NO_TORCH = "import sys; sys.modules['torch'] = None"
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_published_figures_are_drawn_without_torch(tmp_path):
+    for name in ("config", "workflow", "profiles", "results/published"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+
+    def run(*command):
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert "import of torch halted" in run("python", "-c", "import cwm.nn.rssm").stderr
+    before = contents(tmp_path / "results/published")
+    done = run("snakemake", "--cores", "1", "published_figures")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(tmp_path / "results/published") == before
+    drawn = tmp_path / "results/published-figures/laptop"
+    facts = json.loads((drawn / "figures/learning_curves.json").read_text())
+    assert facts["seeds"]["DreamerV2 on toy/sphere"] == 2
+    assert "Missing runs: toy/sphere/contextwm/something/standard/0" in facts["caption"]
+    assert facts["command"].startswith("cwm redraw results/published/laptop")
+    for suffix in ("pdf", "png"):
+        assert (drawn / f"figures/learning_curves.{suffix}").stat().st_size > 10_000
+    assert "37cd7c6" in (drawn / "report.html").read_text()  # the runs' commit
+    again = run("snakemake", "--cores", "1", "published_figures")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_no_rule_writes_to_the_published_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with SnakemakeApi(OutputSettings(dryrun=True)) as api:
+        workflow = api.workflow(ResourceSettings(cores=1), snakefile=ROOT / "Snakefile")
+        workflow = workflow._workflow
+        rules = {rule.name: [*rule.output, *rule.log, rule.benchmark] for rule in workflow.rules}
+    assert {"redraw", "finetune", "scores", "report", "published_figures"} < rules.keys()
+    for name, files in rules.items():
+        for file in filter(None, files):
+            known = file.constant_prefix()  # up to the first wildcard
+            assert not known.startswith("results/published/"), name
+            assert not "results/published/".startswith(known), name
+
+
+@pytest.mark.parametrize("scale", ["published", "published/laptop"])
+def test_no_scale_has_its_results_there(monkeypatch, scale):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match="unknown scale"):
+        study.load(scale)
