@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test image-test box-test slurm-test smoke ui bench setup libraries lock
+.PHONY: all test image-test report-test box-test slurm-test smoke ui bench setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -43,6 +43,11 @@ test: setup
 # The Dockerfile, built on a stand-in base, and its own commands in it.
 image-test: setup
 	@exec python tests/image/build.py
+
+# The report in a real browser, which is installed where that is allowed.
+report-test: setup
+	@command -v chromium >/dev/null || $(call system,chromium)
+	exec pytest tests/report/chromium.py
 
 # The services of compose.yaml, really run: a PostgreSQL, the tracking server, many runs at once.
 box-test: setup

@@ -323,7 +323,9 @@ def figure(
     from cwm.study import read
 
     spec = read(study).figure(name)
-    about = About(spec.title, f"snakemake fig_{name}", commit(), spec.claim, spec.notes)
+    command = f"snakemake fig_{name}"
+    whence = (study.as_posix(), tuple(inputs))
+    about = About(spec.title, command, commit(), spec.claim, spec.notes, *whence)
     match spec.kind:
         case "curves":
             figures.draw_curves(*inputs, out, about)

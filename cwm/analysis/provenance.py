@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,6 +23,8 @@ class About:
     commit: str  # of the code that drew it
     claim: str = ""  # the paper's, that the figure speaks to
     notes: tuple[str, ...] = ()
+    config: str = ""  # the file that says what it shows
+    data: tuple[Path, ...] = ()  # the files that it is drawn from
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def save(figure: Figure, out: Path, description: str, shown: Shown, about: About
         "seeds": shown.seeds,
         "command": about.command,
         "commit": about.commit,
+        "config": about.config,
+        "data": {path.as_posix(): sha256(path.read_bytes()).hexdigest() for path in about.data},
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     out.with_name(f"{out.name}.json").write_text(text, encoding="utf-8")

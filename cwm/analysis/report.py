@@ -68,7 +68,8 @@ def _template() -> Any:
 
 def _figure(path: Path) -> dict[str, Any]:
     """The figure's facts, and its picture as a data URL."""
-    facts = ("title", "caption", "claim", "notes", "runs", "seeds", "command", "commit")
+    facts = ("title", "caption", "claim", "notes", "runs", "seeds", "command")
+    facts += ("commit", "config", "data")
     picture = _embedded(path.with_suffix(".png"), PNG)
     return _complete(path, *facts) | {"name": path.stem, "picture": picture}
 

@@ -59,8 +59,10 @@ def _show(folder: Path, out: Path, store: Path, weights: Path) -> None:
     from cwm.analysis.report import write_report
 
     command = shlex.join(["cwm", "videos", str(folder), "--out", str(out)])
-    about = About("Prediction of a video that was not trained on", command, commit())
-    draw_prediction([out / "prediction/errors.csv"], out / "prediction/strip", about)
+    errors = out / "prediction/errors.csv"
+    title = "Prediction of a video that was not trained on"
+    about = About(title, command, commit(), data=(errors,))
+    draw_prediction([errors], out / "prediction/strip", about)
     strip = out / "prediction/strip.json"
     scale = json.loads(strip.read_text())["scale"]
     write_report(scale, [strip], [], [store], [], out / "report.html", [weights])

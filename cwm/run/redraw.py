@@ -37,7 +37,7 @@ def redraw(results: Path, study: Path, out: Path) -> None:
         collect(runs, sorted(path for path in levels if (path / "scores.csv").exists()), scores)
         make_table(figure.kind, scores, table)
         notes = (*figure.notes, f"Missing runs: {', '.join(missing)}.") if missing else figure.notes
-        about = About(figure.title, command, commit(), figure.claim, notes)
+        about = About(figure.title, command, commit(), figure.claim, notes, str(study), (scores,))
         DRAW[figure.kind](table.with_suffix(".csv"), scores, out / "figures" / name, about)
         drawn[name] = runs
     if not drawn:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -87,6 +88,16 @@ def test_figures_of_scores(stem):
     assert "finetune/toy/sphere/contextwm/none/standard/1" in about["runs"]
     assert len(about["runs"]) == 6
     assert "toy/sphere: no seed 1 of Plain WM, none (scratch)." in about["notes"]
+
+
+def test_what_a_figure_is_drawn_from_is_named_with_its_hash(tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_bytes(b"")
+    about = replace(ABOUT, config="config/study/laptop.yaml", data=(data,))
+    stem = of_scores(tmp_path, "curves", *some_runs(tmp_path), about=about)
+    nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert facts(stem)["data"] == {str(data): nothing}
+    assert facts(stem)["config"] == "config/study/laptop.yaml"
 
 
 def test_the_same_scores_give_the_same_bytes(tmp_path, stem):

@@ -24,6 +24,8 @@ def figure(root, name, **fields):
         "seeds": {"ContextWM": 1},
         "command": f"snakemake fig_{name}",
         "commit": "c0ffee",
+        "config": "config/study/laptop.yaml",
+        "data": {f"results/laptop/scores/{name}.csv": "5c0e5"},
         **fields,
     }
     study.write_json(root / f"{name}.json", facts)
@@ -94,6 +96,8 @@ def test_every_figure_is_told_and_embedded(page):
     shown = [PNG + name for name in (b"one", b"two")] + [*sheets, b"how it looks"]
     assert pictures == [data_url("image/png", picture) for picture in shown]
     for said in ("About one", "What one shows.", "One seed only.", "Videos help.", "c0ffee"):
+        assert said in page.words
+    for said in ("config/study/laptop.yaml", "results/laptop/scores/one.csv", "5c0e5"):
         assert said in page.words
     for command in ("snakemake fig_one", "snakemake fig_two"):
         assert command in page.words
