@@ -86,6 +86,14 @@ def _of_aggregate(points: pd.DataFrame) -> Iterator[str]:
     partial = [m for m, rows in agents.items() if not {*comparable} <= {*rows.groupby(TASK).groups}]
     if partial and len(comparable) > 1:
         yield f"Over all tasks, only some of which they ran on, there is no {_names(partial)}."
+    whole = {method: rows for method, rows in agents.items() if method not in partial}
+    alone = [method for method, rows in whole.items() if _fewest_seeds(rows, comparable) == 1]
+    if alone and len(comparable) > 1:
+        yield f"Over all tasks, there is no interval where a task has one seed: {_names(alone)}."
+
+
+def _fewest_seeds(rows: pd.DataFrame, tasks: list[tuple[str, str]]) -> int:
+    return rows.groupby(TASK)["seed"].nunique()[tasks].min()
 
 
 def _names(methods: Iterable[Method]) -> str:

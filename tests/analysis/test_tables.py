@@ -121,6 +121,16 @@ def test_thin_scores_are_remarked(tmp_path, make):
     assert (level["value"], level["value_low"], level["value_high"], level["n"]) == (2, 2, 2, 3)
 
 
+def test_a_single_seed_on_one_task_is_told_of_all_tasks(tmp_path, make):
+    runs = [study.finetune(tmp_path, {0: [i]}, seed=i, task="m/r", success=True) for i in (0, 1)]
+    runs.append(study.finetune(tmp_path, {0: [1]}, task="m/s", success=True))
+    table, text, _ = make("domains", runs)
+    every = table[table["task"] == "all"].iloc[0]
+    assert (every["value"], every["n"]) == (0.75, 3)
+    assert np.isnan(every["value_low"])
+    assert "there is no interval where a task has one seed: ContextWM, something." in text
+
+
 def test_hostile_names_break_no_table(tmp_path, make):
     method = "a|b_&%\\/none/standard"
     runs = [study.finetune(tmp_path, {0: [1]}, method=method)]
