@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from cwm.analysis.figures import draw_curves, draw_domains
+from cwm.analysis.figures import draw_ablations, draw_curves, draw_domains
 from cwm.analysis.provenance import About
 from cwm.analysis.report import write_report
 from cwm.analysis.scores import collect
@@ -12,7 +12,7 @@ from cwm.errors import UserError
 from cwm.source import commit
 from cwm.study import Figure, finetune_runs, read
 
-DRAW = {"curves": draw_curves, "domains": draw_domains}
+DRAW = {"curves": draw_curves, "domains": draw_domains, "ablations": draw_ablations}
 
 log = logging.getLogger(__name__)
 
