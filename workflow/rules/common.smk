@@ -67,7 +67,11 @@ wildcard_constraints:
     variant="[a-z0-9-]+",
 
 
-SCORED = ("curves", "domains", "ablations")  # kinds of figures that are drawn from a table
+SCORED = (
+    "curves",
+    "domains",
+    "ablations",
+)  # kinds of figures that are drawn from a table
 
 
 def figures_of(*kinds):
