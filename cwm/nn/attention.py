@@ -37,12 +37,8 @@ class ContextAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor | None) -> Tensor:
         """x (B*T, C, H, W), context (B, C, H, W), keep (B*T, S) or None for all -> like x."""
-        frames, channels, height, width = x.shape
-        weight, bias = self.project_in.weight, self.project_in.bias
-        queries = x.flatten(2).mT + self.query_position
-        queries = F.linear(queries, weight[:channels], bias[:channels])
-        tokens = context.flatten(2).mT + self.context_position
-        tokens = F.linear(tokens, weight[channels:], bias[channels:])  # (B, N, 2C)
+        frames, _, height, width = x.shape
+        queries, tokens = self.project(x, context)
         per_clip = frames // len(context)
         if keep is None:
             tokens = tokens.repeat_interleave(per_clip, 0)
@@ -57,3 +53,20 @@ class ContextAttention(nn.Module):
         mixed = self.project_out(mixed.transpose(1, 2).flatten(2))
         mixed = F.dropout(mixed, self.dropout, self.training).mT.unflatten(2, (height, width))
         return F.relu(x + self.norm(mixed))
+
+    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B*T, H W, C) of x, and keys beside values of the context (B, N, 2C)."""
+        channels, weight, bias = x.shape[1], self.project_in.weight, self.project_in.bias
+        queries = x.flatten(2).mT + self.query_position
+        tokens = context.flatten(2).mT + self.context_position
+        queries = F.linear(queries, weight[:channels], bias[:channels])
+        return queries, F.linear(tokens, weight[channels:], bias[channels:])
+
+    def maps(self, x: Tensor, context: Tensor) -> Tensor:
+        """Weights of all tokens for every query, means over the heads: (B*T, H W, N)."""
+        queries, tokens = self.project(x, context)
+        keys = tokens.chunk(2, -1)[0].repeat_interleave(len(x) // len(context), 0)
+        queries, keys = (
+            part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (queries, keys)
+        )
+        return (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1)

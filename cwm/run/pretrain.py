@@ -19,6 +19,7 @@ from cwm.progress import Progress
 from cwm.run.folder import Run
 from cwm.runtime import RuntimeConfig, reseed, set_up
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
+from cwm.world.openloop import predict, squared_errors
 from cwm.world.vision import ModelConfig
 
 
@@ -92,11 +93,18 @@ def pretrain(
 def heldout(
     world: ActionFreeModel, windows: Tensor, batch: int, device: str
 ) -> dict[str, Tensor | float]:
-    """Mean loss terms of clips (N, T, 64, 64, 3), with the whole context and without dropout."""
+    """Mean loss terms of clips (N, T, 64, 64, 3), with the whole context and without dropout.
+
+    Beside them the errors of predicting the second half of each clip from its first.
+    """
     world.eval()
-    parts = windows.to(device).split(batch)
-    terms = [(len(part), world.loss(clip_batch(part)).terms) for part in parts]
-    return {
+    parts = [clip_batch(part) for part in windows.to(device).split(batch)]
+    terms = [(len(part.image), world.loss(part).terms) for part in parts]
+    figures = {
         f"heldout/{name}": sum(n * term[name] for n, term in terms) / len(windows)
         for name in ("image", "kl")
     }
+    observed = windows.shape[1] // 2
+    errors = [squared_errors(predict(world, part, observed), part, observed) for part in parts]
+    means = {name: torch.cat([e[name] for e in errors]).nanmean() for name in errors[0]}
+    return figures | {f"heldout/{name}": x for name, x in means.items() if not x.isnan()}
