@@ -166,6 +166,29 @@ def predict(
 
 
 @app.command()
+def represent(
+    dataset: Dataset,
+    configs: Configs,
+    clips: Clips,
+    weights: Annotated[Path, typer.Option(help="weights.json of a pre-trained model")],
+    out: Out,
+    sets: Sets = None,
+) -> None:
+    """Average a pre-trained world model's features of clips of two labels over time."""
+    from cwm.config import load
+    from cwm.run.folder import Run
+    from cwm.run.identity import task
+    from cwm.run.represent import represent as go
+
+    cfg = load(configs, sets or ())
+    inputs = {"clips": clips, "weights": weights}
+    sections = ("runtime", "model", "pretrain", "represent")
+    identity = task("represent", dataset, cfg, sections, configs, inputs)
+    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+        go(cfg.runtime, cfg.model, cfg.pretrain, cfg.represent, clips, weights, run)
+
+
+@app.command()
 def convert(
     source: Annotated[
         Path, typer.Argument(help="folder of official .pt files, or a weights.json of ours")

@@ -21,6 +21,7 @@ from cwm.run.baselines import BaselinesConfig
 from cwm.run.finetune import FinetuneConfig
 from cwm.run.predict import PredictConfig
 from cwm.run.pretrain import PretrainConfig
+from cwm.run.represent import RepresentConfig
 from cwm.run.rollout import EnvConfig
 from cwm.runtime import RuntimeConfig
 from cwm.world.vision import ModelConfig
@@ -38,6 +39,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     predict: PredictConfig = PredictConfig()
+    represent: RepresentConfig = RepresentConfig()
     env: EnvConfig = EnvConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     baselines: BaselinesConfig = BaselinesConfig()

@@ -32,6 +32,7 @@ LAST = {  # the last file of a run of each stage: with it, the run is finished
     "pretrain": "weights.json",
     "convert": "weights.json",
     "predict": "errors.csv",
+    "represent": "features.npz",
     "baselines": "scores.csv",
     "finetune": "weights.json",
 }

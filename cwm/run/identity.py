@@ -25,7 +25,7 @@ def task(
     of its dataset along.
     """
     names: dict[str, str | int] = dict(labels(files))
-    if stage in ("pretrain", "predict", "convert"):
+    if stage in ("pretrain", "predict", "represent", "convert"):
         names["dataset"] = what
     else:
         names["suite"], _, names["task"] = what.partition("/")

@@ -7,16 +7,21 @@ import numpy as np
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from cwm.checkpoint import load_parts, load_weights
-from cwm.data.batch import clip_batch
+from cwm.data.batch import Batch, clip_batch
 from cwm.data.clips import ClipStore
 from cwm.run.folder import Run
 from cwm.run.pretrain import PretrainConfig
+from cwm.run.ssim import ssim, within
 from cwm.runtime import RuntimeConfig, reseed, set_up
 from cwm.world.action_free import ActionFreeModel
-from cwm.world.openloop import predict
+from cwm.world.openloop import MOVING, attention, foresee, look
 from cwm.world.vision import ModelConfig
+
+ATTENTION = 16  # the finer of the two sizes at which the decoder looks at the context
+MEASURES = ("mse", "mse_moving", "ssim", "ssim_moving")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -27,9 +32,9 @@ class PredictConfig:
     length: int = 25
     observed: int = 5  # frames that the model sees before it predicts
     shown: int = 4  # clips kept as pictures
-    moving: float = 0.1  # change since the last observed frame that makes a pixel a moving one
 
 
+@torch.no_grad()
 def predict_clips(
     runtime: RuntimeConfig,
     model: ModelConfig,
@@ -39,7 +44,7 @@ def predict_clips(
     weights: Path,
     run: Run,
 ) -> None:
-    """Write `errors.csv`, a row per clip and frame, and `predictions.npz`, some of the frames."""
+    """Write `errors.csv`, a row per clip and frame, and `predictions.npz`, the clips shown."""
     device = set_up(runtime)
     store = ClipStore.open(clips)
     world = ActionFreeModel(model, pretrained.world).to(device).eval()
@@ -47,43 +52,91 @@ def predict_clips(
     load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, weights)
     truth = store.windows(cfg.clips, cfg.length, "heldout", pretrained.seed)
     reseed(pretrained.seed, "predict")
-    images = []
+    images, feats = [], []
     for part in torch.as_tensor(truth).split(pretrained.batch):
-        image = predict(world, clip_batch(part.to(device)), cfg.observed)
-        images.append(image.clamp(0, 1).movedim(-3, -1).float().cpu().numpy())
+        batch = clip_batch(part.to(device))
+        feats.append(foresee(world, batch, cfg.observed))
+        images.append(decode(world, feats[-1], look(world, batch, cfg.observed)))
     image = np.concatenate(images)
-    write_errors(run.folder / "errors.csv", truth / np.float32(255), image, cfg)
-    shown = slice(0, cfg.shown)
-    arrays = {
-        "truth": truth[shown],
-        "model": (image[shown] * 255).round().astype(np.uint8),
-        "observed": np.int64(cfg.observed),
-    }
-    if model.context is not None:
-        arrays["context"] = truth[shown, cfg.observed - 1]
+    write_errors(run.folder / "errors.csv", truth / np.float32(255), image, cfg.observed)
+    shown, truth = clip_batch(torch.as_tensor(truth[: cfg.shown]).to(device)), truth[: cfg.shown]
+    arrays = {"truth": truth, "model": as_bytes(image[: cfg.shown]), "observed": cfg.observed}
+    arrays |= compose(world, shown, cfg.observed)
+    if (context := look(world, shown, cfg.observed)) is not None:
+        arrays["context"] = truth[:, cfg.observed - 1]
+        maps = attention(world, torch.cat(feats)[: cfg.shown], context, ATTENTION)
+        moving = moving_pixels(truth / np.float32(255), cfg.observed)
+        arrays["attention"] = of_moving(maps.float().cpu().numpy(), moving)
     np.savez_compressed(run.folder / "predictions.npz", **arrays)
     run.publish("predictions.npz", "errors.csv")
 
 
-def write_errors(path: Path, truth: np.ndarray, image: np.ndarray, cfg: PredictConfig) -> None:
-    """Squared errors of frames (N, T, 64, 64, 3) in 0..1, over all and over moving pixels.
+def compose(world: ActionFreeModel, clips: Batch, observed: int) -> dict[str, np.ndarray]:
+    """Clips decoded from what was seen of all their frames; and with another's context frame.
 
-    A pixel moves if any channel differs by more than `cfg.moving` from the last observed frame.
-    Beside the model's errors stand those of repeating that frame.
+    `other` (N,) says whose: that of the next. A plain model has none to exchange.
     """
-    last = truth[:, cfg.observed - 1 : cfg.observed]
-    moving = (np.abs(truth - last) > cfg.moving).any(-1)
-    model, repeat = (np.square(x - truth).mean(-1) for x in (image, last))
+    feat = foresee(world, clips, clips.image.shape[1])
+    context = look(world, clips, observed)
+    arrays = {"decoded": as_bytes(decode(world, feat, context))}
+    if context is None:
+        return arrays
+    other = np.roll(np.arange(len(feat)), -1)
+    exchanged = decode(world, feat, {size: x[other] for size, x in context.items()})
+    return arrays | {"recomposed": as_bytes(exchanged), "other": other}
+
+
+def decode(world: ActionFreeModel, feat: Tensor, context: dict[int, Tensor] | None) -> np.ndarray:
+    """Images (N, T, 64, 64, 3) in 0..1."""
+    image = world.vision.decoder(feat, context) + 0.5
+    return image.clamp(0, 1).movedim(-3, -1).float().cpu().numpy()
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """The same in 0..255."""
+    return (image * 255).round().astype(np.uint8)
+
+
+def moving_pixels(truth: np.ndarray, observed: int) -> np.ndarray:
+    """Which pixels (N, T, 64, 64) of frames in 0..1 differ from the last observed frame."""
+    return (np.abs(truth - truth[:, observed - 1 : observed]) > MOVING).any(-1)
+
+
+def of_moving(weights: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Mean attention (N, T, h, w) of those queries of (N, T, Q, Q) where pixels move.
+
+    A query moves if one of its pixels does; where none does the mean is NaN.
+    """
+    size = int(weights.shape[-1] ** 0.5)
+    cell = moving.shape[-1] // size
+    moves = moving.reshape(*moving.shape[:2], size, cell, size, cell).any((3, 5))
+    moves = moves.reshape(*moving.shape[:2], 1, size * size).astype(weights.dtype)
+    with np.errstate(invalid="ignore"):
+        mean = moves @ weights / moves.sum(-1, keepdims=True)
+    return mean.reshape(*moving.shape[:2], size, size)
+
+
+def write_errors(path: Path, truth: np.ndarray, image: np.ndarray, observed: int) -> None:
+    """Squared errors and similarities of frames (N, T, 64, 64, 3) in 0..1, a row for each.
+
+    Over all pixels and over the moving ones; of a map of similarities, which is smaller than the
+    frame, what it has. Beside the model's stand those of repeating the last observed frame.
+    """
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        errors = ["mse", "mse_moving", "repeat_mse", "repeat_mse_moving"]
-        writer.writerow(["clip", "t", "phase", *errors])
-        for clip, t in np.ndindex(truth.shape[:2]):
-            at, where = (clip, t), moving[clip, t]
-            errors = [model[at].mean(), _mean(model[at][where])]
-            errors += [repeat[at].mean(), _mean(repeat[at][where])]
-            phase = "observed" if t < cfg.observed else "predicted"
-            writer.writerow([clip, t, phase, *(e if e == "" else float(e) for e in errors)])
+        measures = [by + name for by in ("", "repeat_") for name in MEASURES]
+        writer.writerow(["clip", "t", "phase", *measures])
+        moving = moving_pixels(truth, observed)
+        for clip, (true, guess) in enumerate(zip(truth, image, strict=True)):
+            last = np.broadcast_to(true[observed - 1], true.shape)
+            maps = [(np.square(x - true).mean(-1), ssim(x, true)) for x in (guess, last)]
+            for t, where in enumerate(moving[clip]):
+                phase = "observed" if t < observed else "predicted"
+                values = []
+                for error, similarity in maps:
+                    values += [error[t].mean(), _mean(error[t][where])]
+                    values += [similarity[t].mean(), _mean(similarity[t][within(where)])]
+                writer.writerow([clip, t, phase, *(x if x == "" else float(x) for x in values)])
 
 
 def _mean(values: np.ndarray) -> float | str:

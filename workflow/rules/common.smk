@@ -45,6 +45,7 @@ AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weight
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}"
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}"
 LOOKS = f"{RESULTS}/looks/{{suite}}/{{task}}.png"
+REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
 FINETUNE = (
     f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"

@@ -1,4 +1,4 @@
-"""Clips -> pre-trained world models and their predictions; the authors' models in their place."""
+"""Clips -> world models, ours or the authors', and what these predict and represent."""
 
 
 rule pretrain:
@@ -71,6 +71,31 @@ rule predict:
         out=PREDICT,
     shell:
         "cwm predict {wildcards.dataset} {input.config} --clips {input.clips}"
+        " --weights {input.weights} --out {params.out} 2>&1 | tee {log}"
+
+
+rule represent:
+    """Average features of clips of two labels over time."""
+    input:
+        config=lambda w: [
+            SCALE,
+            f"config/dataset/{videos_of(w.dataset)}.yaml",
+            f"config/model/{w.model}.yaml",
+        ],
+        clips=lambda w: f"{CLIPS}/store.json".format(dataset=videos_of(w.dataset)),
+        weights=f"{PRETRAIN}/weights.json",
+    output:
+        f"{REPRESENT}/features.npz",
+    log:
+        f"{REPRESENT}/log.txt",
+    benchmark:
+        f"{REPRESENT}/benchmark.tsv"
+    resources:
+        gpu=GPU,
+    params:
+        out=REPRESENT,
+    shell:
+        "cwm represent {wildcards.dataset} {input.config} --clips {input.clips}"
         " --weights {input.weights} --out {params.out} 2>&1 | tee {log}"
 
 
