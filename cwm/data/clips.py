@@ -123,6 +123,10 @@ class ClipStore:
         """Frames (T, 64, 64, 3) of one clip."""
         return self.windows_of(np.array([clip]), np.array([start]), length)[0]
 
+    def different(self, length: int, split: Split = "heldout") -> int:
+        """How many windows come from different clips, at most."""
+        return len(self.eligible(length, split))
+
     def sample(
         self, seed: int, i: int, batch: int, length: int, split: Split = "train"
     ) -> np.ndarray:
@@ -196,6 +200,10 @@ class Mixture:
                 frames = np.empty((batch, *windows.shape[1:]), np.uint8)
             frames[here] = windows
         return frames
+
+    def different(self, length: int, split: Split = "heldout") -> int:
+        """How many windows come from different clips, at most, in turn from each store."""
+        return len(self.members) * min(m.different(length, split) for m in self.members)
 
     def windows(self, n: int, length: int, split: Split = "heldout", seed: int = 0) -> np.ndarray:
         """Fixed windows for evaluation, in turn from each store: uint8 (N, T, 64, 64, 3)."""

@@ -28,7 +28,7 @@ MEASURES = ("mse", "mse_moving", "ssim", "ssim_moving")
 class PredictConfig:
     """Video prediction on held-out clips."""
 
-    clips: int = 64
+    clips: int = 64  # at most, each another one
     length: int = 25
     observed: int = 5  # frames that the model sees before it predicts
     shown: int = 4  # clips kept as pictures
@@ -50,7 +50,8 @@ def predict_clips(
     world = ActionFreeModel(model, pretrained.world).to(device).eval()
     tensors, _ = load_weights(weights)
     load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, weights)
-    truth = store.windows(cfg.clips, cfg.length, "heldout", pretrained.seed)
+    n = min(cfg.clips, store.different(cfg.length))
+    truth = store.windows(n, cfg.length, "heldout", pretrained.seed)
     reseed(pretrained.seed, "predict")
     images, feats = [], []
     for part in torch.as_tensor(truth).split(pretrained.batch):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2] / "config"
 
 
 def store(folder: Path, labels: tuple[str, ...] = ()) -> Path:
-    """Ten clips of squares that move down, the last held out; labels take turns."""
+    """Ten clips of squares that move down, the last two held out; labels take turns."""
     frames = np.full((10, 10, 64, 64, 3), 40, np.uint8)
     for clip, t in np.ndindex(10, 10):
         frames[clip, t, 5 * t : 5 * t + 14, 4 * clip : 4 * clip + 14] = 200
@@ -25,7 +25,7 @@ def store(folder: Path, labels: tuple[str, ...] = ()) -> Path:
     index = np.zeros(10, INDEX)
     index["offset"], index["length"] = np.arange(10) * 10, 10
     index["label"] = np.arange(10) % len(labels) if labels else -1
-    index["split"][-1] = 1
+    index["split"][-2:] = 1
     np.save(folder / "index.npy", index)
     info = {"dataset": "squares", "labels": labels, "frame_shape": [64, 64, 3]}
     info |= {"frame_bytes": 64 * 64 * 3, "shards": {shard_name(0): 100}}

@@ -18,7 +18,7 @@ RESULTS = ("weights.safetensors", "metrics.jsonl")
 
 @pytest.fixture
 def clips(tmp_path, monkeypatch):
-    """A store of ten clips of moving squares, the last held out."""
+    """A store of ten clips of moving squares, the last two held out."""
     monkeypatch.chdir(tmp_path)
     return store(tmp_path)
 

@@ -36,7 +36,7 @@ def test_features_are_means_over_time_of_the_model_s_own(clips, tmp_path):
     cfg, found = features(clips, tmp_path / "run", "represent.length=8")
     assert found["labels"].tolist() == [LABELS[0], LABELS[2]]
     assert found["label"].tolist() == [0] * 4 + [1] * 3  # clips 0 3 6 9 and 2 5 8
-    assert found["heldout"].tolist() == [False] * 3 + [True] + [False] * 3
+    assert found["heldout"].tolist() == [False] * 3 + [True] + [False] * 2 + [True]
     world = ActionFreeModel(cfg.model, cfg.pretrain.world).eval()
     tensors, _ = load_weights(tmp_path / "run/weights.json")
     load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, tmp_path)
@@ -52,7 +52,7 @@ def test_features_are_means_over_time_of_the_model_s_own(clips, tmp_path):
 
 def test_no_more_clips_than_asked_for(clips, tmp_path):
     _, found = features(clips, tmp_path / "run", "represent.length=8", "represent.clips=2")
-    assert found["label"].tolist() == [0, 0, 0, 1, 1]
+    assert found["label"].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_labels_that_are_not_there_are_named(clips, tmp_path):
