@@ -324,12 +324,22 @@ def compare(
 
 
 @app.command()
-def table(figure: Name, scores: Annotated[Path, typer.Argument()], study: Study, out: Out) -> None:
-    """Aggregate scores to the table of a figure: OUT.csv, OUT.md and OUT.tex."""
+def table(
+    figure: Name,
+    inputs: Annotated[list[Path], typer.Argument(help="scores; of what runs cost, these")],
+    study: Study,
+    out: Out,
+) -> None:
+    """Aggregate scores, or what runs cost, to a figure's table: OUT.csv, OUT.md and OUT.tex."""
+    from cwm.analysis.cost import make_cost_table
     from cwm.analysis.tables import make_table
     from cwm.study import read
 
-    make_table(read(study).figure(figure).kind, scores, out)
+    kind = read(study).figure(figure).kind
+    if kind == "cost":
+        make_cost_table(inputs, out)
+    else:
+        make_table(kind, *inputs, out)
 
 
 @app.command()
@@ -340,7 +350,7 @@ def figure(
     out: Out,
 ) -> None:
     """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
-    from cwm.analysis import figures
+    from cwm.analysis import figures, video
     from cwm.analysis.provenance import About
     from cwm.source import commit
     from cwm.study import read
@@ -357,10 +367,21 @@ def figure(
         case "ablations":
             figures.draw_ablations(*inputs, out, about)
         case "pretraining":
-            runs = [path for path in inputs if path.name == "weights.json"]
-            figures.draw_pretraining(runs, [p for p in inputs if p not in runs], out, about)
+            video.draw_pretraining(inputs, out, about)
         case "prediction":
-            figures.draw_prediction(inputs, out, about)
+            video.draw_prediction(inputs, out, about)
+        case "prediction_errors":
+            video.draw_prediction_errors(inputs, out, about)
+        case "composition":
+            video.draw_composition(inputs, out, about)
+        case "representations":
+            from cwm.analysis.representations import draw_representations
+
+            draw_representations(inputs, out, about)
+        case "cost":
+            from cwm.analysis.cost import draw_cost
+
+            draw_cost(inputs, out, about)
 
 
 @app.command()

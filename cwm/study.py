@@ -45,7 +45,17 @@ class Pretrained:
 class Figure:
     """A figure or table: what it is drawn from, and what its caption says."""
 
-    kind: Literal["curves", "domains", "ablations", "pretraining", "prediction"]
+    kind: Literal[
+        "curves",
+        "domains",
+        "ablations",
+        "pretraining",
+        "prediction",
+        "prediction_errors",
+        "composition",
+        "representations",
+        "cost",
+    ]
     title: str
     claim: str = ""  # the paper's
     notes: tuple[str, ...] = ()  # for the caption, such as that a budget is too short

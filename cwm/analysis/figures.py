@@ -1,32 +1,28 @@
-"""One function per kind of figure: tables and run files in, STEM.pdf, STEM.png and STEM.json out.
+"""Figures of scores: tables in, STEM.pdf, STEM.png and STEM.json out.
 
 Every function raises UserError naming the file that is missing or broken. Where a table holds the
 estimate it is drawn, not estimated again.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from cwm.analysis import panels, published
-from cwm.analysis.estimates import by_horizon
 from cwm.analysis.normalise import RULE, add_scaled, comparable_tasks
 from cwm.analysis.provenance import About, Shown, save
 from cwm.analysis.remarks import by_method, remarks
-from cwm.analysis.runs import folder_of, read_csv, read_frames, read_identity, read_metrics
+from cwm.analysis.runs import read_csv
 from cwm.analysis.scores import METHOD, TASK, load, points
 from cwm.analysis.statistics import LAST_EVALUATIONS, final_score
-from cwm.analysis.style import RC, Look, Method, in_order, looks, model_label
+from cwm.analysis.style import RC, Method, looks, model_label
 from cwm.errors import UserError
 
 ESTIMATE = [*TASK, *METHOD, "measure", "method"]
-STRIP = 10  # columns of frames
-ERROR_BLACK = 0.5  # of the grey values 0..1
 
 
 def draw_curves(table: Path, scores: Path, out: Path, about: About) -> None:
@@ -116,80 +112,6 @@ def _draw_finals(
         save(figure, out, words, shown, about)
 
 
-def draw_pretraining(
-    runs: Sequence[Path], predictions: Sequence[Path], out: Path, about: About
-) -> None:
-    """Losses of pre-training runs, and held-out prediction errors of `predictions` by horizon.
-
-    Both are run folders or files in them: metrics.jsonl of the first, errors.csv of the second.
-    One row of panels per dataset.
-    """
-    trained, tested = _methods(runs), _methods(predictions)
-    datasets = list(dict.fromkeys(method.dataset for method in [*trained, *tested]))
-    drawn = looks(Method("agent", m.model, "something", "standard") for m in [*trained, *tested])
-    by_model = {method.model: look for method, look in drawn.items()}
-    with mpl.rc_context(RC):
-        figure, axes = panels.grid(4 * len(datasets), height=1.25, columns=4)
-        rows = dict(zip(datasets, np.reshape(axes, (-1, 4)), strict=True))
-        notes: list[str] = []
-        for method, folder in trained.items():
-            notes += _losses(rows[method.dataset], method, by_model[method.model], folder)
-        for method, folder in tested.items():
-            _errors(rows[method.dataset], method, by_model[method.model], folder)
-        titles = ("image loss", "KL", "prediction error", "on moving pixels")
-        for ax, name in zip(axes[:4], titles, strict=True):
-            ax.set_title(name)
-        for ax in axes[-4:-2]:
-            ax.set_xlabel("updates")
-        for ax in axes[-2:]:
-            ax.set_xlabel("frames ahead")
-        for dataset, row in rows.items():
-            row[0].set_ylabel(dataset)
-            for ax in row[2:]:
-                ax.set_ylim(bottom=0)
-        panels.legend(figure, axes, map(model_label, by_model))
-        words = (
-            "Pre-training. Image loss and KL (nats) against updates, dots on held-out clips, the "
-            "axes fitted to what follows the first tenth. Mean squared error of open-loop "
-            "prediction on held-out clips (pixels in 0..1) against the horizon, over all pixels "
-            "and over those that differ from the last observed frame; 95 % bootstrap bands over "
-            "clips; repeating the last observed frame is the baseline."
-        )
-        save(figure, out, words, _shown([*trained.values(), *tested.values()], notes), about)
-
-
-def draw_prediction(predictions: Sequence[Path], out: Path, about: About) -> None:
-    """A strip of the first held-out clip: truth, and each model's frames over their errors.
-
-    `predictions` are run folders with a predictions.npz (or that file), all of the same clips.
-    """
-    folders = _methods(predictions)
-    films = {method: read_frames(folder / "predictions.npz") for method, folder in folders.items()}
-    first = next(iter(films.values()))
-    for method, film in films.items():
-        if not np.array_equal(film["truth"], first["truth"]):
-            raise UserError(f"{folders[method]} predicts other clips than the first of these runs")
-    truth, observed = first["truth"][0], int(first["observed"])
-    at = _instants(observed, len(truth))
-    rows = {"Truth": [None, *truth[at]]}
-    for method, film in films.items():
-        name = model_label(method.model)
-        error = np.abs(film["model"][0] / 255 - truth / 255).mean(axis=-1, keepdims=True)
-        dark = (255 * (1 - np.minimum(error / ERROR_BLACK, 1))).repeat(3, axis=-1).astype(np.uint8)
-        context = film["context"][0] if "context" in film else None
-        rows |= {name: [context, *film["model"][0][at]], f"{name} error": [None, *dark[at]]}
-    names = [f"{'observed' if t < observed else 'predicted'}\nt = {t}" for t in at]
-    with mpl.rc_context(RC):
-        figure = panels.mosaic(rows, ["context", *names])
-        words = (
-            f"Open-loop prediction of the first held-out clip, not a chosen one: {observed} frames "
-            "are observed and the rest predicted from them. Errors are absolute differences "
-            f"averaged over colours, black from {ERROR_BLACK} of 0..1. The first column is the "
-            "context frame of a model that uses one."
-        )
-        save(figure, out, words, _shown(folders.values()), about)
-
-
 def _scored(scores: Path) -> tuple[pd.DataFrame, Shown]:
     """Seeds' evaluations with their scaled scores, and what to say of them."""
     tidy = load(scores)
@@ -224,69 +146,3 @@ def _with_seeds(rows: pd.DataFrame, method: Method) -> str:
     few, many = counts.min(), counts.max()
     span = f"{few}" if few == many else f"{few} to {many}"
     return f"{method.label} ({span} seed{'s' if many > 1 else ''})"
-
-
-def _methods(paths: Iterable[Path]) -> dict[Method, Path]:
-    """Folders of pre-training or prediction runs by model and dataset, in the legend's order."""
-    found: dict[Method, Path] = {}
-    for folder in map(folder_of, paths):
-        run = read_identity(folder, "dataset", "model")
-        method = Method("agent", run["model"], run["dataset"], "standard")
-        if method in found:
-            raise UserError(f"{folder} and {found[method]} are both {method.label}")
-        found[method] = folder
-    if not found:
-        raise UserError("no runs to draw")
-    return {method: found[method] for method in in_order(found)}
-
-
-def _shown(folders: Iterable[Path], notes: Iterable[str] = ()) -> Shown:
-    identities = [read_identity(folder, "stage", "scale") for folder in folders]
-    if len(scales := {run["scale"] for run in identities}) > 1:
-        raise UserError(f"a figure shows one scale, but these runs are of {', '.join(scales)}")
-    runs = tuple(f"{run['stage']}/{run['dataset']}/{run['model']}" for run in identities)
-    return Shown(scales.pop(), runs, {run: 1 for run in runs}, tuple(notes))
-
-
-def _losses(row: Sequence[Axes], method: Method, look: Look, folder: Path) -> list[str]:
-    """Training losses as lines and held-out ones as dots in the first two panels of `row`.
-
-    Returns remarks on values that cannot be drawn, as of a training that diverged.
-    """
-    metrics = read_metrics(folder, ["train/image", "train/kl"])
-    notes = []
-    for ax, name in zip(row[:2], ("image", "kl"), strict=True):
-        for split, style in (
-            ("train", {"lw": 0.8}),
-            ("heldout", {"ls": "", "marker": look.marker}),
-        ):
-            if (column := f"{split}/{name}") not in metrics:
-                continue
-            known = metrics[np.isfinite(metrics[column])]
-            label = model_label(method.model) + (", held out" if split == "heldout" else "")
-            ax.plot(known["step"], known[column], color=look.colour, label=label, **style)
-            if lost := np.isinf(metrics[column]).sum():
-                notes.append(f"{method.label}: {lost} values of {column} are not finite.")
-        panels.fit_to_end(ax)
-    return notes
-
-
-def _errors(row: Sequence[Axes], method: Method, look: Look, folder: Path) -> None:
-    """Prediction errors by horizon in the last two panels of `row`."""
-    columns = ("mse", "mse_moving")
-    numbers = ["clip", "t", *columns, *(f"repeat_{column}" for column in columns)]
-    frames = read_csv(folder / "errors.csv", ["phase"], numbers)
-    if set(frames["phase"]) != {"observed", "predicted"}:
-        raise UserError(f"{folder / 'errors.csv'} has not both observed and predicted frames")
-    for ax, column in zip(row[2:], columns, strict=True):
-        errors = by_horizon(frames, column)
-        panels.line(ax, errors["ahead"], errors, model_label(method.model), look)
-        repeated = by_horizon(frames, f"repeat_{column}").set_index("ahead")["value"]
-        panels.repeated(ax, repeated)
-
-
-def _instants(observed: int, length: int) -> np.ndarray:
-    """At most STRIP frames of a clip: some observed, the last among them, and more predicted."""
-    before = np.unique(np.linspace(0, observed - 1, min(3, observed)).astype(int))
-    after = np.linspace(observed, length - 1, min(STRIP - len(before), length - observed))
-    return np.concatenate([before, after.astype(int)])

@@ -26,16 +26,18 @@ def grid(panels: int, height: float, columns: int = 3) -> tuple[Figure, list[Axe
     return figure, list(axes[:panels])
 
 
-def mosaic(rows: dict[str, list[np.ndarray | None]], columns: list[str]) -> Figure:
+def mosaic(rows: list[tuple[str, list[np.ndarray | None]]], columns: list[str]) -> Figure:
     """A figure of frames, uint8 (H, W, 3) all of one size, or nothing, named by row and column."""
-    size = next(frame for frame in next(iter(rows.values())) if frame is not None).shape[0]
+    names, films = zip(*rows, strict=True)
+    size = next(frame for frame in films[0] if frame is not None).shape[0]
     step = size + size // 16  # a narrow gap
     image = np.full((step * len(rows), step * len(columns), 3), 255, np.uint8)
-    for i, frames in enumerate(rows.values()):
+    for i, frames in enumerate(films):
         for j, frame in enumerate(frames):
             if frame is not None:
                 image[i * step : i * step + size, j * step : j * step + size] = frame
-    height = WIDTH / len(columns) * len(rows) + 0.15
+    names_wide = 0.055 * max(map(len, names))
+    height = (WIDTH - names_wide) / len(columns) * len(rows) + 0.45
     figure = Figure((WIDTH, height), layout="constrained")
     ax = figure.subplots()
     ax.imshow(image, interpolation="nearest")
@@ -43,7 +45,7 @@ def mosaic(rows: dict[str, list[np.ndarray | None]], columns: list[str]) -> Figu
     ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     middle = size / 2
     ax.set_xticks(middle + step * np.arange(len(columns)), columns, fontsize=5)
-    ax.set_yticks(middle + step * np.arange(len(rows)), rows, fontsize=6)
+    ax.set_yticks(middle + step * np.arange(len(rows)), names, fontsize=6)
     return figure
 
 
@@ -101,12 +103,6 @@ def level(ax: Axes, method: Method, value: float) -> None:
     ax.axhline(value, color=GREY, lw=0.9, ls=dash, label=method.label, zorder=1)
 
 
-def repeated(ax: Axes, errors: pd.Series) -> None:
-    """The error of repeating the last observed frame, by horizon."""
-    label = "Last observed frame repeated"
-    ax.plot(errors.index, errors, color=GREY, ls="--", lw=0.9, label=label, zorder=1)
-
-
 def fit_to_end(ax: Axes) -> None:
     """Fit the y axis to what follows the first tenth of a training, which would flatten it."""
     ends = [np.empty(0)]
@@ -126,6 +122,6 @@ def legend(figure: Figure, axes: list[Axes], order: Iterable[str]) -> None:
         for mark, label in zip(*ax.get_legend_handles_labels(), strict=True):
             drawn.setdefault(label, mark)
     marks = {label: drawn[label] for label in [*order, *drawn] if label in drawn}
-    columns = 3 if max(map(len, marks)) < 30 else 2
+    columns = 3 if max(map(len, marks), default=0) < 30 else 2
     where = {"loc": "outside lower center", "ncols": columns}
     figure.legend(marks.values(), marks.keys(), **where, handlelength=3)

@@ -85,8 +85,8 @@ def read_metrics(folder: Path, names: list[str]) -> pd.DataFrame:
     return frame
 
 
-def read_frames(path: Path) -> dict[str, np.ndarray]:
-    """An open-loop prediction: truth and model (N, T, H, W, 3), observed (), maybe context."""
+def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """The arrays of a .npz; UserError naming the file if it is broken or lacks one of `names`."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             content = dict(arrays)
@@ -94,6 +94,6 @@ def read_frames(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"cannot read {path}: {error}") from error
     except (ValueError, BadZipFile) as error:
         raise UserError(f"{path} is not a file of arrays: {error}") from error
-    if missing := {"truth", "model", "observed"} - content.keys():
+    if missing := set(names) - content.keys():
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}")
     return content

@@ -1,6 +1,6 @@
 """Tables of estimates with intervals: STEM.csv for machines, STEM.md and STEM.tex for readers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,10 +53,17 @@ def make_table(kind: str, scores: Path, out: Path) -> None:
     table = estimate(scored)
     caption = f"{CAPTIONS[kind]} {scale_words(tidy['scale'].iloc[0])}"
     notes = [*_levels(table), *remarks(scored)]
+    write(out, table, read(table), caption, notes)
+
+
+def write(
+    out: Path, table: pd.DataFrame, reading: Reading, caption: str, notes: Sequence[str]
+) -> None:
+    """A table as out.csv, and as it is read as out.md and out.tex."""
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(out.with_name(f"{out.name}.csv"), index=False)
     for suffix, written in (("md", _markdown), ("tex", _latex)):
-        text = written(read(table), caption, notes)
+        text = written(reading, caption, notes)
         out.with_name(f"{out.name}.{suffix}").write_text(text, encoding="utf-8")
 
 
@@ -129,13 +136,13 @@ def _task(row: tuple | pd.Series) -> str:
     return "all tasks" if row.task == "all" else f"{row.suite}/{row.task}"
 
 
-def _markdown(table: Reading, caption: str, notes: list[str]) -> str:
+def _markdown(table: Reading, caption: str, notes: Sequence[str]) -> str:
     rows = [table.heading, ["---"] * len(table.heading), *table.rows]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", caption, "", *(f"- {note}" for note in notes), ""])
 
 
-def _latex(table: Reading, caption: str, notes: list[str]) -> str:
+def _latex(table: Reading, caption: str, notes: Sequence[str]) -> str:
     """A table environment for LaTeX with the package booktabs."""
     heading, *rows = (" & ".join(map(_tex, row)) + r" \\" for row in [table.heading, *table.rows])
     lines = [

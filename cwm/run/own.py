@@ -54,9 +54,9 @@ def _made(todo: Task, last: Path) -> bool:
 
 
 def _show(folder: Path, out: Path, store: Path, weights: Path) -> None:
-    from cwm.analysis.figures import draw_prediction
     from cwm.analysis.provenance import About
     from cwm.analysis.report import write_report
+    from cwm.analysis.video import draw_prediction
 
     command = shlex.join(["cwm", "videos", str(folder), "--out", str(out)])
     errors = out / "prediction/errors.csv"

@@ -84,6 +84,10 @@ def pretrain(root: Path, model: str, dataset: str = "something", updates: int = 
         line["train/image"] = 11300 + better * 60 + 900 * np.exp(-step / 40)
         if step % 100 == 0:
             line["heldout/image"] = line["train/image"] + 8
+            line["heldout/kl"] = line["train/kl"]
+            for where, factor in (("", 1), ("_moving", 3)):
+                line[f"heldout/prediction{where}"] = factor * better * (0.01 + 1 / step)
+                line[f"heldout/repeat{where}"] = factor * 0.014
         lines.append(json.dumps(line))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return folder
@@ -102,16 +106,52 @@ def predict(root: Path, model: str, dataset: str = "something", clips: int = 4) 
             still = 0.004 * max(0, t - observed + 1)
             phase = "observed" if t < observed else "predicted"
             moving = "" if t == observed - 1 else 3 * wrong  # nothing moved yet
-            rows.append([clip, t, phase, wrong, moving, still, 5 * still])
-    heading = ["clip", "t", "phase", "mse", "mse_moving", "repeat_mse", "repeat_mse_moving"]
+            likeness = [0.8 - 10 * wrong, "" if moving == "" else 0.5 - 10 * wrong]
+            rows.append([clip, t, phase, wrong, moving, *likeness, still, 5 * still, 0.7, 0.3])
+    errors = [
+        by + x for by in ("", "repeat_") for x in ("mse", "mse_moving", "ssim", "ssim_moving")
+    ]
+    heading = ["clip", "t", "phase", *errors]
     write_csv(folder / "errors.csv", heading, rows)
     truth = np.stack([_film(rng.uniform(0, 255, 3), length) for _ in range(clips)])
     noise = rng.normal(0, 12 if model == "contextwm" else 25, truth.shape)
     film = (truth + noise).clip(0, 255).astype(np.uint8)
-    arrays = {"truth": truth, "model": film, "observed": np.array(observed)}
+    arrays = {"truth": truth, "model": film, "observed": np.array(observed), "decoded": film}
     if model == "contextwm":
-        arrays["context"] = truth[:, 0]
+        other = np.roll(np.arange(clips), -1)
+        context = truth[:, observed - 1]
+        attention = rng.dirichlet(np.ones(256), (clips, length)).reshape(clips, length, 16, 16)
+        attention[:, observed - 1] = np.nan
+        arrays |= {"context": context, "attention": attention, "other": other}
+        arrays["recomposed"] = film[other]  # all of the other, nothing of the dynamics
     np.savez(folder / "predictions.npz", **arrays)
+    return folder
+
+
+def represent(
+    root: Path, model: str, clips: int = 30, heldout: int = 2, planted: bool = True
+) -> Path:
+    """Features of clips of two labels, told apart by one of them if it is `planted`."""
+    folder = root / "represent/something" / model
+    write_json(folder / "run.json", identity(stage="represent", dataset="something", model=model))
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1], clips)
+    features, untrained = rng.normal(size=(2, 2 * clips, 40))
+    features[:, 7] += 9 * label * planted
+    np.savez(
+        folder / "features.npz",
+        features=features,
+        untrained=untrained,
+        label=label,
+        heldout=np.tile(np.arange(clips) < heldout, 2),
+        labels=np.array(["to-the-right", "to-the-left"]),
+    )
+    return folder
+
+
+def benchmark(folder: Path, wall: float, processor: float | str) -> Path:
+    """What Snakemake says of a run's time."""
+    (folder / "benchmark.tsv").write_text(f"s\tmean_load\tcpu_time\n{wall}\t50\t{processor}\n")
     return folder
 
 

@@ -1,22 +1,16 @@
-"""Every kind of figure is drawn from run folders on disk and looked at as far as a test can."""
+"""Figures of scores are drawn from run folders on disk and looked at as far as a test can."""
 
-import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.image
-import numpy as np
 import pytest
 import study
-from matplotlib.colors import to_rgb
+from pictures import ABOUT, assert_embedded, facts, shows
 
 from cwm.analysis import figures, scores, tables
-from cwm.analysis.provenance import About
 from cwm.analysis.style import GREY, MODELS
 from cwm.errors import UserError
 
-ABOUT = About("Title", "snakemake fig_x", "c0ffee", claim="It helps.", notes=("Too short.",))
 DRAW = {
     "curves": figures.draw_curves,
     "domains": figures.draw_domains,
@@ -31,24 +25,6 @@ def of_scores(root: Path, kind: str, runs: list[Path], baselines=(), about=ABOUT
     tables.make_table(kind, root / "s.csv", root / "table")
     DRAW[kind](root / "table.csv", root / "s.csv", root / kind, about)
     return root / kind
-
-
-def facts(stem: Path) -> dict:
-    return json.loads(stem.with_suffix(".json").read_text())
-
-
-def shows(stem: Path, colour: str) -> bool:
-    """Whether the picture has pixels of about this colour."""
-    image = matplotlib.image.imread(stem.with_suffix(".png"))[..., :3]
-    return bool((np.abs(image - to_rgb(colour)).max(axis=-1) < 0.03).sum() > 5)
-
-
-def assert_embedded(pdf: Path) -> None:
-    """Fonts are embedded TrueType, and there is no Type 3 font."""
-    content = pdf.read_bytes()
-    assert b"/FontFile2" in content
-    assert b"/Type3" not in content
-    assert not re.search(rb"/(CreationDate|ModDate)", content)
 
 
 def some_runs(root: Path) -> tuple[list[Path], list[Path]]:
@@ -136,76 +112,6 @@ def test_thin_scores_are_drawn_and_remarked(tmp_path, kind, seeds):
 def test_paper_scale_makes_no_excuse(tmp_path):
     made = [study.finetune(tmp_path, {0: [1]}, scale="paper")]
     assert facts(of_scores(tmp_path, "curves", made))["caption"].endswith("Scale: paper.")
-
-
-def test_pretraining(tmp_path):
-    trained = [study.pretrain(tmp_path, model) for model in ("plain", "contextwm")]
-    tested = [study.predict(tmp_path, model) / "errors.csv" for model in ("plain", "contextwm")]
-    stem = tmp_path / "pretraining"
-    figures.draw_pretraining(trained, tested, stem, ABOUT)
-    for colour in (MODELS["contextwm"][1], MODELS["plain"][1], GREY):
-        assert shows(stem, colour)
-    assert_embedded(stem.with_suffix(".pdf"))
-    assert facts(stem)["runs"] == [
-        "predict/something/contextwm",
-        "predict/something/plain",
-        "pretrain/something/contextwm",
-        "pretrain/something/plain",
-    ]
-    assert facts(stem)["notes"] == []
-
-
-def test_a_diverged_training_is_remarked(tmp_path):
-    run = study.pretrain(tmp_path, "plain")
-    lines = (run / "metrics.jsonl").read_text().splitlines()[:3]
-    lines += ['{"step": 40, "train/image": NaN, "train/kl": 1}', '{"step": 50, "heldout/image": 2}']
-    (run / "metrics.jsonl").write_text("\n".join(lines))
-    figures.draw_pretraining([run], [study.predict(tmp_path, "plain")], tmp_path / "f", ABOUT)
-    said = "Plain WM, something: 1 values of train/image are not finite."
-    assert facts(tmp_path / "f")["notes"] == [said]
-
-
-def test_prediction(tmp_path):
-    runs = [study.predict(tmp_path, model) for model in ("plain", "contextwm")]
-    figures.draw_prediction(runs, tmp_path / "strip", ABOUT)
-    image = matplotlib.image.imread(tmp_path / "strip.png")[..., :3]
-    coloured = np.ptp(image, axis=-1) > 0.1
-    assert 0.15 < coloured.mean() < 0.5  # three rows of frames among five
-    assert_embedded(tmp_path / "strip.pdf")
-    assert "4 frames are observed" in facts(tmp_path / "strip")["caption"]
-
-
-def test_predictions_of_different_clips_are_refused(tmp_path):
-    first, second = (study.predict(tmp_path, model) for model in ("plain", "contextwm"))
-    arrays = dict(np.load(second / "predictions.npz"))
-    np.savez(second / "predictions.npz", **arrays | {"truth": 255 - arrays["truth"]})
-    with pytest.raises(UserError, match="predicts other clips"):
-        figures.draw_prediction([first, second], tmp_path / "strip", ABOUT)
-
-
-def test_broken_runs_are_named(tmp_path):
-    trained, tested = study.pretrain(tmp_path, "plain"), study.predict(tmp_path, "plain")
-
-    def draw(match):
-        with pytest.raises(UserError, match=match):
-            figures.draw_pretraining([trained], [tested], tmp_path / "f", ABOUT)
-
-    with pytest.raises(UserError, match="are both Plain WM, something"):
-        figures.draw_pretraining([trained, trained], [tested], tmp_path / "f", ABOUT)
-    with pytest.raises(UserError, match="no runs to draw"):
-        figures.draw_prediction([], tmp_path / "f", ABOUT)
-    text = (tested / "errors.csv").read_text()
-    (tested / "errors.csv").write_text(text.replace("predicted", "observed"))
-    draw(r"errors.csv has not both observed and predicted frames")
-    (tested / "errors.csv").write_text("clip,t\n")
-    draw(r"errors.csv lacks the columns phase, mse")
-    (trained / "metrics.jsonl").write_text('{"step": 1, "train/kl": 2}\n')
-    draw(r"metrics.jsonl has no line with train/image")
-    (trained / "metrics.jsonl").write_text('{"step": 1, "train/kl')
-    draw(r"metrics.jsonl is not lines of JSON")
-    (tested / "predictions.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(UserError, match=r"predictions.npz is not a file of arrays"):
-        figures.draw_prediction([tested], tmp_path / "f", ABOUT)
 
 
 def test_an_ablation_is_compared_with_the_whole_method(tmp_path):

@@ -68,11 +68,12 @@ wildcard_constraints:
     variant="[a-z0-9-]+",
 
 
-SCORED = (
+TABLED = (
     "curves",
     "domains",
     "ablations",
-)  # kinds of figures that are drawn from a table
+    "cost",
+)  # kinds of figures that have a table
 
 
 def figures_of(*kinds):
@@ -137,13 +138,29 @@ def pretrained_option(wildcards, input):
     return f"--pretrained {input.pretrained}" if input.pretrained else ""
 
 
+def costly(figure):
+    """The runs whose time a figure shows, by their last files."""
+    models = [f"{PRETRAIN}/weights.json", f"{PREDICT}/errors.csv"]
+    files = [path for last in models for path in models_of(figure, last)]
+    return files + runs_of(figure, f"{FINETUNE}/scores.csv")
+
+
+def tabled(wildcards):
+    """What a table is made of: scores, or the runs whose time it shows."""
+    costs = wildcards.figure in figures_of("cost")
+    return costly(wildcards.figure) if costs else SCORES
+
+
 def drawn_from(wildcards):
-    """What a figure is drawn from: its table and scores, or pre-trained models."""
+    """What a figure is drawn from: its table and scores, or runs."""
     match STUDY.figures[wildcards.figure].kind:
         case "curves" | "domains" | "ablations":
             return [f"{TABLE}.csv", SCORES]
         case "pretraining":
-            runs = models_of(wildcards.figure, f"{PRETRAIN}/weights.json")
-            return runs + models_of(wildcards.figure, f"{PREDICT}/errors.csv")
-        case "prediction":
+            return models_of(wildcards.figure, f"{PRETRAIN}/weights.json")
+        case "prediction" | "prediction_errors" | "composition":
             return models_of(wildcards.figure, f"{PREDICT}/errors.csv")
+        case "representations":
+            return models_of(wildcards.figure, f"{REPRESENT}/features.npz")
+        case "cost":
+            return costly(wildcards.figure)

@@ -15,9 +15,9 @@ rule scores:
 
 
 rule table:
-    """Aggregate scores: interquartile means, intervals, areas under curves."""
+    """Aggregate scores (interquartile means, intervals, areas under curves) or times."""
     input:
-        scores=SCORES,
+        made_of=tabled,
         study=f"config/study/{config['scale']}.yaml",
     output:
         multiext(TABLE, ".csv", ".md", ".tex"),
@@ -26,7 +26,7 @@ rule table:
     params:
         out=TABLE,
     shell:
-        "cwm table {wildcards.figure} {input.scores} --study {input.study}"
+        "cwm table {wildcards.figure} {input.made_of} --study {input.study}"
         " --out {params.out} 2>&1 | tee {log}"
 
 
@@ -57,7 +57,7 @@ rule report:
     """One page with everything, which opens offline."""
     input:
         figures=expand(f"{FIGURE}.json", figure=STUDY.figures),
-        tables=expand(f"{TABLE}.md", figure=figures_of(*SCORED)),
+        tables=expand(f"{TABLE}.md", figure=figures_of(*TABLED)),
         stores=expand(f"{CLIPS}/store.json", dataset=datasets()),
         episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
         models=everywhere(models_of, f"{PRETRAIN}/weights.json"),
@@ -82,5 +82,5 @@ for name in STUDY.figures:
             expand(f"{FIGURE}.pdf", figure=name),
             expand(
                 f"{TABLE}.md",
-                figure=[name] if name in figures_of(*SCORED) else [],
+                figure=[name] if name in figures_of(*TABLED) else [],
             ),
