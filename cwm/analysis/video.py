@@ -58,6 +58,7 @@ def draw_pretraining(runs: Sequence[Path], out: Path, about: About) -> None:
             "those that differ from the last observed frame, which repeated is the baseline. Axes "
             "are fitted to what follows the first tenth."
         )
+        notes.append("One run of each model, which says nothing about the spread between seeds.")
         save(figure, out, words, models.shown(folders.values(), notes), about)
 
 
@@ -224,9 +225,10 @@ def _few_clips(errors: dict[Method, pd.DataFrame]) -> Iterator[str]:
         clips = frames["clip"].nunique()
         moving = frames[frames["phase"] == "predicted"].groupby("t")["mse_moving"].count().min()
         few = ", so only rough intervals" if clips < FEW_CLIPS else ""
-        yield f"{dataset}: {clips} held-out clips{few}; one pre-trained model of each kind."
+        many = "1 held-out clip, so no intervals" if clips == 1 else f"{clips} held-out clips{few}"
+        yield f"{dataset}: {many}; one pre-trained model of each kind."
         if moving < clips:
-            yield f"{dataset}: at some horizons pixels move in {moving} clips only."
+            yield f"{dataset}: at some horizons pixels move in {moving} of {clips} clips."
 
 
 def _compared(errors: dict[Method, pd.DataFrame]) -> Iterator[str]:
@@ -289,22 +291,18 @@ def _lit(context: np.ndarray, maps: np.ndarray) -> list[np.ndarray | None]:
 
 def _looks(method: Method, film: dict[str, np.ndarray]) -> str:
     """Whether what moves looks where the context frame differs, and how evenly it looks."""
-    observed, maps = int(film["observed"]), film["attention"]
-    moving = (np.abs(film["truth"] / 255 - film["context"][:, None] / 255) > 0.1).any(-1)
-    size = maps.shape[-1]
-    cell = moving.shape[-1] // size
-    differs = moving.reshape(*maps.shape[:2], size, cell, size, cell).any((3, 5))
+    maps, differs = film["attention"], film["moves"]
     defined = ~np.isnan(maps).any((2, 3))
-    defined[:, :observed] = False
+    defined[:, : int(film["observed"])] = False
     maps, differs = maps[defined], differs[defined]
     if not len(maps):
         return f"{method.label}: nothing moves in these clips."
     there, even = (maps * differs).sum((1, 2)).mean(), differs.mean()
     tokens = np.exp(-(maps * np.log(maps + 1e-12)).sum((1, 2))).mean()
     return (
-        f"{method.label}, {len(film['truth'])} clips: of the attention of what moves, {there:.0%} "
+        f"{method.label}, clips: {len(film['truth'])}; of the attention of what moves, {there:.0%} "
         f"goes to the tokens where the context frame differs from the predicted one, {even:.0%} if "
-        f"it were even; it is spread as over {tokens:.0f} of {size * size} tokens."
+        f"it were even; it is spread as over {tokens:.0f} of {maps[0].size} tokens."
     )
 
 
@@ -320,7 +318,7 @@ def _composed(method: Method, film: dict[str, np.ndarray]) -> str:
     looks = [_correlation(still(made), still(of)) for of in (truth[other], truth)]
     motion = [_correlation(moves(made), moves(of)) for of in (truth[other], truth)]
     return (
-        f"{method.label}, {len(other)} clips: the mean picture of a composition correlates "
+        f"{method.label}, clips: {len(other)}; the mean picture of a composition correlates "
         f"{looks[0]:.2f} with that of the clip of the context and {looks[1]:.2f} with that of the "
         f"dynamics, its changes over time {motion[0]:.2f} and {motion[1]:.2f}."
     )

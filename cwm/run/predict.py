@@ -65,9 +65,11 @@ def predict_clips(
     arrays |= compose(world, shown, cfg.observed)
     if (context := look(world, shown, cfg.observed)) is not None:
         arrays["context"] = truth[:, cfg.observed - 1]
-        maps = attention(world, torch.cat(feats)[: cfg.shown], context, ATTENTION)
-        moving = moving_pixels(truth / np.float32(255), cfg.observed)
-        arrays["attention"] = of_moving(maps.float().cpu().numpy(), moving)
+        if world.vision.decoder.attention:  # and not a concatenation
+            maps = attention(world, torch.cat(feats)[: cfg.shown], context, ATTENTION)
+            moves = tokens_of(moving_pixels(truth / np.float32(255), cfg.observed), ATTENTION)
+            arrays["moves"] = moves
+            arrays["attention"] = of_moving(maps.float().cpu().numpy(), moves)
     np.savez_compressed(run.folder / "predictions.npz", **arrays)
     run.publish("predictions.npz", "errors.csv")
 
@@ -103,18 +105,18 @@ def moving_pixels(truth: np.ndarray, observed: int) -> np.ndarray:
     return (np.abs(truth - truth[:, observed - 1 : observed]) > MOVING).any(-1)
 
 
-def of_moving(weights: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Mean attention (N, T, h, w) of those queries of (N, T, Q, Q) where pixels move.
+def tokens_of(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Which tokens (N, T, size, size) have any of some pixels (N, T, H, W)."""
+    cell = pixels.shape[-1] // size
+    return pixels.reshape(*pixels.shape[:2], size, cell, size, cell).any((3, 5))
 
-    A query moves if one of its pixels does; where none does the mean is NaN.
-    """
-    size = int(weights.shape[-1] ** 0.5)
-    cell = moving.shape[-1] // size
-    moves = moving.reshape(*moving.shape[:2], size, cell, size, cell).any((3, 5))
-    moves = moves.reshape(*moving.shape[:2], 1, size * size).astype(weights.dtype)
+
+def of_moving(weights: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Mean attention (N, T, h, w) of those queries of (N, T, Q, Q) that move; NaN if none does."""
+    queries = moves.reshape(*moves.shape[:2], 1, -1).astype(weights.dtype)
     with np.errstate(invalid="ignore"):
-        mean = moves @ weights / moves.sum(-1, keepdims=True)
-    return mean.reshape(*moving.shape[:2], size, size)
+        mean = queries @ weights / queries.sum(-1, keepdims=True)
+    return mean.reshape(moves.shape)
 
 
 def write_errors(path: Path, truth: np.ndarray, image: np.ndarray, observed: int) -> None:

@@ -122,7 +122,8 @@ def predict(root: Path, model: str, dataset: str = "something", clips: int = 4) 
         context = truth[:, observed - 1]
         attention = rng.dirichlet(np.ones(256), (clips, length)).reshape(clips, length, 16, 16)
         attention[:, observed - 1] = np.nan
-        arrays |= {"context": context, "attention": attention, "other": other}
+        moves = rng.random(attention.shape) < 0.2
+        arrays |= {"context": context, "attention": attention, "moves": moves, "other": other}
         arrays["recomposed"] = film[other]  # all of the other, nothing of the dynamics
     np.savez(folder / "predictions.npz", **arrays)
     return folder

@@ -26,7 +26,8 @@ def test_pretraining(tmp_path):
         "pretrain/something/contextwm",
         "pretrain/something/plain",
     ]
-    assert facts(stem)["notes"] == []
+    (note,) = facts(stem)["notes"]
+    assert note.startswith("One run of each model")
 
 
 def test_a_diverged_training_and_one_of_another_time_are_remarked(tmp_path):
@@ -49,16 +50,14 @@ def test_prediction(tmp_path):
     assert_embedded(tmp_path / "strip.pdf")
     assert "4 frames are observed" in facts(tmp_path / "strip")["caption"]
     (note,) = facts(tmp_path / "strip")["notes"]
-    assert note.startswith("ContextWM, something, 4 clips: of the attention of what moves, ")
+    assert note.startswith("ContextWM, something, clips: 4; of the attention of what moves, ")
 
 
 def test_where_it_looks_by_hand(tmp_path):
     """All attention on the one of four by four tokens that differs, and then a quarter of it."""
-    truth = np.zeros((1, 2, 64, 64, 3), np.uint8)
-    truth[0, 1, :16, :16] = 200
     maps = np.zeros((1, 2, 4, 4))
     maps[0, 0], maps[0, 1, 0, 0] = np.nan, 1
-    film = {"truth": truth, "context": truth[:, 0], "attention": maps, "observed": np.array(1)}
+    film = {"truth": maps, "moves": maps == 1, "attention": maps, "observed": np.array(1)}
     method = next(iter(video.models.folders([study.predict(tmp_path, "contextwm")])))
     said = video._looks(method, film)
     assert "100% goes to the tokens where the context frame differs" in said
@@ -102,7 +101,7 @@ def test_signal_to_noise_by_hand(tmp_path):
     assert frames["repeat_psnr_moving"].to_numpy() == pytest.approx(10)
     video.draw_prediction_errors([run], tmp_path / "still", ABOUT)
     assert (
-        "something: at some horizons pixels move in 0 clips only."
+        "something: at some horizons pixels move in 0 of 4 clips."
         in facts(tmp_path / "still")["notes"]
     )
 

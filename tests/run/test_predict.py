@@ -10,7 +10,14 @@ from cwm import config
 from cwm.data.batch import clip_batch
 from cwm.data.clips import ClipStore
 from cwm.run import predict as module
-from cwm.run.predict import compose, decode, of_moving, predict_clips, write_errors
+from cwm.run.predict import (
+    compose,
+    decode,
+    of_moving,
+    predict_clips,
+    tokens_of,
+    write_errors,
+)
 from cwm.run.ssim import ssim, within
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import attention, foresee, look, predict
@@ -115,8 +122,10 @@ def test_attention_of_what_moves_by_hand():
     weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])[None, None]
     moving = np.zeros((1, 1, 4, 4), bool)
     moving[0, 0, 0, 0] = moving[0, 0, 3, 1] = True  # queries 0 and 2, of 2 by 2
-    np.testing.assert_allclose(of_moving(weights, moving)[0, 0], [[0.5, 0.25], [0.25, 0]])
-    assert np.isnan(of_moving(weights, moving & False)).all()
+    moves = tokens_of(moving, 2)
+    np.testing.assert_array_equal(moves[0, 0], [[True, False], [True, False]])
+    np.testing.assert_allclose(of_moving(weights, moves)[0, 0], [[0.5, 0.25], [0.25, 0]])
+    assert np.isnan(of_moving(weights, moves & False)).all()
 
 
 @torch.no_grad()

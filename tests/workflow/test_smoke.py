@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cwm import study
 from cwm.data.clips import ClipStore
 
 ROOT = Path(__file__).parents[2]
@@ -107,13 +108,26 @@ def test_tables_count_the_seeds(results):
 
 def test_report_shows_every_figure_and_says_the_scale(results):
     page = (results / "report.html").read_text()
-    for name in ("learning_curves", "domain_ablation", "pretraining", "prediction"):
+    names = study.read(ROOT / "config/study/smoke.yaml").figures
+    for name in names:
         facts = json.loads((results / f"figures/{name}.json").read_text())
         assert facts["title"] in page
         assert facts["command"] == f"snakemake fig_{name}"
         assert (results / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
     assert "Scale: smoke" in page
     assert page.count("data:video/mp4") == 10
+
+
+def test_figures_of_videos_say_what_is_thin(results):
+    def notes(name):
+        return " ".join(json.loads((results / f"figures/{name}.json").read_text())["notes"])
+
+    assert "one held-out clip only, so no other context" in notes("composition")
+    assert "1 held-out clip, so no intervals" in notes("prediction_errors")
+    assert "scored by cross-validation over all clips" in notes("representations")
+    cost = pd.read_csv(results / "tables/training_cost.csv")
+    assert set(cost["stage"]) == {"Pre-training", "Prediction", "Fine-tuning, toy"}
+    assert (cost["wall"] > 0).all()
 
 
 def test_every_run_is_tracked_once_with_all_its_metrics(project, results):
