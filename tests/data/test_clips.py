@@ -193,6 +193,7 @@ def test_a_mixture_draws_the_store_and_then_the_clip(path):
         both.sample(1, 7, 8, 2), mixed(path, {"clips": 1}, {"weight": 3.0}).sample(1, 7, 8, 2)
     )
     assert both.windows(3, 2).shape == (3, 2, 64, 64, 3)
+    assert both.different(2) == 2 * min(len(m.eligible(2, "heldout")) for m in both.members)
 
 
 def test_a_mixture_of_what_has_changed_does_not_open(path):

@@ -64,6 +64,17 @@ def test_predictions_begin_from_the_observed_frames(clips, tmp_path, monkeypatch
     np.testing.assert_allclose(sums, np.where(moves, 1, np.nan)[None].repeat(2, 0), rtol=1e-5)
 
 
+def test_a_concatenated_context_has_no_attention_to_show(clips, tmp_path):
+    model = "contextwm-concatenation"
+    inputs = {"clips": clips, "weights": watch(clips, tmp_path / "run", model) / "weights.json"}
+    cfg, run = begin("predict", tmp_path / "predict", inputs, model)
+    with run:
+        predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, *inputs.values(), run)
+    arrays = np.load(tmp_path / "predict" / "predictions.npz")
+    assert {"context", "recomposed"} <= set(arrays)
+    assert "attention" not in arrays
+
+
 def test_errors_by_hand(tmp_path):
     truth = np.zeros((1, 3, 12, 12, 3), np.float32)
     truth[0, 2, 5, 5] = 0.6  # one pixel of the last frame moves, where a window lies within
