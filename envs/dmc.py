@@ -1,4 +1,4 @@
-"""The DeepMind Control suite from pixels (camera 0); rewards and time limits are the suite's own.
+"""The DeepMind Control suite from pixels; rewards and time limits are the suite's own.
 
 An episode is 1,000 control steps. The lqr domain is left out: its actions and its episodes have no
 bounds.
@@ -37,6 +37,7 @@ TASKS = {
     for domain, tasks in SUITE.items()
     for task in tasks.split()
 }
+CAMERAS = {"quadruped": 2}  # as in the official code; all others have camera 0
 
 
 class ControlSuite(MujocoEnv):
@@ -59,7 +60,8 @@ class ControlSuite(MujocoEnv):
         # The quadruped's bounds are others than [-1, 1].
         self._centre = (spec.maximum + spec.minimum) / 2
         self._half = (spec.maximum - spec.minimum) / 2
-        self.attach(self._env.physics.model.ptr, self._env.physics.data.ptr, camera=0)
+        camera = CAMERAS.get(TASKS[task][0], 0)
+        self.attach(self._env.physics.model.ptr, self._env.physics.data.ptr, camera=camera)
 
     def begin(self, seed: int) -> None:
         """Start the episode that the seed stands for."""
