@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.record import Record
 from cwm.data.clips import ClipStore
 from cwm.data.corpora import DatasetConfig
 from cwm.data.encode import H264, encode
@@ -109,14 +111,20 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--many", type=int, nargs="*", default=[1000, 3000])
     arguments = parser.parse_args()
+    record = Record("decode", **vars(arguments))
     with tempfile.TemporaryDirectory() as work:
         speed = compare(Path(work), arguments.clips, arguments.processes)
     print(
         f"{arguments.clips} clips, {arguments.processes} processes, frames/s, medians of {ROUNDS}"
     )
     print(f"bare ffmpeg {speed['bare']:.0f}, ours {speed['ours']:.0f}: {speed['share']:.0%}")
+    for name in ("bare", "ours"):
+        record.add(name, speed[name], "frames/s")
     for count in arguments.many:
-        print(f"peak memory with {count} small clips: {peak_of_many(count, 2):.0f} MB")
+        peak = peak_of_many(count, 2)
+        print(f"peak memory with {count} small clips: {peak:.0f} MB")
+        record.add(f"{count} small clips/peak memory", peak, "MB")
+    record.save()
 
 
 if __name__ == "__main__":

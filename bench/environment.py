@@ -14,6 +14,7 @@ import gymnasium
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import envs
+from bench.record import Record
 from envs import vector
 
 TASKS = {
@@ -23,6 +24,7 @@ TASKS = {
     "driving": ["clear-noon", "dynamic"],
     "metaworld": ["reach", "drawer-open", "lever-pull"],
 }
+TOGETHER = [("driving", "clear-noon"), ("metaworld", "reach")]
 FRAMES = {"fast": 60, "reference": 20}
 
 
@@ -54,6 +56,7 @@ def together(suite: str, task: str, count: int, rounds: int = 100) -> float:
 
 
 def main() -> None:
+    record = Record("environment")
     print(f"{'task':28}{'fast':>10}{'reference':>12}{'ratio':>8}   frames/s")
     for suite, tasks in TASKS.items():
         for task in tasks:
@@ -62,13 +65,17 @@ def main() -> None:
                 env = envs.make(suite, task, render=render)
                 speed[render] = frames_per_second(env, frames)
                 env.close()
+                record.add(f"{suite}/{task}/{render}", speed[render], "frames/s")
             ratio = speed["fast"] / speed["reference"]
             name = f"{suite}/{task}"
             print(f"{name:28}{speed['fast']:10.1f}{speed['reference']:12.1f}{ratio:8.1f}")
     print(f"\n{'in processes of their own':28}{'one':>10}{'two':>12}{'ratio':>8}   steps/s")
-    for suite, task in (("driving", "clear-noon"), ("metaworld", "reach")):
+    for suite, task in TOGETHER:
         one, two = (together(suite, task, count) for count in (1, 2))
+        record.add(f"{suite}/{task}/one process", one, "steps/s")
+        record.add(f"{suite}/{task}/two processes", two, "steps/s")
         print(f"{f'{suite}/{task}':28}{one:10.1f}{two:12.1f}{two / one:8.2f}")
+    record.save()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ frames as JPEG files read in the style of the official code, by worker processes
 frames on disk (sparse files), what a store of 10 million clips costs against one of 10 thousand.
 """
 
-import json
 import resource
 import subprocess
 import sys
@@ -20,55 +19,48 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.inputs import clip_store, jpeg_clips, write_store
+from bench.record import Record
 from cwm.data.clips import HEADER, INDEX, ClipStore, prefetch
-from cwm.data.files import sha256
 from cwm.data.shards import SHARD_FRAMES, shard_name
 from cwm.data.video import FRAME_BYTES
 
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44
 JPEG_BATCHES, WORKERS = 20, 2
+SCALES = [("open", "s"), ("first batch", "s"), ("batch", "ms"), ("peak memory", "MB")]
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--scale"]:
         measure_scale(int(sys.argv[2]))
         return
+    record = Record("loader", store=sys.argv[1] if len(sys.argv) > 1 else None)
     if len(sys.argv) > 1:
-        measure(ClipStore.open(Path(sys.argv[1])))
+        measure(ClipStore.open(Path(sys.argv[1])), record)
+        record.save()
         return
     with tempfile.TemporaryDirectory() as name:
-        store = made_up_store(Path(name))
-        per_second = measure(store)
+        store = clip_store(Path(name), CLIPS, FRAMES)
+        per_second = measure(store, record)
         jpeg = jpeg_folder(Path(name) / "jpeg", store)
         ratio = f"{jpeg:.1f} batches/s; ours {per_second / jpeg:.0f} times as many"
         print(f"JPEG files, {WORKERS} workers: {ratio}")
+        record.add("JPEG files", jpeg * BATCH * LENGTH, "frames/s")
     print(
         f"{'clips':>12}{'open s':>8}{'first s':>9}{'ms/batch':>10}{'peak MB':>9}   (sparse files)"
     )
     for clips in (10_000, 10_000_000):
-        subprocess.run([sys.executable, __file__, "--scale", str(clips)], check=True)
+        command = [sys.executable, __file__, "--scale", str(clips)]
+        row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        print(row, end="")
+        for value, (what, unit) in zip(row.split()[1:], SCALES, strict=True):
+            record.add(f"{clips:,} clips/{what}", float(value), unit)
+    record.save()
 
 
-def made_up_store(folder: Path) -> ClipStore:
-    coarse = np.random.default_rng(0).integers(0, 256, (FRAMES, 8, 8, 3), np.uint8)
-    smooth = [np.array(Image.fromarray(frame).resize((64, 64))) for frame in coarse]
-    np.save(folder / shard_name(0), np.tile(np.stack(smooth), (CLIPS, 1, 1, 1)))
-    index = np.zeros(CLIPS, INDEX)
-    index["offset"], index["length"] = np.arange(CLIPS) * FRAMES, FRAMES
-    return write_store(folder, index, {shard_name(0): CLIPS * FRAMES})
-
-
-def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> ClipStore:
-    np.save(folder / "index.npy", index)
-    info = {"dataset": "made up", "labels": [], "frame_shape": [64, 64, 3]}
-    info |= {"frame_bytes": FRAME_BYTES, "shards": shards}
-    info["sha256"] = {"index": sha256(folder / "index.npy")}
-    (folder / "store.json").write_text(json.dumps(info))
-    return ClipStore.open(folder / "store.json")
-
-
-def measure(store: ClipStore) -> float:
+def measure(store: ClipStore, record: Record) -> float:
     """Print the speed of every way to read; returns the batches a second of the slowest."""
     ahead = prefetch(store, 0, 0, BATCH, LENGTH)
     ways: dict[str, Callable[[int], object]] = {
@@ -82,6 +74,7 @@ def measure(store: ClipStore) -> float:
         seconds = median_seconds(read)
         slowest = min(slowest, 1 / seconds)
         clips = BATCH / seconds
+        record.add(name, clips * LENGTH, "frames/s")
         print(f"{name:10}{1000 * seconds:10.2f}{clips:10.0f}{clips * LENGTH:12.0f}")
     ahead.close()
     return slowest
@@ -106,7 +99,7 @@ class JpegFolder(IterableDataset):
     def __iter__(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng()
         while True:
-            clip, start = rng.integers(CLIPS), rng.integers(FRAMES - LENGTH + 1)
+            clip, start = rng.integers(CLIPS), rng.integers(1, FRAMES - LENGTH + 2)
             files = [self.folder / f"{clip}/{start + t:06d}.jpg" for t in range(LENGTH)]
             frames = np.array([np.array(Image.open(file).convert("RGB")) for file in files])
             yield frames.transpose(0, 3, 1, 2)
@@ -114,10 +107,7 @@ class JpegFolder(IterableDataset):
 
 def jpeg_folder(folder: Path, store: ClipStore) -> float:
     """Batches a second of the same frames as JPEG files."""
-    for clip in range(CLIPS):
-        (folder / str(clip)).mkdir(parents=True)
-        for t, frame in enumerate(store.read(clip, 0, FRAMES)):
-            Image.fromarray(frame).save(folder / f"{clip}/{t:06d}.jpg")
+    jpeg_clips(folder, store)
     batches = iter(DataLoader(JpegFolder(folder), BATCH, num_workers=WORKERS))
     return 1 / median_seconds(lambda i: next(batches), JPEG_BATCHES)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.record import Record
 from envs.dmcr import TEXTURES, Remastered
 from envs.looks import DOMAINS, Look
 from envs.rendering import QUALITIES, Renderer, load
@@ -103,12 +104,16 @@ def milliseconds(
 
 
 def main() -> None:
+    record = Record("looks", pictures=sys.argv[1] if len(sys.argv) > 1 else None)
     print(f"{'task':20}{'render':>10}{'in place':>12}{'compiled':>12}{'ratio':>9}   ms")
     for domain in DOMAINS:
         for render in QUALITIES:
             place, compiled = milliseconds(TASKS[domain], render, *(sys.argv[1:2] or [None]))
+            record.add(f"{TASKS[domain]}/{render}/in place", place, "ms")
+            record.add(f"{TASKS[domain]}/{render}/compiled", compiled, "ms")
             row = f"{place:12.1f}{compiled:12.1f}{place / compiled:9.1%}"
             print(f"{TASKS[domain]:20}{render:>10}{row}")
+    record.save()
 
 
 if __name__ == "__main__":

@@ -1,93 +1,265 @@
-"""Milliseconds per update of pre-training and of fine-tuning, by scale and model.
+"""What an update costs, and which part of it: python bench/update.py [--scales smoke laptop]
 
-    python bench/update.py [--scales smoke laptop] [--updates 5]
+    python bench/update.py --scales paper --models contextwm --batch 8 --length 50 --updates 2
 
-One process, the settings' own number of threads, random frames; batch assembly is not counted
-(see bench/loader.py). Timings on a shared machine are good for ratios within one table only.
+An update is counted whole, with its batch: windows of a replay, or clips read ahead by a thread.
+Its time is the median of `--updates` undisturbed ones. The parts' are medians of as many further
+passes (see parts.py), scaled so that together they are the whole. FLOPs are those of products and
+convolutions; the floor is the time that they would take at the rate of one large product, measured
+here in the same precision and threads: at 100 % an update does nothing else, and that as fast.
+Operations are tensor operations but views, kernels what a GPU ran. Peak memory is the process's, or
+the GPU's alone.
 """
 
 import argparse
+import gc
+import resource
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench import inputs, parts
+from bench.parts import BACKWARD, Part
+from bench.record import Record
 from cwm import config
 from cwm.agent import Agent
 from cwm.data.batch import Batch, clip_batch
+from cwm.data.clips import ClipStore, prefetch
+from cwm.data.replay import Episode, Replay
 from cwm.optim import Optimizer, step_all
 from cwm.runtime import reseed, set_up
 from cwm.world.action_free import ActionFreeModel
+from cwm.world.stacked import StackedModel
 
 CONFIG = Path(__file__).parents[1] / "config"
 MODELS = ("contextwm", "plain", "dreamer")
+STAGES = ("pretrain", "finetune")
 WARM_UP = 2
 ACTIONS = 4
+CLIPS, EPISODES = 32, 4
 
 
-def frames(batch: int, length: int, device: str) -> torch.Tensor:
-    return torch.randint(0, 256, (batch, length, 64, 64, 3), dtype=torch.uint8, device=device)
+class Subject(NamedTuple):
+    """An update to be measured, and its parts."""
+
+    update: Callable[[], object]
+    parts: list[Part]
 
 
-def pretraining(cfg: config.Config, device: str) -> Callable[[], object]:
+class Feed:
+    """Gives batches, and is a part of the update."""
+
+    def __init__(self, get: Callable[[], Batch]) -> None:
+        self.get = get
+
+
+def pretraining(cfg: config.Config, device: str, store: ClipStore) -> Subject:
+    """An update as `cwm pretrain` makes it."""
     world = ActionFreeModel(cfg.model, cfg.pretrain.world).to(device).train()
     optimizer = Optimizer(cfg.pretrain.optimizer, world.parameters())
-    clips = clip_batch(frames(cfg.pretrain.batch, cfg.pretrain.length, device))
+    clips = prefetch(store, 0, 0, cfg.pretrain.batch, cfg.pretrain.length, device)
+    feed = Feed(lambda: clip_batch(next(clips)[1]))
     half = cfg.runtime.precision == "bf16"
 
     def update() -> None:
+        batch = feed.get()
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            loss = world.loss(clips).loss
+            loss = world.loss(batch).loss
         step_all(loss, [optimizer], [False])
 
-    return update
+    named = [Part(feed, "get", "batch"), Part(optimizer, "step", "optimisers")]
+    return Subject(
+        update, named + world_parts(world) + [Part(world.rssm, "observe", "lower model")]
+    )
 
 
-def finetuning(cfg: config.Config, device: str) -> Callable[[], object]:
-    agent = Agent(cfg.model, cfg.finetune.agent, ACTIONS, cfg.runtime.precision).to(device)
-    shape = (cfg.finetune.batch, cfg.finetune.length)
-    clips = clip_batch(frames(*shape, device))
-    action = torch.rand(*shape, ACTIONS, device=device) * 2 - 1
-    batch = Batch(*clips[:2], action, torch.rand(shape, device=device))
-    return lambda: agent.update(batch)
+def finetuning(
+    cfg: config.Config, device: str, episodes: list[Episode], folder: Path, actions: int = ACTIONS
+) -> Subject:
+    """An update as `cwm finetune` makes it."""
+    agent = Agent(cfg.model, cfg.finetune.agent, actions, cfg.runtime.precision).to(device)
+    frames = sum(len(episode.reward) for episode in episodes)
+    replay = Replay(cfg.finetune.replay, folder, cfg.finetune.length, frames, device)
+    for episode in episodes:
+        replay.add(episode)
+    feed = Feed(lambda: replay.sample(0, agent.updates, cfg.finetune.batch))
+    named = [Part(feed, "get", "batch")]
+    named += [Part(optimizer, "step", "optimisers") for optimizer in agent.optimizers.values()]
+    named += world_parts(agent.world)
+    named.append(Part(agent.world.rssm, "observe", "upper model"))
+    if agent.world.action_free is not None:
+        named.append(Part(agent.world.action_free, "observe", "lower model"))
+    if agent.bonus is not None:
+        named.append(Part(agent.bonus, "forward", "bonus"))
+    named.append(Part(agent, "_update_behavior", "actor and critic"))
+    named.append(Part(agent.behavior, "losses", "actor and critic"))
+    named.append(Part(agent.world, "imagine", "imagination"))
+    return Subject(lambda: agent.update(feed.get()), named)
+
+
+def world_parts(world: ActionFreeModel | StackedModel) -> list[Part]:
+    """The parts that both world models have."""
+    return [
+        Part(world, "loss", "losses"),
+        Part(world.vision, "pixels", "encoder"),
+        Part(world.vision, "embed", "encoder"),
+        Part(world.vision, "look", "context"),
+        Part(world.vision.decoder, "forward", "decoder"),
+    ]
 
 
 def milliseconds(update: Callable[[], object], updates: int, device: str) -> list[float]:
     taken = []
-    for _ in range(WARM_UP + updates):
+    for _ in range(updates):
         start = time.perf_counter()
         update()
         if device == "cuda":
             torch.cuda.synchronize()
         taken.append(1e3 * (time.perf_counter() - start))
-    return taken[WARM_UP:]
+    return taken
 
 
-def main() -> None:
+def product_rate(device: str, precision: str, rounds: int = 10) -> float:
+    """FLOP/s of a large product, the fastest of some."""
+    size = 8192 if device == "cuda" else 1024
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2, size, size, device=device, dtype=kind)
+    return 2e3 * size**3 / min(milliseconds(lambda: a @ b, rounds, device))
+
+
+class Peak:
+    """The most memory in use since this was made, in MiB."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+        gc.collect()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
+
+    def read(self) -> float:
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 2**20
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+        return (peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] / 1024
+
+
+def report(
+    name: str, make: Callable[[], Subject], frames: int, rate: float, device: str, record: Record
+) -> None:
+    """Measure, print and record one case; `record.settings` says how many updates."""
+    peak = Peak(device)
+    update, named = make()
+    milliseconds(update, WARM_UP, device)
+    taken = milliseconds(update, record.settings["updates"], device)
+    memory, whole = peak.read(), statistics.median(taken)
+    passes = [parts.milliseconds(update, named, device) for _ in taken]
+    spent = {part: statistics.median(each[part] for each in passes) for part in passes[0]}
+    work = parts.flops(update, named)
+    calls = parts.operations(update, named)
+    scale = whole / sum(spent.values())
+    floor = 1e3 * sum(work.values()) / rate
+
+    values = {
+        "whole": (whole, "ms"),
+        "fastest": (min(taken), "ms"),
+        "slowest": (max(taken), "ms"),
+        "frames": (1e3 * frames / whole, "frames/s"),
+        "work": (sum(work.values()) / 1e9, "GFLOP"),
+        "rate": (sum(work.values()) / whole / 1e6, "GFLOP/s"),
+        "floor": (floor, "ms"),
+        "share of the floor": (100 * floor / whole, "%"),
+        "operations": (sum(calls.values()), "operations"),
+        "peak memory": (memory, "MiB"),
+    }
+    if device == "cuda":
+        values["kernels"] = (parts.kernels(update), "kernels")
+    for what, (value, unit) in values.items():
+        record.add(f"{name}/{what}", value, unit)
+    print(", ".join(f"{what} {value:,.4g} {unit}" for what, (value, unit) in values.items()))
+    titles = ("forward ms", "backward ms", "share", "GFLOP", "of floor", "operations")
+    print(f"  {'part':18}" + "".join(f"{title:>12}" for title in titles))
+    for part in dict.fromkeys(each.removesuffix(BACKWARD) for each in spent):
+        both = (part, part + BACKWARD)
+        forward, backward = (scale * spent.get(each, 0) for each in both)
+        done = sum(work.get(each, 0) for each in both)
+        for each, value in zip(both, (forward, backward), strict=True):
+            if each in spent:
+                record.add(f"{name}/{each}", value, "ms")
+        total = forward + backward
+        row = f"{forward:12.1f}{backward:12.1f}{total / whole:12.1%}{done / 1e9:12.3f}"
+        row += f"{1e3 * done / rate / total if total else 0:12.0%}"
+        print(f"  {part:18}{row}{sum(calls.get(each, 0) for each in both):12.0f}")
+    print()
+
+
+def resized(cfg: config.Config, options: argparse.Namespace) -> config.Config:
+    """The settings, with the sizes that the command line asks for."""
+    asked = {"batch": options.batch, "length": options.length}
+    sizes = {name: value for name, value in asked.items() if value}
+    runtime = {"precision": options.precision, "threads": options.threads}
+    runtime = {name: value for name, value in runtime.items() if value}
+    return replace(
+        cfg,
+        runtime=replace(cfg.runtime, **runtime),
+        pretrain=replace(cfg.pretrain, **sizes),
+        finetune=replace(cfg.finetune, **sizes),
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scales", nargs="+", default=["smoke", "laptop"])
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
     parser.add_argument("--updates", type=int, default=5)
-    arguments = parser.parse_args()
-    print(f"{'scale':9}{'stage':12}{'model':12}{'batch':>9}{'median ms':>11}{'fastest':>9}")
-    for scale in arguments.scales:
-        for model in MODELS:
+    parser.add_argument("--batch", type=int, help="else the scale's")
+    parser.add_argument("--length", type=int, help="else the scale's")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="else the scale's")
+    parser.add_argument("--threads", type=int, help="else the scale's")
+    options = parser.parse_args(arguments)
+    record = Record("update", **vars(options))
+    for scale in options.scales:
+        for model in options.models:
             files = [CONFIG / "scale" / f"{scale}.yaml", CONFIG / "model" / f"{model}.yaml"]
-            cfg = config.load(files)
+            cfg = resized(config.load(files), options)
             device = set_up(cfg.runtime)
-            reseed(0)
-            stages = {
-                "pretrain": (pretraining, cfg.pretrain),
-                "finetune": (finetuning, cfg.finetune),
-            }
-            for stage, (make, sizes) in stages.items():
+            rate = product_rate(device, cfg.runtime.precision)
+            for stage in options.stages:
                 if stage == "pretrain" and not cfg.model.stacked:
                     continue
-                taken = milliseconds(make(cfg, device), arguments.updates, device)
-                batch = f"{sizes.batch}x{sizes.length}"
-                median, fastest = statistics.median(taken), min(taken)
-                print(f"{scale:9}{stage:12}{model:12}{batch:>9}{median:>11.1f}{fastest:>9.1f}")
+                sizes = getattr(cfg, stage)
+                batch = f"{sizes.batch} x {sizes.length}"
+                about = f"{device}, {cfg.runtime.precision}, {torch.get_num_threads()} threads"
+                print(f"{scale}/{model}/{stage}: {batch} frames, {about}, ", end="")
+                print(f"one large product {rate / 1e9:,.0f} GFLOP/s")
+                reseed(0)
+                with tempfile.TemporaryDirectory() as name:
+                    make = subject(stage, cfg, device, Path(name))
+                    frames = sizes.batch * sizes.length
+                    report(f"{scale}/{model}/{stage}", make, frames, rate, device, record)
+    record.save()
+
+
+def subject(stage: str, cfg: config.Config, device: str, folder: Path) -> Callable[[], Subject]:
+    """Makes the update of a stage, on data made up in `folder`."""
+    if stage == "pretrain":
+        store = inputs.clip_store(folder, CLIPS, 2 * cfg.pretrain.length)
+        return lambda: pretraining(cfg, device, store)
+    episodes = inputs.episodes(EPISODES, 3 * cfg.finetune.length, ACTIONS)
+    return lambda: finetuning(cfg, device, episodes, folder)
 
 
 if __name__ == "__main__":

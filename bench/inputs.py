@@ -1,0 +1,54 @@
+"""Made-up experience for benchmarks: smooth random frames, as clips and as episodes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cwm.data.clips import INDEX, ClipStore
+from cwm.data.files import sha256
+from cwm.data.replay import Episode
+from cwm.data.shards import shard_name
+from cwm.data.video import FRAME_BYTES
+
+
+def smooth_frames(count: int) -> np.ndarray:
+    """Coarse noise, enlarged: (count, 64, 64, 3) uint8."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    return np.stack([np.array(Image.fromarray(frame).resize((64, 64))) for frame in coarse])
+
+
+def clip_store(folder: Path, clips: int, frames: int) -> ClipStore:
+    """A store of `clips` clips, all of the same frames."""
+    np.save(folder / shard_name(0), np.tile(smooth_frames(frames), (clips, 1, 1, 1)))
+    index = np.zeros(clips, INDEX)
+    index["offset"], index["length"] = np.arange(clips) * frames, frames
+    return write_store(folder, index, {shard_name(0): clips * frames})
+
+
+def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> ClipStore:
+    np.save(folder / "index.npy", index)
+    info = {"dataset": "made up", "labels": [], "frame_shape": [64, 64, 3]}
+    info |= {"frame_bytes": FRAME_BYTES, "shards": shards}
+    info["sha256"] = {"index": sha256(folder / "index.npy")}
+    (folder / "store.json").write_text(json.dumps(info))
+    return ClipStore.open(folder / "store.json")
+
+
+def jpeg_clips(folder: Path, store: ClipStore) -> None:
+    """The store's clips as the official code keeps them: a folder each, frames from 000001.jpg."""
+    for clip, length in enumerate(store.index["length"]):
+        (folder / str(clip)).mkdir(parents=True)
+        for number, frame in enumerate(store.read(clip, 0, int(length)), 1):
+            Image.fromarray(frame).save(folder / f"{clip}/{number:06d}.jpg")
+
+
+def episodes(count: int, steps: int, action_dim: int) -> list[Episode]:
+    rng, frames = np.random.default_rng(0), smooth_frames(64)
+    made = []
+    for _ in range(count):
+        image = frames[rng.integers(len(frames), size=steps + 1)]
+        action = rng.uniform(-1, 1, (steps + 1, action_dim)).astype(np.float32)
+        made.append(Episode(image, action, rng.uniform(0, 1, steps + 1).astype(np.float32)))
+    return made

@@ -1,0 +1,141 @@
+"""Which part of an update a measure belongs to: milliseconds, FLOPs or operations alike.
+
+Nothing in `cwm` knows of it: methods are wrapped from outside, for a pass of their own. A wrapper
+notes the measure where its part begins and ends. A hook on the tensors that the part returned notes
+where its backward begins: autograd runs in the opposite order, so it lasts until the next one.
+"""
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+REST = "rest"
+BACKWARD = ", backward"
+
+
+class Part(NamedTuple):
+    """A method that is a part of the update."""
+
+    owner: Any
+    method: str
+    name: str
+
+
+class Timeline:
+    """Marks of a running measure; what passes between two belongs to the part of the first."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        self.read = read
+        self.stack = [REST]
+        self.marks = [(REST, read())]
+
+    def mark(self, part: str) -> None:
+        self.marks.append((part, self.read()))
+
+    def follow(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self.stack.append(part)
+            self.mark(part)
+            result = call(*args, **kwargs)
+            for tensor in tensors(result):
+                if tensor.requires_grad and not hasattr(tensor, "part"):  # else of a part within
+                    tensor.part = part
+                    tensor.register_hook(partial(self._backward, part))
+            self.stack.pop()
+            self.mark(self.stack[-1])
+            return result
+
+        return wrapped
+
+    def _backward(self, part: str, gradient: Tensor) -> None:
+        self.mark(part + BACKWARD)
+
+    def shares(self, minus: Callable[[Any, Any], float]) -> dict[str, float]:
+        """What each part took, in the order in which they came."""
+        taken: dict[str, float] = defaultdict(float)
+        for (part, begun), (_, ended) in zip(self.marks, self.marks[1:], strict=False):
+            taken[part] += minus(ended, begun)
+        return dict(taken)
+
+
+def tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, dict | tuple | list):
+        for each in result.values() if isinstance(result, dict) else result:
+            yield from tensors(each)
+
+
+def measure(
+    update: Callable[[], object],
+    parts: list[Part],
+    read: Callable[[], Any],
+    minus: Callable[[Any, Any], float] = operator.sub,
+) -> dict[str, float]:
+    """What each part of an update adds to the measure that `read` reads."""
+    line = Timeline(read)
+    with ExitStack() as stack:
+        for owner, method, name in [*parts, Part(torch.autograd, "grad", "losses" + BACKWARD)]:
+            followed = line.follow(name, getattr(owner, method))
+            stack.enter_context(patch.object(owner, method, followed))
+        update()
+    line.mark(REST)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return line.shares(minus)
+
+
+def milliseconds(update: Callable[[], object], parts: list[Part], device: str) -> dict[str, float]:
+    """By the clock; on a GPU by events in its stream, which do not hold it up."""
+    if device != "cuda":
+        return measure(update, parts, lambda: 1e3 * perf_counter())
+
+    def event() -> torch.cuda.Event:
+        now = torch.cuda.Event(enable_timing=True)
+        now.record()
+        return now
+
+    return measure(update, parts, event, lambda ended, begun: begun.elapsed_time(ended))
+
+
+def flops(update: Callable[[], object], parts: list[Part]) -> dict[str, float]:
+    """Floating-point operations of products and convolutions, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        return measure(update, parts, counter.get_total_flops)
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def operations(update: Callable[[], object], parts: list[Part]) -> dict[str, float]:
+    """Tensor operations that are more than a view."""
+    with _Operations() as counter:
+        return measure(update, parts, lambda: counter.count)
+
+
+def kernels(update: Callable[[], object]) -> int:
+    """Kernels, copies and fills that a GPU ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        update()
+        torch.cuda.synchronize()
+    cuda = torch.autograd.DeviceType.CUDA
+    return sum(event.device_type == cuda for event in profile.events())

@@ -1,0 +1,57 @@
+"""What a benchmark measured, on which machine and of which code: rows in a JSON file.
+
+A row is a name, a value and a unit; `bench/compare.py` sets two files side by side.
+"""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cwm.source import commit
+
+OUT = Path(__file__).parent / "out"
+
+
+class Record:
+    """The rows of one run of a script; `save` writes them."""
+
+    def __init__(self, script: str, **settings: Any) -> None:
+        self.script = script
+        self.settings = settings
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, name: str, value: float, unit: str) -> None:
+        self.rows.append({"name": name, "value": float(f"{value:.6g}"), "unit": unit})
+
+    def save(self) -> Path:
+        date, code = datetime.now(UTC), commit()
+        about = {"script": self.script, "date": date.isoformat(timespec="seconds"), "commit": code}
+        about |= {"machine": machine(), "versions": versions(), "settings": self.settings}
+        OUT.mkdir(parents=True, exist_ok=True)
+        path = OUT / f"{self.script}-{date:%Y%m%dT%H%M%S}-{code[:7]}.json"
+        path.write_text(json.dumps(about | {"rows": self.rows}, indent=1) + "\n")
+        print(f"-> {path}\n")
+        return path
+
+
+def machine() -> dict[str, Any]:
+    """What decides how fast the same code is; two results compare only where it is the same."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    about = {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory)}
+    cuda = torch.cuda.is_available()
+    return about | {"gpu": torch.cuda.get_device_name() if cuda else None}
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__}

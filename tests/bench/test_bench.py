@@ -1,0 +1,144 @@
+"""The benchmarks run at tiny sizes and write what they measured; no time is asserted."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+from bench import compare, environment, inputs, loader, parts, record, update
+from bench.parts import BACKWARD, Part
+
+ABOUT = {"script", "date", "commit", "machine", "versions", "settings", "rows"}
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """Reads the one result that was written."""
+    monkeypatch.setattr(record, "OUT", tmp_path / "out")
+
+    def read():
+        (path,) = (tmp_path / "out").iterdir()
+        result = json.loads(path.read_text())
+        assert result.keys() == ABOUT
+        assert all(math.isfinite(row["value"]) for row in result["rows"])
+        values = {row["name"]: row["value"] for row in result["rows"]}
+        assert len(values) == len(result["rows"])
+        return result, values
+
+    return read
+
+
+def test_update(saved, capsys):
+    words = "--scales smoke --models contextwm dreamer --updates 1 --batch 2 --length 6"
+    update.main(words.split())
+    result, values = saved()
+    assert result["settings"]["batch"] == 2
+    for case in ("contextwm/pretrain", "contextwm/finetune", "dreamer/finetune"):
+        case = f"smoke/{case}"
+        assert values[f"{case}/work"] > 0
+        assert values[f"{case}/operations"] > 100
+        assert values[f"{case}/peak memory"] > 10
+        named = ("encoder", "decoder", "losses", "optimisers", "batch")
+        assert all(f"{case}/{part}" in values for part in named)
+        assert f"{case}/encoder{BACKWARD}" in values
+        of_all = {f"{case}/{name}" for name in ("whole", "fastest", "slowest", "floor")}
+        rows = [row for row in result["rows"] if row["name"].startswith(case)]
+        shares = [r["value"] for r in rows if r["unit"] == "ms" and r["name"] not in of_all]
+        assert sum(shares) == pytest.approx(values[f"{case}/whole"], rel=1e-3)
+    assert "smoke/contextwm/finetune/upper model, backward" in values
+    assert "smoke/contextwm/finetune/imagination, backward" in values
+
+
+def test_parts_of_an_update_by_hand():
+    """2 rows through 3 -> 5 -> 7: a product of (2, 3) and (3, 5) is 60 operations."""
+
+    class Net:
+        def __init__(self):
+            self.one, self.two = torch.nn.Linear(3, 5), torch.nn.Linear(5, 7)
+
+        def first(self, x):
+            return {"out": self.one(x)}
+
+        def second(self, x):
+            return (self.two(self.first(x)["out"]),)
+
+    net = Net()
+    weights = [net.one.weight, net.two.weight]
+
+    def step():
+        torch.autograd.grad(net.second(torch.ones(2, 3))[0].sum(), weights)
+
+    named = [Part(net, "first", "first"), Part(net, "second", "second")]
+    found = {part: n for part, n in parts.flops(step, named).items() if n}
+    # Backward, the second also finds the gradient of its input; the first one's is not asked for.
+    expected = {"first": 60, "second": 140, f"second{BACKWARD}": 280, f"first{BACKWARD}": 60}
+    assert found == expected
+    assert "first" not in vars(net)  # nothing stays wrapped
+    assert sum(parts.operations(step, named).values()) >= 7
+
+
+def test_what_passes_between_two_marks_belongs_to_the_first():
+    clock = iter([0, 1, 3, 6, 10, 15])
+    line = parts.Timeline(lambda: next(clock))
+    inner = line.follow("inner", lambda: None)
+    line.follow("outer", inner)()
+    line.mark(parts.REST)
+    taken = line.shares(lambda ended, begun: ended - begun)
+    assert taken == {"rest": 1 + 5, "outer": 2 + 4, "inner": 3}
+
+
+def test_product_rate_and_machine():
+    assert update.product_rate("cpu", "fp32", rounds=1) > 0
+    assert record.machine()["cores"] >= 1
+
+
+def test_environment(saved, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "TASKS", {"toy": ["blob"]})
+    monkeypatch.setattr(environment, "TOGETHER", [])
+    environment.main()
+    assert saved()[1].keys() == {"toy/blob/fast", "toy/blob/reference"}
+
+
+def test_loader(saved, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loader, "BATCHES", 2)
+    monkeypatch.setattr(loader, "LENGTH", 4)
+    inputs.clip_store(tmp_path, 2, 8)
+    monkeypatch.setattr(sys, "argv", ["loader.py", str(tmp_path / "store.json")])
+    loader.main()
+    assert saved()[1].keys() == {"sample", "prefetch"}
+
+
+def test_jpeg_files_are_those_of_the_official_code(tmp_path):
+    inputs.jpeg_clips(tmp_path / "jpeg", inputs.clip_store(tmp_path, 2, 3))
+    found = {str(path.relative_to(tmp_path / "jpeg")) for path in tmp_path.rglob("*.jpg")}
+    assert found == {f"{clip}/{frame:06d}.jpg" for clip in range(2) for frame in (1, 2, 3)}
+
+
+def result(path, machine="one", commit="a", **rows):
+    about = {"script": "update", "machine": machine, "commit": commit, "versions": {}}
+    values = [{"name": name, "value": value, "unit": "ms"} for name, value in rows.items()]
+    path.write_text(json.dumps(about | {"settings": {}, "rows": values}))
+    return str(path)
+
+
+def test_compare_by_hand(tmp_path, capsys):
+    a = result(tmp_path / "a.json", whole=200.0, part=50.0, gone=1.0)
+    b = result(tmp_path / "b.json", commit="b", whole=100.0, part=75.0)
+    compare.main([a, b])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "commit: a and b"
+    assert [line.split() for line in lines[2:4]] == [
+        ["whole", "200", "100", "0.50", "ms"],
+        ["part", "50", "75", "1.50", "ms"],
+    ]
+    assert lines[4] == "rows that only one of them has: 1"
+
+
+def test_compare_refuses_other_machines(tmp_path, capsys):
+    files = [result(tmp_path / f"{name}.json", machine=name, whole=1.0) for name in ("one", "two")]
+    with pytest.raises(SystemExit, match="machine: one and two"):
+        compare.main(files)
+    compare.main([*files, "--anyway"])
+    assert "machine: one and two" in capsys.readouterr().out
