@@ -2,14 +2,18 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import compare, environment, inputs, loader, parts, record, update
+from bench import compare, environment, inputs, loader, parts, record, reference, update
 from bench.parts import BACKWARD, Part
 
+ROOT = Path(__file__).parents[2]
 ABOUT = {"script", "date", "commit", "machine", "versions", "settings", "rows"}
 
 
@@ -142,3 +146,39 @@ def test_compare_refuses_other_machines(tmp_path, capsys):
         compare.main(files)
     compare.main([*files, "--anyway"])
     assert "machine: one and two" in capsys.readouterr().out
+
+
+def test_updates_are_taken_in_turn(saved, capsys):
+    calls = []
+    entries = [
+        reference.Contender(name, lambda name=name: calls.append(name), 0)
+        for name in ("official fp32", "ours bf16")
+    ]
+    taken = reference.race(entries, 2, "cpu")
+    assert calls == ["official fp32", "ours bf16"] * 3  # once to warm up
+    assert [len(times) for times in taken.values()] == [2, 2]
+    log = record.Record("reference")
+    reference.report("case", {"official fp32": [8, 6, 5], "ours bf16": [2, 2, 1]}, log)
+    rows = {row["name"]: row["value"] for row in log.rows}
+    assert rows["case/official fp32/median"] == 6
+    assert rows["case/official fp32 over ours bf16"] == 4  # of 4, 3 and 5
+    assert "official fp32 / ours bf16: 4.00 (3.00 to 5.00)" in capsys.readouterr().out
+
+
+def test_numbers_of_the_official_settings():
+    assert reference.numbers({"lr": "3e-4", "opt": "adam", "sizes": {"deter": 8}}) == {
+        "lr": 3e-4,
+        "opt": "adam",
+        "sizes": {"deter": 8},
+    }
+
+
+@pytest.mark.skipif("REFERENCE" not in os.environ, reason="REFERENCE=DIR: the official code")
+@pytest.mark.parametrize("model", ["contextwm", "plain"])
+def test_the_official_code_beside_ours(model):
+    words = "--batch 2 --length 6 --depth 4 --width 16 --latents 4 --units 16 --rounds 1"
+    command = [sys.executable, str(ROOT / "bench/reference.py"), *words.split(), "--workers", "1"]
+    command += ["--reference", os.environ["REFERENCE"], "--model", model]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("official bf16 / ours bf16") == 3

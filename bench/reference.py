@@ -1,0 +1,354 @@
+"""The official code beside ours, in one run: python bench/reference.py --reference DIR
+
+    python bench/reference.py --reference DIR --cases metaworld --depth 8 --width 128 --latents 8
+
+DIR is a checkout of github.com/thuml/ContextWM. Both get the same sizes (parameters are counted),
+episodes and clips, threads and torch, and take updates in turn. An update is whole, with its batch
+from where each has it: the official replay, or its folders of JPEG files read by worker processes;
+our replay, or the clip store read ahead by a thread. So each draws its own windows of the same
+data. The queue of the bonus is full, as in most of a run; contexts are not augmented.
+
+On a GPU the official code trains in float16 with its loss scaler, on a CPU in float32. Beside that
+it runs with its autocast switched to bfloat16. A ratio is how many of our updates fit in one of the
+official code's: the median over the rounds, and its range.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import statistics
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import MagicMock, patch
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench import inputs, update
+from bench.record import Record
+from cwm import config
+from cwm.data.replay import Episode
+from cwm.runtime import reseed, set_up
+
+# What the official code imports for its types and for augmentations that are not used here.
+NOT_NEEDED = ("kornia", "torchtyping", "torchvision", "torchvision.transforms", "typeguard")
+
+
+class Case(NamedTuple):
+    """What both are set to; the batch is the paper's, and one that a CPU can do."""
+
+    stage: str
+    official: list[str]  # names of its configs
+    ours: dict[str, str]  # suite, ...
+    task: str | None
+    actions: int
+    batch: int
+    small_batch: int
+    length: int
+
+
+CASES = {
+    "pretrain": Case("pretrain", ["something_pretrain"], {}, None, 1, 16, 16, 25),
+    "metaworld": Case(
+        "finetune", ["metaworld"], {"suite": "metaworld"}, "drawer-open", 4, 50, 8, 50
+    ),
+    "dmcr": Case(
+        "finetune", ["dmc_remastered"], {"suite": "dmc-remastered"}, "walker-run", 6, 16, 8, 50
+    ),
+}
+
+
+class Sizes(NamedTuple):
+    """Of the networks, and of a batch."""
+
+    depth: int
+    width: int
+    latents: int
+    units: int
+    batch: int
+    length: int
+
+
+class Contender(NamedTuple):
+    """Someone who takes updates."""
+
+    name: str
+    update: Callable[[], object]
+    parameters: int
+
+
+def load(folder: Path) -> ModuleType:
+    """The official package, with today's torch and without what it does not need here."""
+    for name in NOT_NEEDED:
+        sys.modules.setdefault(name, MagicMock())
+    warnings.filterwarnings("ignore", module=r"wmlib\.")
+    sys.path.insert(0, str(folder))
+    wmlib = importlib.import_module("wmlib")
+    for part in ("agents", "datasets", "utils"):
+        importlib.import_module(f"wmlib.{part}")
+    # Its schedule hands torch an argument that is gone.
+    wmlib.core.ConstantLR = lambda optimizer, factor, total_iters: (
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1.0 if i >= total_iters else factor)
+    )
+    return wmlib
+
+
+def numbers(values: Any) -> Any:
+    """PyYAML reads 3e-4 as text."""
+    if isinstance(values, dict):
+        return {name: numbers(value) for name, value in values.items()}
+    with contextlib.suppress(ValueError, TypeError):
+        return float(values) if isinstance(values, str) else values
+    return values
+
+
+def official_config(wmlib: ModuleType, case: Case, context: bool, sizes: Sizes) -> Any:
+    """Its own settings at these sizes."""
+    name = "apv_pretraining" if case.stage == "pretrain" else "apv_finetuning"
+    root = Path(wmlib.__file__).parents[1]
+    configs = numbers(yaml.safe_load((root / f"configs/{name}.yaml").read_text()))
+    result = wmlib.utils.Config(configs["defaults"])
+    for layer in [*case.official, "contextualized" if context else "plainresnet"]:
+        result = result.update(configs[layer])
+    result = result.update({"dataset.batch": sizes.batch, "dataset.length": sizes.length})
+    changes = {"encoder.cnn_depth": sizes.depth, "decoder.cnn_depth": sizes.depth}
+    changes |= {"encoder_ctx.ctx_cnn_depth": sizes.depth}
+    changes |= {"replay.minlen": sizes.length, "replay.maxlen": sizes.length}
+    models = ["rssm"]
+    if case.stage == "finetune":
+        models += ["af_rssm"]
+        changes |= {f"{head}.units": sizes.units for head in ("reward_head", "actor", "critic")}
+        changes |= {"loss_scales.aux_reward": float(context)}
+    for model in models:
+        changes |= {f"{model}.{name}": sizes.width for name in ("hidden", "deter")}
+        changes |= {f"{model}.{name}": sizes.latents for name in ("stoch", "discrete")}
+    return result.update(changes)
+
+
+def official(
+    wmlib: ModuleType,
+    cfg: Any,
+    case: Case,
+    precision: str,
+    batches: Callable[[], Iterator[dict[str, torch.Tensor]]],
+    device: str,
+) -> Contender:
+    """The official agent, built and fed as its scripts do; fp16 is its own mixed precision."""
+    shapes = {"image": (64, 64, 3), "reward": (), "is_first": (), "is_last": ()}
+    shapes |= {"is_terminal": ()}
+    observed = {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()}
+    acted = {"action": SimpleNamespace(shape=(case.actions,))}
+    kind = "APV_Pretrain" if case.stage == "pretrain" else "APV_Finetune"
+    half = precision == "fp16"
+    dtype = torch.float16 if half else torch.float32
+    wmlib.ENABLE_FP16 = half
+    with contextlib.redirect_stdout(io.StringIO()):
+        agent = getattr(wmlib.agents, kind)(cfg, observed, acted, wmlib.utils.Counter(0))
+        agent = agent.to(device)
+        agent.init_optimizers()
+    bonus = getattr(agent.wm, "intr_bonus", None)
+    if bonus is not None:
+        bonus.queue.normal_()
+        bonus.tf_queue_step = len(bonus.queue)
+    train, stream = wmlib.CarryOverState(agent.train), batches()
+    autocast = partial(torch.autocast, device, torch.bfloat16)
+    switched = patch.object(torch.cuda.amp, "autocast", lambda enabled: autocast())
+
+    def take() -> None:
+        wmlib.ENABLE_FP16 = half
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.deterministic = True  # as its scripts say
+        batch = {name: x.to(device=device, dtype=dtype) for name, x in next(stream).items()}
+        with switched if precision == "bf16" else contextlib.nullcontext():
+            train(batch)
+
+    return Contender(f"official {precision}", take, learned(agent))
+
+
+def our_own(case: Case, precision: str, make: Callable[[str], update.Subject]) -> Contender:
+    subject = make(precision)
+    owner = next(part.owner for part in subject.parts if part.name == "losses")
+    agents = [part.owner for part in subject.parts if part.method == "_update_behavior"]
+    for agent in agents:
+        if agent.bonus is not None:
+            agent.bonus.queue.normal_()
+            agent.bonus.filled.fill_(len(agent.bonus.queue))
+
+    def take() -> None:
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")  # as cwm.runtime says
+            torch.backends.cudnn.deterministic = False
+        subject.update()
+
+    return Contender(f"ours {precision}", take, learned(agents[0] if agents else owner))
+
+
+def learned(module: nn.Module) -> int:
+    """Parameters that learn; the critic's slow target is a copy."""
+    named = module.named_parameters()
+    return sum(x.numel() for name, x in named if x.requires_grad and "target" not in name)
+
+
+def our_config(
+    case: Case, model: str, sizes: Sizes, precision: str, threads: int, device: str
+) -> config.Config:
+    """Our settings at these sizes."""
+    sets = [f"model.vision.depth={sizes.depth}", f"runtime.precision={precision}"]
+    sets += [f"runtime.threads={threads}", f"runtime.device={device}"]
+    sets += [f"model.rssm.{name}={sizes.width}" for name in ("hidden", "deter")]
+    sets += [f"model.rssm.{name}={sizes.latents}" for name in ("stoch", "classes")]
+    sets += [f"{case.stage}.batch={sizes.batch}", f"{case.stage}.length={sizes.length}"]
+    heads = ("world.head", "behavior.actor", "behavior.critic")
+    sets += [f"finetune.agent.{head}.units={sizes.units}" for head in heads]
+    names = case.ours | {"scale": "paper", "model": model}
+    files = [update.CONFIG / folder / f"{name}.yaml" for folder, name in names.items()]
+    return config.load(files, sets, case.task)
+
+
+def official_clips(
+    wmlib: ModuleType, folder: Path, clips: int, frames: int, cfg: Any, workers: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of JPEG files that it reads itself."""
+    names = folder / "videos.txt"
+    names.write_text("".join(f"{clip} {frames} 0\n" for clip in range(clips)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        videos = wmlib.datasets.SomethingV2(str(folder), str(names), int(cfg.dataset["length"]))
+    source = wmlib.datasets.DummyReplay(videos)
+    pin = torch.cuda.is_available()
+    return iter(source.dataset(**cfg.dataset, num_workers=workers, pin_memory=pin))
+
+
+def official_replay(
+    wmlib: ModuleType, folder: Path, episodes: list[Episode], cfg: Any
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of episodes from its replay, which has no workers."""
+    replay = wmlib.Replay(Path(tempfile.mkdtemp(dir=folder)), **cfg.replay)
+    for episode in episodes:
+        flags = {name: np.zeros(len(episode.reward), bool) for name in ("is_first", "is_last")}
+        flags["is_terminal"] = np.zeros(len(episode.reward), bool)
+        flags["is_first"][0] = flags["is_last"][-1] = True
+        replay.add_episode(episode._asdict() | flags)
+    return iter(replay.dataset(**cfg.dataset, pin_memory=torch.cuda.is_available()))
+
+
+def contenders(
+    case: Case, sizes: Sizes, options: argparse.Namespace, folder: Path, device: str
+) -> list[Contender]:
+    """Everyone in turn: the official code in its precision and in bf16, then ours."""
+    wmlib = load(options.reference)
+    theirs = official_config(wmlib, case, options.model == "contextwm", sizes)
+    ours = partial(our_config, case, options.model, sizes, threads=options.threads, device=device)
+    made = partial(official, wmlib, theirs, case, device=device)
+    if case.stage == "pretrain":
+        frames = 2 * sizes.length
+        store = inputs.clip_store(folder, update.CLIPS, frames)
+        inputs.jpeg_clips(folder / "jpeg", store)
+        batches = partial(
+            official_clips, wmlib, folder / "jpeg", update.CLIPS, frames, theirs, options.workers
+        )
+
+        def make(precision: str) -> update.Subject:
+            return update.pretraining(ours(precision), device, store)
+
+    else:
+        episodes = inputs.episodes(update.EPISODES, 5 * sizes.length, case.actions)
+        batches = partial(official_replay, wmlib, folder, episodes, theirs)
+
+        def make(precision: str) -> update.Subject:
+            place = Path(tempfile.mkdtemp(dir=folder))
+            return update.finetuning(ours(precision), device, episodes, place, case.actions)
+
+    own = "fp16" if device == "cuda" else "fp32"
+    result = [made(precision=precision, batches=batches) for precision in (own, "bf16")]
+    return result + [our_own(case, precision, make) for precision in options.precisions]
+
+
+def race(entries: list[Contender], rounds: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of `rounds` updates each, taken in turn after one to warm up."""
+    taken: dict[str, list[float]] = {each.name: [] for each in entries}
+    for number in range(1 + rounds):
+        for each in entries:
+            (spent,) = update.milliseconds(each.update, 1, device)
+            if number:
+                taken[each.name].append(spent)
+    return taken
+
+
+def report(name: str, taken: dict[str, list[float]], record: Record) -> None:
+    print(f"{'':16}{'median ms':>12}{'fastest':>12}{'slowest':>12}")
+    for entry, times in taken.items():
+        row = (statistics.median(times), min(times), max(times))
+        print(f"{entry:16}" + "".join(f"{value:12.1f}" for value in row))
+        for what, value in zip(("median", "fastest", "slowest"), row, strict=True):
+            record.add(f"{name}/{entry}/{what}", value, "ms")
+    for a, b in product(taken, taken):
+        if a.startswith("official") and b.startswith("ours"):
+            each = [x / y for x, y in zip(taken[a], taken[b], strict=True)]
+            ratio = statistics.median(each)
+            print(f"{a} / {b}: {ratio:.2f} ({min(each):.2f} to {max(each):.2f})")
+            record.add(f"{name}/{a} over {b}", ratio, "x")
+    print()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--model", default="contextwm", choices=["contextwm", "plain"])
+    parser.add_argument("--batch", type=int, help="else the paper's, less on a CPU")
+    parser.add_argument("--length", type=int, help="else the paper's")
+    parser.add_argument("--depth", type=int, default=48, help="channels of the ResNets")
+    parser.add_argument("--width", type=int, default=1024, help="of the recurrent models")
+    parser.add_argument("--latents", type=int, default=32, help="variables, and classes of each")
+    parser.add_argument("--units", type=int, default=400, help="of the heads")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=8, help="that read its JPEG files")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=["bf16", "fp32"], help="of ours; bf16, on a CPU both"
+    )
+    options = parser.parse_args(arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.precisions = options.precisions or ["bf16"] + ["fp32"] * (device == "cpu")
+    record = Record("reference", **{k: v for k, v in vars(options).items() if k != "reference"})
+    for name in options.cases:
+        case = CASES[name]
+        batch = options.batch or (case.small_batch if device == "cpu" else case.batch)
+        sizes = Sizes(
+            options.depth,
+            options.width,
+            options.latents,
+            options.units,
+            batch,
+            options.length or case.length,
+        )
+        start = our_config(case, options.model, sizes, "fp32", options.threads, device)
+        set_up(start.runtime)
+        torch.backends.cudnn.benchmark = True
+        reseed(0)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            entries = contenders(case, sizes, options, Path(folder), device)
+            if len({each.parameters for each in entries}) > 1:
+                found = {each.name: each.parameters for each in entries}
+                sys.exit(f"these are different models, by their numbers of parameters: {found}")
+            print(
+                f"{name}, {options.model}: {sizes._asdict()}, {entries[0].parameters:,} parameters"
+            )
+            print(f"{device}, {options.threads} threads, {options.rounds} updates each, in turn")
+            report(name, race(entries, options.rounds, device), record)
+    record.save()
+
+
+if __name__ == "__main__":
+    main()
