@@ -1,4 +1,4 @@
-"""Decoding and storing against a bare ffmpeg, side by side: python bench/decode.py [--clips 200]
+"""Decoding and storing against a bare ffmpeg, side by side: python bench/decode.py [--clips 60]
 
 Both decode the same stand-in files with the same number of processes, in turn, three times. Bare is
 `ffmpeg -vf scale=64:64` with its frames thrown away; ours checks every file, hashes its frames and
@@ -107,9 +107,9 @@ def many(count: int, processes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--clips", type=int, default=60)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--many", type=int, nargs="*", default=[1000, 3000])
+    parser.add_argument("--many", type=int, nargs="*", default=[300, 1000])
     arguments = parser.parse_args()
     record = Record("decode", **vars(arguments))
     with tempfile.TemporaryDirectory() as work:

@@ -1,8 +1,9 @@
 """Which part of an update a measure belongs to: milliseconds, FLOPs or operations alike.
 
 Nothing in `cwm` knows of it: methods are wrapped from outside, for a pass of their own. A wrapper
-notes the measure where its part begins and ends. A hook on the tensors that the part returned notes
-where its backward begins: autograd runs in the opposite order, so it lasts until the next one.
+notes the measure where its part begins and ends. Autograd runs in the opposite order, so a hook on
+the tensors that a part returned notes where its backward begins, and one on those that it was given
+where that of the part around it goes on.
 """
 
 import operator
@@ -44,18 +45,23 @@ class Timeline:
 
     def follow(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self._own(self.stack[-1], [*args, *kwargs.values()])
             self.stack.append(part)
             self.mark(part)
             result = call(*args, **kwargs)
-            for tensor in tensors(result):
-                if tensor.requires_grad and not hasattr(tensor, "part"):  # else of a part within
-                    tensor.part = part
-                    tensor.register_hook(partial(self._backward, part))
+            self._own(part, result)
             self.stack.pop()
             self.mark(self.stack[-1])
             return result
 
         return wrapped
+
+    def _own(self, part: str, result: Any) -> None:
+        """The backward of these tensors is that of `part`, unless they are another's already."""
+        for tensor in tensors(result):
+            if tensor.grad_fn is not None and not hasattr(tensor, "part"):
+                tensor.part = part
+                tensor.register_hook(partial(self._backward, part))
 
     def _backward(self, part: str, gradient: Tensor) -> None:
         self.mark(part + BACKWARD)

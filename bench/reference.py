@@ -345,7 +345,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(
                 f"{name}, {options.model}: {sizes._asdict()}, {entries[0].parameters:,} parameters"
             )
-            print(f"{device}, {options.threads} threads, {options.rounds} updates each, in turn")
+            print(f"{device}, threads {options.threads}, {options.rounds} updates each, in turn")
             report(name, race(entries, options.rounds, device), record)
     record.save()
 

@@ -108,13 +108,13 @@ def finetuning(
 
 def world_parts(world: ActionFreeModel | StackedModel) -> list[Part]:
     """The parts that both world models have."""
-    return [
-        Part(world, "loss", "losses"),
-        Part(world.vision, "pixels", "encoder"),
-        Part(world.vision, "embed", "encoder"),
-        Part(world.vision, "look", "context"),
-        Part(world.vision.decoder, "forward", "decoder"),
-    ]
+    vision = world.vision
+    named = [Part(world, "loss", "losses"), Part(vision, "pixels", "encoder")]
+    named += [Part(vision, "embed", "encoder"), Part(vision.decoder, "forward", "decoder")]
+    if vision.context is not None:
+        named.append(Part(vision, "look", "context"))
+        named += [Part(x, "forward", "attention") for x in vision.decoder.attention.values()]
+    return named
 
 
 def milliseconds(update: Callable[[], object], updates: int, device: str) -> list[float]:
@@ -242,7 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
                     continue
                 sizes = getattr(cfg, stage)
                 batch = f"{sizes.batch} x {sizes.length}"
-                about = f"{device}, {cfg.runtime.precision}, {torch.get_num_threads()} threads"
+                about = f"{device}, {cfg.runtime.precision}, threads {torch.get_num_threads()}"
                 print(f"{scale}/{model}/{stage}: {batch} frames, {about}, ", end="")
                 print(f"one large product {rate / 1e9:,.0f} GFLOP/s")
                 reseed(0)

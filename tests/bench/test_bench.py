@@ -56,30 +56,34 @@ def test_update(saved, capsys):
 
 
 def test_parts_of_an_update_by_hand():
-    """2 rows through 3 -> 5 -> 7: a product of (2, 3) and (3, 5) is 60 operations."""
+    """2 rows through 4 -> 3 -> 5 -> 7: a product of (2, 3) and (3, 5) is 60 operations."""
 
     class Net:
         def __init__(self):
-            self.one, self.two = torch.nn.Linear(3, 5), torch.nn.Linear(5, 7)
+            self.layers = [torch.nn.Linear(a, b) for a, b in ((4, 3), (3, 5), (5, 7))]
 
-        def first(self, x):
-            return {"out": self.one(x)}
+        def inner(self, x):
+            return {"out": self.layers[1](x)}
 
-        def second(self, x):
-            return (self.two(self.first(x)["out"]),)
+        def outer(self, x):
+            return (self.layers[2](self.inner(self.layers[0](x))["out"]),)
 
     net = Net()
-    weights = [net.one.weight, net.two.weight]
+    weights = [layer.weight for layer in net.layers]
 
     def step():
-        torch.autograd.grad(net.second(torch.ones(2, 3))[0].sum(), weights)
+        torch.autograd.grad(net.outer(torch.ones(2, 4))[0].sum(), weights)
 
-    named = [Part(net, "first", "first"), Part(net, "second", "second")]
+    named = [Part(net, "inner", "inner"), Part(net, "outer", "outer")]
     found = {part: n for part, n in parts.flops(step, named).items() if n}
-    # Backward, the second also finds the gradient of its input; the first one's is not asked for.
-    expected = {"first": 60, "second": 140, f"second{BACKWARD}": 280, f"first{BACKWARD}": 60}
-    assert found == expected
-    assert "first" not in vars(net)  # nothing stays wrapped
+    # Backward, a layer also finds the gradient of its input, but for the first one.
+    assert found == {
+        "outer": 48 + 140,
+        "inner": 60,
+        f"outer{BACKWARD}": 48 + 2 * 140,
+        f"inner{BACKWARD}": 2 * 60,
+    }
+    assert "inner" not in vars(net)  # nothing stays wrapped
     assert sum(parts.operations(step, named).values()) >= 7
 
 
