@@ -18,10 +18,24 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 REST = "rest"
 BACKWARD = ", backward"
+
+# Attention's kernel for CPUs is not in torch's own table; these get the shapes of its arguments.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
+    ),
+}
 
 
 class Part(NamedTuple):
@@ -116,7 +130,7 @@ def milliseconds(update: Callable[[], object], parts: list[Part], device: str) -
 
 def flops(update: Callable[[], object], parts: list[Part]) -> dict[str, float]:
     """Floating-point operations of products and convolutions, as torch counts them."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         return measure(update, parts, counter.get_total_flops)
 
 

@@ -87,6 +87,18 @@ def test_parts_of_an_update_by_hand():
     assert sum(parts.operations(step, named).values()) >= 7
 
 
+def test_attention_is_counted():
+    """Two products of 2 * 3 * 4 * 5 * 6 forward; backward the kernel forms the first one again."""
+    query = torch.ones(2, 3, 4, 6, requires_grad=True)
+    key = torch.ones(2, 3, 5, 6, requires_grad=True)
+
+    def attend():
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, key)
+        torch.autograd.grad(out.sum(), [query, key])
+
+    assert sum(parts.flops(attend, []).values()) == (2 + 5) * 2 * 2 * 3 * 4 * 5 * 6
+
+
 def test_what_passes_between_two_marks_belongs_to_the_first():
     clock = iter([0, 1, 3, 6, 10, 15])
     line = parts.Timeline(lambda: next(clock))
