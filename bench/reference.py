@@ -18,6 +18,7 @@ import contextlib
 import importlib
 import io
 import statistics
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -91,6 +92,8 @@ class Contender(NamedTuple):
 
 def load(folder: Path) -> ModuleType:
     """The official package, with today's torch and without what it does not need here."""
+    if not (folder / "wmlib").is_dir():
+        sys.exit(f"{folder} is not a checkout of the official code: it has no folder wmlib")
     for name in NOT_NEEDED:
         sys.modules.setdefault(name, MagicMock())
     warnings.filterwarnings("ignore", module=r"wmlib\.")
@@ -322,7 +325,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.precisions = options.precisions or ["bf16"] + ["fp32"] * (device == "cpu")
-    record = Record("reference", **{k: v for k, v in vars(options).items() if k != "reference"})
+    command = ["git", "-C", str(options.reference), "rev-parse", "HEAD"]
+    code = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    record = Record("reference", **vars(options) | {"reference": code})
     for name in options.cases:
         case = CASES[name]
         batch = options.batch or (case.small_batch if device == "cpu" else case.batch)
