@@ -64,7 +64,7 @@ smoke: setup
 ui: setup
 	@exec cwm ui
 
-# About five minutes on two cores. REFERENCE=DIR, a checkout of the official code, is timed beside
+# Three to five minutes on two cores. REFERENCE=DIR, a checkout of the official code, is timed beside
 # ours, at the paper's sizes: a quarter of an hour more on a CPU.
 bench: setup
 	@for each in update loader environment looks decode; do python "bench/$$each.py"; done
