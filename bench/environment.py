@@ -1,8 +1,9 @@
 """Frames per second of each suite, fast and reference: python bench/environment.py
 
 A frame is one `step` with a random action: physics, drawing and all. Means over a few tens of
-frames after a warm-up; on a CPU the drawing decides. Then, in `fast`, how much more two do, each in
-a process of its own, than one.
+frames after a warm-up; on a CPU the drawing decides. Then, in `fast`, what our environments cost
+beside the bare simulator, stepped and drawn in turn with them, and how much more two do, each in a
+process of its own, than one.
 """
 
 import statistics
@@ -24,6 +25,10 @@ TASKS = {
     "driving": ["clear-noon", "dynamic"],
     "metaworld": ["reach", "drawer-open", "lever-pull"],
 }
+BARE = {  # a step of the simulator itself
+    "dmc": lambda env, action: env._env.step(action),
+    "metaworld": lambda env, action: env._sim.step(action),
+}
 TOGETHER = [("driving", "clear-noon"), ("metaworld", "reach")]
 FRAMES = {"fast": 60, "reference": 20}
 
@@ -39,6 +44,25 @@ def frames_per_second(env: gymnasium.Env, frames: int) -> float:
         if terminated or truncated:
             env.reset()
     return frames / seconds
+
+
+def share_of_bare(suite: str, task: str, rounds: int = 150) -> float:
+    """Steps per second of our environment, in those of simulator and drawing alone (CPU time)."""
+    ours, bare = envs.make(suite, task), envs.make(suite, task).unwrapped
+    seconds: dict[str, list[float]] = {"ours": [], "bare": []}
+    ours.reset(seed=0)
+    bare.reset(seed=0)
+    for _ in range(rounds):
+        action, start = ours.action_space.sample(), time.process_time()
+        ours.step(action)
+        seconds["ours"].append(time.process_time() - start)
+        start = time.process_time()
+        BARE[suite](bare, action)
+        bare._renderer.frame(bare.data, 64, 64)
+        seconds["bare"].append(time.process_time() - start)
+    ours.close()
+    bare.close()
+    return statistics.median(seconds["bare"]) / statistics.median(seconds["ours"])
 
 
 def together(suite: str, task: str, count: int, rounds: int = 100) -> float:
@@ -69,6 +93,11 @@ def main() -> None:
             ratio = speed["fast"] / speed["reference"]
             name = f"{suite}/{task}"
             print(f"{name:28}{speed['fast']:10.1f}{speed['reference']:12.1f}{ratio:8.1f}")
+    print(f"\n{'beside the bare simulator':28}{'share':>10}   of its steps/s")
+    for suite, task in (("dmc", "walker-walk"), ("metaworld", "reach")):
+        share = share_of_bare(suite, task)
+        record.add(f"{suite}/{task}/share of bare", share, "")
+        print(f"{f'{suite}/{task}':28}{share:10.2f}")
     print(f"\n{'in processes of their own':28}{'one':>10}{'two':>12}{'ratio':>8}   steps/s")
     for suite, task in TOGETHER:
         one, two = (together(suite, task, count) for count in (1, 2))
