@@ -29,6 +29,7 @@ BARE = {  # a step of the simulator itself
     "dmc": lambda env, action: env._env.step(action),
     "metaworld": lambda env, action: env._sim.step(action),
 }
+SHARES = [("dmc", "walker-walk"), ("metaworld", "reach")]
 TOGETHER = [("driving", "clear-noon"), ("metaworld", "reach")]
 FRAMES = {"fast": 60, "reference": 20}
 
@@ -94,7 +95,7 @@ def main() -> None:
             name = f"{suite}/{task}"
             print(f"{name:28}{speed['fast']:10.1f}{speed['reference']:12.1f}{ratio:8.1f}")
     print(f"\n{'beside the bare simulator':28}{'share':>10}   of its steps/s")
-    for suite, task in (("dmc", "walker-walk"), ("metaworld", "reach")):
+    for suite, task in SHARES:
         share = share_of_bare(suite, task)
         record.add(f"{suite}/{task}/share of bare", share, "")
         print(f"{f'{suite}/{task}':28}{share:10.2f}")

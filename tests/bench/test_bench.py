@@ -117,8 +117,10 @@ def test_product_rate_and_machine():
 def test_environment(saved, monkeypatch, capsys):
     monkeypatch.setattr(environment, "TASKS", {"toy": ["blob"]})
     monkeypatch.setattr(environment, "TOGETHER", [])
+    monkeypatch.setattr(environment, "SHARES", [("dmc", "cartpole-swingup")])
     environment.main()
-    assert saved()[1].keys() == {"toy/blob/fast", "toy/blob/reference"}
+    shares = {"dmc/cartpole-swingup/share of bare"}
+    assert saved()[1].keys() == {"toy/blob/fast", "toy/blob/reference"} | shares
 
 
 def test_loader(saved, monkeypatch, tmp_path, capsys):
