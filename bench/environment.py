@@ -27,6 +27,7 @@ TASKS = {
 }
 BARE = {  # a step of the simulator itself
     "dmc": lambda env, action: env._env.step(action),
+    "dmc-remastered": lambda env, action: env._env.step(action),
     "metaworld": lambda env, action: env._sim.step(action),
 }
 SHARES = [("dmc", "walker-walk"), ("metaworld", "reach")]
