@@ -42,10 +42,10 @@ class ResidualLayer(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """x (N, inputs, H, W), z (N, inputs + extra, H, W) -> (N, outputs, H, W)."""
-        y = F.relu(self.norm1(self.conv1(x if z is None else z)))
+        y = F.relu(self.norm1(self.conv1(x if z is None else z)), inplace=True)
         y = self.norm2(self.conv2(y))
         skip = x if self.widen is None else self.widen_norm(self.widen(x))
-        return F.relu(skip + y)
+        return F.relu(y.add_(skip), inplace=True)  # in place: no step back needs what a norm gave
 
 
 class GRUCell(nn.Module):
@@ -58,8 +58,11 @@ class GRUCell(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """x (B, inputs), h (B, D) -> the next h (B, D)."""
-        gates = self.norm(self.linear(torch.cat([x, h], -1)))
-        reset, candidate, update = gates.chunk(3, -1)
+        return self.gate(self.linear(torch.cat([x, h], -1)), h)
+
+    def gate(self, gates: Tensor, h: Tensor) -> Tensor:
+        """The linear layer's outputs (B, 3 D), h (B, D) -> the next h (B, D)."""
+        reset, candidate, update = self.norm(gates).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
         return update * candidate + (1 - update) * h

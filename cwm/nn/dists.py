@@ -8,7 +8,6 @@ Shapes: S latent variables, K classes of each, A action dimensions; leading axes
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LOG_SQRT_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
@@ -23,7 +22,7 @@ def full(x: Tensor) -> Tensor:
 def gumbel(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Standard Gumbel noise of `shape`, so that argmax(logits + noise) is a categorical sample."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return -torch.empty(shape, dtype=dtype, device=like.device).exponential_().log()
+    return -torch.rand(shape, dtype=dtype, device=like.device).log().neg().log()
 
 
 def one_hot_sample(logits: Tensor, noise: Tensor) -> Tensor:
@@ -33,7 +32,8 @@ def one_hot_sample(logits: Tensor, noise: Tensor) -> Tensor:
     """
     logits = full(logits)
     probs = logits.softmax(-1)
-    hard = F.one_hot((logits + noise).argmax(-1), logits.shape[-1]).to(probs.dtype)
+    best = (logits + noise).argmax(-1, keepdim=True)
+    hard = torch.zeros_like(probs).scatter_(-1, best, 1.0)
     return hard + (probs - probs.detach())
 
 

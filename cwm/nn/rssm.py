@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.blocks import GRUCell, xavier
+from cwm.nn.deferred import Deferred
 from cwm.nn.dists import gumbel, one_hot_sample
 
 
@@ -111,29 +112,28 @@ class RSSM(nn.Module):
         noise = gumbel((batch, length, *shape), embed) if noise is None else noise
         noise = noise.expand(batch, length, *shape)
 
-        # Everything that does not depend on the state leaves the loop: three products over all T.
-        in_weight = self.image_in.weight
-        from_latent = in_weight[:, : self.latent]
+        # What does not depend on the state leaves the loop: three products over all steps.
+        latent_in, action_in = self.image_in.weight.tensor_split([self.latent], 1)
+        deter_in, embed_in = self.post_hidden.weight.tensor_split([self.cfg.deter], 1)
         actions = self.image_in.bias.expand(batch, length, -1)
         if action is not None:
-            from_action = in_weight[:, self.latent : self.latent + self.action_dim]
-            actions = F.linear(action * keep, from_action, self.image_in.bias)
-        from_deter = self.post_hidden.weight[:, : self.cfg.deter]
-        from_embed = self.post_hidden.weight[:, self.cfg.deter :]
-        embeds = F.linear(embed, from_embed, self.post_hidden.bias)
+            action_in = action_in[:, : self.action_dim]
+            actions = F.linear(action * keep, action_in, self.image_in.bias)
+        embeds = F.linear(embed, embed_in, self.post_hidden.bias)
 
-        stoch, deter = start.stoch, start.deter
-        deters, stochs, logits = [], [], []
-        for t in range(length):
-            latent = stoch.flatten(-2) * keep[:, t]
-            x = F.elu(F.linear(latent, from_latent) + actions[:, t])
-            deter = self.cell(x, deter * keep[:, t])
-            hidden = F.elu(F.linear(deter, from_deter) + embeds[:, t])
-            logit = self.post_logit(hidden).unflatten(-1, shape)
-            stoch = one_hot_sample(logit, noise[:, t])
-            deters.append(deter)
-            stochs.append(stoch)
-            logits.append(logit)
-        deters = torch.stack(deters, 1)
-        post = State(deters, torch.stack(stochs, 1), torch.stack(logits, 1))
-        return post, self.prior(deters)
+        gates, logits = self.cell.linear, self.post_logit
+        enter = Deferred(latent_in, actions)
+        recur = Deferred(gates.weight, gates.bias.expand(batch, length, -1))
+        look = Deferred(deter_in, embeds)
+        judge = Deferred(logits.weight, logits.bias.expand(batch, length, -1))
+
+        stoch, deter, states = start.stoch, start.deter, []
+        for kept, drawn in zip(keep.unbind(1), noise.unbind(1), strict=True):
+            x = F.elu(enter(stoch.flatten(-2) * kept))
+            deter = deter * kept
+            deter = self.cell.gate(recur(torch.cat([x, deter], -1)), deter)
+            logit = judge(F.elu(look(deter))).unflatten(-1, shape)
+            stoch = one_hot_sample(logit, drawn)
+            states.append(State(deter, stoch, logit))
+        post = State(*(torch.stack(parts, 1) for parts in zip(*states, strict=True)))
+        return post, self.prior(post.deter)
