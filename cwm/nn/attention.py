@@ -16,6 +16,27 @@ def random_tokens(frames: int, tokens: int, masked: float, like: Tensor) -> Tens
     return torch.rand(frames, tokens, device=like.device).topk(kept, -1, sorted=False).indices
 
 
+def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
+    """softmax(q k^T / sqrt(width)) v with dropout of the weights; all (..., tokens, width)."""
+    if queries.is_cuda:
+        return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate)
+    # On a CPU the fused kernels know no dropout, and for bfloat16 are slow without it too.
+    weights = (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1)
+    return dropout(weights, rate) @ values
+
+
+def dropout(x: Tensor, rate: float) -> Tensor:
+    """Zero each entry with probability `rate`, and divide the others by 1 - rate.
+
+    On a CPU every random number serves four entries, so the rate is met to 2^-15.
+    """
+    if rate == 0 or x.is_cuda:
+        return F.dropout(x, rate)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.long).random_().view(torch.int16)
+    kept = bits[: x.numel()].bitwise_and_(2**15 - 1) >= round(rate * 2**15)
+    return x * kept.view(x.shape).to(x.dtype).mul_(1 / (1 - rate))
+
+
 class ContextAttention(nn.Module):
     """z = relu(x + norm(attention(x, context))); reference `nets/modules.py`.
 
@@ -46,19 +67,18 @@ class ContextAttention(nn.Module):
             clip = torch.arange(frames, device=x.device) // per_clip
             tokens = tokens[clip[:, None], keep]  # (B*T, S, 2C)
         keys, values = tokens.chunk(2, -1)
-        mixed = F.scaled_dot_product_attention(
-            *(part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (queries, keys, values)),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        mixed = self.project_out(mixed.transpose(1, 2).flatten(2))
-        mixed = F.dropout(mixed, self.dropout, self.training).mT.unflatten(2, (height, width))
-        return F.relu(x + self.norm(mixed))
+        rate = self.dropout if self.training else 0.0
+        parts = (queries, keys, values)
+        heads = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
+        mixed = attend(*heads, rate).transpose(1, 2).flatten(2)
+        mixed = dropout(self.project_out(mixed), rate).mT.unflatten(2, (height, width))
+        return F.relu(self.norm(mixed).add_(x), inplace=True)
 
     def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B*T, H W, C) of x, and keys beside values of the context (B, N, 2C)."""
         channels, weight, bias = x.shape[1], self.project_in.weight, self.project_in.bias
-        queries = x.flatten(2).mT + self.query_position
-        tokens = context.flatten(2).mT + self.context_position
+        queries = x.flatten(2).mT + self.query_position.to(x.dtype)
+        tokens = context.flatten(2).mT + self.context_position.to(context.dtype)
         queries = F.linear(queries, weight[:channels], bias[:channels])
         return queries, F.linear(tokens, weight[channels:], bias[channels:])
 
