@@ -15,7 +15,7 @@ from cwm.behavior.actor_critic import ActorCritic, BehaviorConfig
 from cwm.behavior.bonus import BonusConfig, VideoBonus
 from cwm.data.batch import Batch
 from cwm.nn.rssm import State
-from cwm.optim import Optimizer, OptimizerConfig, step_all
+from cwm.optim import Optimizer, OptimizerConfig, fixed, step_all
 from cwm.world.stacked import Filter, StackedConfig, StackedModel
 from cwm.world.vision import Draws, ModelConfig
 
@@ -114,8 +114,10 @@ class Agent(nn.Module):
 
         with self.autocast():
             horizon = self.cfg.behavior.horizon
-            feat = self.world.imagine(policy, start, horizon, noise).state.feat
-            losses = self.behavior.losses(feat, self.world.rewards(feat))
+            with fixed(self.world):
+                feat = self.world.imagine(policy, start, horizon, noise).state.feat
+                reward = self.world.rewards(feat)
+            losses = self.behavior.losses(feat, reward)
         actor, critic = self.optimizers["actor"], self.optimizers["critic"]
         (actor_norm,) = step_all(losses.actor, [actor], [False])
         (critic_norm,) = step_all(losses.critic, [critic], [False])

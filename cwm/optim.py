@@ -1,6 +1,7 @@
 """Adam with a global-norm clip: one object and one call per loss."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from pydantic import ConfigDict
@@ -71,3 +72,13 @@ def step_all(loss: Tensor, optimizers: Sequence[Optimizer], frozen: Sequence[boo
     for optimizer, still in zip(optimizers, frozen, strict=True):
         norms.append(optimizer.step([next(gradients) for _ in optimizer.parameters], still))
     return norms
+
+
+@contextmanager
+def fixed(module: nn.Module) -> Iterator[None]:
+    """What is computed inside teaches the module nothing, and so saves nothing for that."""
+    learning = [p for p in module.parameters() if p.requires_grad]
+    module.requires_grad_(False)
+    yield
+    for parameter in learning:
+        parameter.requires_grad_(True)
