@@ -58,8 +58,8 @@ def bare(files: list[Path], processes: int) -> None:
 def ours(folder: Path, out: Path, processes: int) -> ClipStore:
     cfg = DatasetConfig(folder=folder, parts=1, min_frames=1)
     collect("bench", cfg, out, processes)
-    decode_part("bench", cfg, out / "videos.json", 0, out / part_folder(0), processes)
-    make_clips("bench", cfg, out / "videos.json", out)
+    decode_part("bench", cfg, out / "videos.jsonl", 0, out / part_folder(0), processes)
+    make_clips("bench", cfg, out / "videos.jsonl", out)
     return ClipStore.open(out / "store.json")
 
 

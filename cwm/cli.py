@@ -30,7 +30,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE
 Out = Annotated[Path, typer.Option(help="folder of the results")]
 Dataset = Annotated[str, typer.Argument(metavar="DATASET")]
 Task = Annotated[str, typer.Argument(metavar="SUITE/TASK")]
-Videos = Annotated[Path, typer.Option(help="videos.json of the dataset")]
+Videos = Annotated[Path, typer.Option(help="videos.jsonl of the dataset")]
 Clips = Annotated[Path, typer.Option(help="store.json of the clips")]
 Cores = Annotated[int, typer.Option(help="processes at work", min=1)]
 

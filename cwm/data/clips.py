@@ -13,9 +13,7 @@ A store may also be made of others: its `store.json` then has `members` in the p
 import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cwm.data.ahead import in_order
 from cwm.data.corpora import Split
 from cwm.errors import UserError
 
@@ -234,12 +233,8 @@ def prefetch(
         frames = torch.from_numpy(store.sample(seed, i, batch, length))
         return frames.pin_memory() if device == "cuda" else frames
 
-    with ThreadPoolExecutor(1) as reader:
-        ahead = deque()
-        for i in count(start):
-            ahead.append(reader.submit(read, i))
-            if len(ahead) > 2:
-                yield i - 2, ahead.popleft().result().to(device, non_blocking=True)
+    for i, frames in zip(count(start), in_order(read, count(start), 1), strict=True):
+        yield i, frames.to(device, non_blocking=True)
 
 
 def _require(path: Path, size: int) -> None:

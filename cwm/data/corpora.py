@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from cwm.data import episodes, stills
 from cwm.data.download import Archive
-from cwm.data.files import sha256, write_json
+from cwm.data.files import read_lines, sha256, write_lines
 from cwm.data.standins import StandinConfig
 from cwm.data.stills import Run
 from cwm.data.video import Geometry
@@ -89,7 +89,7 @@ def folder_of(name: str, cfg: DatasetConfig) -> Path:
 
 
 class Video(NamedTuple):
-    """A clip of a corpus as `videos.json` lists it."""
+    """A clip of a corpus as `videos.jsonl` lists it."""
 
     file: str  # below the root, with forward slashes; of stills, the first
     bytes: int
@@ -98,6 +98,11 @@ class Video(NamedTuple):
     split: Split
     traits: dict[str, str]  # what else its name says: subject, camera, ...
     stills: Run | None = None  # none: one file
+
+    @property
+    def identity(self) -> str:
+        """What tells clips apart: their content, or the name where that cannot be read."""
+        return self.sha256 or self.file
 
 
 class Found(NamedTuple):
@@ -201,24 +206,19 @@ def is_heldout(file: str, share: float) -> bool:
 
 
 def write_videos(path: Path, root: str, videos: Iterable[Video]) -> None:
-    """Write `videos.json`; `root` is absolute or relative to the folder of that file."""
-    write_json(path, {"root": root, "videos": [video._asdict() for video in videos]})
+    """Write `videos.jsonl`; `root` is absolute or relative to the folder of that file."""
+    write_lines(path, root, videos)
 
 
-def read_videos(path: Path) -> tuple[Path, list[Video]]:
-    """Root folder and clips of a `videos.json`; raises UserError when it is not one."""
-    try:
-        content = json.loads(path.read_text())
-        videos = [_video(entry) for entry in content["videos"]]
-        return path.parent / content["root"], videos
-    except FileNotFoundError as error:
-        raise UserError(f"no {path}; `cwm collect` writes it") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a list of clips ({error}); run `cwm collect` again"
-        ) from error
+def read_videos(path: Path) -> tuple[Path, Iterator[Video]]:
+    """Root folder of a `videos.jsonl`, and its clips as it is read; UserError if it is none."""
+    lines = read_lines(path, _video, "cwm collect")
+    root = next(lines)
+    if not isinstance(root, str):
+        raise UserError(f"{path} is not a list of clips; run `cwm collect` again")
+    return path.parent / root, lines
 
 
-def _video(entry: dict[str, Any]) -> Video:
-    run = entry.pop("stills")
-    return Video(**entry, stills=run and Run(*run))
+def _video(fields: list[Any]) -> Video:
+    *most, run = fields
+    return Video(*most, stills=run and Run(*run))

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cwm.errors import UserError
 
@@ -16,11 +19,39 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write a file that is either the old one or the whole new one, and says nothing of time."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what becomes the file at `path`: the old one stays until the new is whole."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    yield part
     part.replace(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a small file, which says nothing of time."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def write_lines(path: Path, head: object, rows: Iterable[object]) -> None:
+    """Write a file of JSON lines: a head, then rows, which may be too many for the memory."""
+    with replacing(path) as part, part.open("w") as file:
+        file.write(json.dumps(head) + "\n")
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def read_lines(path: Path, make: Callable[[Any], Any], command: str) -> Iterator[Any]:
+    """The head of such a file, then what is made of each row, as they are asked for.
+
+    Raises UserError, with the command that writes the file, when it is missing or not one.
+    """
+    try:
+        with path.open() as file:
+            yield json.loads(file.readline())
+            for line in file:
+                yield make(json.loads(line))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {error}; run `{command}` again") from error
 
 
 def human(size: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cwm.data.clips import HEADER
+from cwm.data.files import replacing
 from cwm.data.video import FRAME_BYTES, SIZE, Clip
 
 SHARD_FRAMES = 2**30 // FRAME_BYTES  # about 1 GiB
@@ -37,19 +38,6 @@ class Stored(NamedTuple):
     offset: int
 
 
-def read_journal(folder: Path) -> dict[str, Stored]:
-    """What the journal of a folder says, by checksum of the source; empty if there is none."""
-    path = folder / "journal.jsonl"
-    lines = path.read_text().split("\n")[1:-1] if path.exists() else []
-    clips = (_stored(line) for line in lines)
-    return {clip.sha256: clip for clip in clips}
-
-
-def _stored(line: str) -> Stored:
-    clip = Stored(*json.loads(line))
-    return clip._replace(cuts=tuple(clip.cuts))
-
-
 class Shards:
     """The frames of a folder; what was once written there never moves.
 
@@ -62,22 +50,23 @@ class Shards:
         self.clips: dict[str, Stored] = {}  # by checksum of the file
         self.ends = [0]  # frames in each shard
         self._unsafe: list[Stored] = []  # not in the journal yet
-        self._read(json.dumps(key, sort_keys=True))
+        self._journal.touch()
+        self._read(json.dumps(key, sort_keys=True) + "\n")
 
     def _read(self, key: str) -> None:
-        lines = self._journal.read_text().split("\n") if self._journal.exists() else [""]
-        if lines[0] != key:
-            lines = [key, ""]
-            for old in self._folder.glob("frames-*.npy"):
-                old.unlink()
-        for line in lines[1:-1]:  # the last is empty, or was cut off by a kill
-            clip = _stored(line)
-            if self._holds(clip):
-                self._remember(clip)
-        part = self._journal.with_suffix(".part")
-        known = [json.dumps(clip) for clip in self.clips.values()]
-        part.write_text("\n".join([key, *known, ""]))
-        part.replace(self._journal)
+        """Remember what the journal says and is true, and write it anew."""
+        with self._journal.open() as old, replacing(self._journal) as part, part.open("w") as new:
+            new.write(key)
+            if old.readline() != key:
+                for frames in self._folder.glob("frames-*.npy"):
+                    frames.unlink()
+                return
+            for line in old:
+                if line.endswith("\n"):  # or else it was cut off by a kill
+                    clip = Stored(*json.loads(line))
+                    if self._holds(clip):
+                        self._remember(clip)
+                        new.write(line)
 
     def _path(self, shard: int) -> Path:
         return self._folder / shard_name(shard)

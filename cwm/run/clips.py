@@ -1,4 +1,7 @@
-"""Decoded parts -> the clip store that training reads; stores -> a store made of them."""
+"""Decoded parts -> the clip store that training reads; stores -> a store made of them.
+
+The rows of a store may be too many for the memory: they are read twice, a group at a time.
+"""
 
 import hashlib
 import itertools
@@ -7,7 +10,8 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,131 +20,36 @@ import numpy as np
 
 from cwm.data.clips import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 from cwm.data.contact import write_contact_sheet
-from cwm.data.corpora import DatasetConfig, Video, read_videos
-from cwm.data.files import sha256, write_json
-from cwm.data.shards import Stored, read_journal, shard_name
+from cwm.data.corpora import DatasetConfig, read_videos
+from cwm.data.files import read_lines, replacing, sha256, write_json
+from cwm.data.shards import Stored, shard_name
 from cwm.data.video import FRAME_BYTES, SIZE
 from cwm.errors import UserError
 from cwm.run.decode import key, part_folder, part_of
 
 log = logging.getLogger(__name__)
+GROUP = 1024  # rows in memory at once, and in a row group of the manifest
+Row = dict[str, Any]
 
 
 def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
-    """Gather the decoded parts of `videos` (a `videos.json`), and write `out/store.json` last.
+    """Gather the decoded parts of `videos` (a `videos.jsonl`), and write `out/store.json` last.
 
     Every file is named in `manifest.parquet`: decoded, too short, a duplicate, or failed with its
     reason. No file ever stands in for another.
     Raises UserError when more files fail than `cfg.max_failures` allows, or no clip is left.
     """
-    _, listed = read_videos(videos)
-    rows = _rows(cfg, listed, out)
-    _write_manifest(out / "manifest.parquet", rows)
-    _judge(name, cfg, rows, out)
-    _write_store(name, cfg, rows, out)
-
-
-def _rows(cfg: DatasetConfig, listed: list[Video], out: Path) -> list[dict[str, Any]]:
-    """What is known of each source: a row of the manifest, and where its frames lie."""
-    folders = [out / part_folder(number) for number in range(cfg.parts)]
-    failures = [_failures(folder, cfg) for folder in folders]
-    journals = [read_journal(folder) for folder in folders]
-    first: dict[str, str] = {}  # content -> the file that had it first
-    rows = []
-    for video in listed:
-        part = part_of(video, cfg.parts)
-        row = video._asdict() | {"part": part, "status": "failed", "reason": None}
-        if stored := journals[part].get(video.sha256):
-            row |= stored._asdict() | {"status": "ok", "shots": _shots(stored, cfg.min_frames)}
-            twin = first.setdefault(stored.content, video.file)
-            if not row["shots"]:
-                what = "a shot of frames" if stored.cuts else f"{stored.frames} frames"
-                row |= {"status": "too-short", "reason": f"{what}, fewer than {cfg.min_frames}"}
-            elif cfg.duplicates == "drop" and twin != video.file:
-                row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
-        else:
-            row["reason"] = failures[part].get(video.sha256 or video.file)
-            if row["reason"] is None:
-                raise UserError(f"{video.file} is not in {folders[part]}; run `cwm decode` again")
-        rows.append(row)
-    _hold_out_one(cfg, [row for row in rows if row["status"] == "ok"])
-    return rows
-
-
-def _failures(folder: Path, cfg: DatasetConfig) -> dict[str, str]:
-    path = folder / "part.json"
-    try:
-        part = json.loads(path.read_text())
-        if part["parts"] == cfg.parts:
-            return part["failures"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path}: {error}; run `cwm decode` again") from error
-    raise UserError(f"{path} is one of {part['parts']} parts, not of {cfg.parts}; decode again")
-
-
-def _shots(stored: Stored, min_frames: int) -> list[tuple[int, int]]:
-    """First frame and length of every shot that is long enough."""
-    ends = [0, *stored.cuts, stored.frames]
-    shots = [(start, end - start) for start, end in itertools.pairwise(ends)]
-    return [shot for shot in shots if shot[1] >= min_frames]
-
-
-def _hold_out_one(cfg: DatasetConfig, clips: list[dict[str, Any]]) -> None:
-    """In a set so small that by chance none would be held out, or all, move one."""
-    splits = {row["split"] for row in clips}
-    if 0 < cfg.heldout < 1 and len(clips) > 1 and len(splits) == 1:
-        chosen = min(clips, key=lambda row: _sha256(row["file"]))
-        chosen["split"] = "train" if splits == {"heldout"} else "heldout"
-
-
-def _write_manifest(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    words = ("file", "sha256", "status", "reason", "split", "label")
-    numbers = ("bytes", "width", "height", "frames")
-    columns = [(name, pa.string()) for name in words] + [(name, pa.int64()) for name in numbers]
-    columns.append(("seconds", pa.float64()))
-    printable = [row | {"file": os.fsencode(row["file"]).decode(errors="replace")} for row in rows]
-    part = path.with_suffix(".part")
-    parquet.write_table(pa.Table.from_pylist(printable, pa.schema(columns)), part)
-    part.replace(path)
-
-
-def _judge(name: str, cfg: DatasetConfig, rows: list[dict[str, Any]], out: Path) -> None:
-    """UserError unless enough of the files became clips."""
-    failed = [row for row in rows if row["status"] == "failed"]
-    if len(failed) > cfg.max_failures * len(rows):
-        first = "; ".join(f"{row['file']}: {row['reason']}" for row in failed[:3])
-        raise UserError(
-            f"{len(failed)} of {len(rows)} clips of dataset {name} cannot be decoded, more than "
-            f"dataset.max_failures = {cfg.max_failures:g} allows ({first}); "
-            f"all are listed in {out / 'manifest.parquet'}"
-        )
-    if not any(row["status"] == "ok" for row in rows):
-        raise UserError(
-            f"none of the {len(rows)} clips of dataset {name} has "
-            f"dataset.min_frames = {cfg.min_frames} frames"
-        )
-
-
-def _write_store(name: str, cfg: DatasetConfig, rows: list[dict[str, Any]], out: Path) -> None:
-    """Write index and contact sheet, then the small file that vouches for everything."""
-    sources = [row for row in rows if row["status"] == "ok"]
-    labels = sorted({row["label"] for row in sources if row["label"] is not None})
-    shards: dict[str, int] = {}  # file of each shard -> frames in it that are known of
-    for row in rows:
-        if row["status"] != "failed":
-            row["file of frames"] = f"{part_folder(row['part'])}/{shard_name(row['shard'])}"
-            end = row["offset"] + row["frames"]
-            shards[row["file of frames"]] = max(end, shards.get(row["file of frames"], 0))
-    shards = dict(sorted(shards.items()))
-    numbers = {file: number for number, file in enumerate(shards)}
-    index = np.array([e for row in sources for e in _entries(row, numbers, labels)], INDEX)
-    part = out / "index.part"
-    with part.open("wb") as file:
+    labels, shards, moved = _survey(cfg, _rows(cfg, videos, out))
+    tally = _Tally(labels, shards)
+    rows = (row | moved.get(row["file"], {}) for row in _rows(cfg, videos, out))
+    with _manifest(out / "manifest.parquet") as write:
+        while group := list(itertools.islice(rows, GROUP)):
+            write(group)
+            tally.add(group)
+    tally.judge(name, cfg, out)
+    index = np.concatenate(tally.index)
+    with replacing(out / "index.npy") as part, part.open("wb") as file:
         np.save(file, index)
-    part.replace(out / "index.npy")
     info = {
         "dataset": name,
         "geometry": key(cfg),
@@ -149,18 +58,18 @@ def _write_store(name: str, cfg: DatasetConfig, rows: list[dict[str, Any]], out:
         "heldout": cfg.heldout,
         "frame_shape": [SIZE, SIZE, 3],
         "frame_bytes": FRAME_BYTES,
-        "videos": dict(sorted(Counter(row["status"] for row in rows).items())),
-        "reasons": dict(Counter(_kind(row["reason"]) for row in rows if row["reason"])),
+        "videos": dict(sorted(tally.statuses.items())),
+        "reasons": dict(tally.reasons),
         "clips": {split: int((index["split"] == i).sum()) for i, split in enumerate(SPLITS)},
         "frames": int(index["length"].sum()),
-        "seconds": sum(row["seconds"] or 0 for row in sources),
-        "bytes": sum(row["bytes"] for row in rows),
-        "sizes": _commonest(f"{row['width']} x {row['height']}" for row in sources),
+        "seconds": tally.seconds,
+        "bytes": tally.bytes,
+        "sizes": dict(tally.sizes.most_common(5)),
         "labels": labels,
-        "variety": _variety(sources),
+        "variety": {trait: len(values) for trait, values in sorted(tally.variety.items())},
         "shards": shards,
         "sha256": {
-            "content": _content(sources),
+            "content": tally.content.hexdigest(),
             "index": sha256(out / "index.npy"),
             "manifest": sha256(out / "manifest.parquet"),
         },
@@ -170,41 +79,150 @@ def _write_store(name: str, cfg: DatasetConfig, rows: list[dict[str, Any]], out:
     log.info("%s: %d clips, %d frames", name, len(index), info["frames"])
 
 
-def _entries(
-    row: dict[str, Any], numbers: dict[str, int], labels: list[str]
-) -> Iterator[tuple[int, int, int, int, int]]:
-    """Entries of the index: one for each shot of a source."""
-    label = -1 if row["label"] is None else labels.index(row["label"])
-    for start, length in row["shots"]:
-        split = SPLITS.index(row["split"])
-        yield numbers[row["file of frames"]], row["offset"] + start, length, label, split
+def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
+    """What is known of each source: a row of the manifest, and where its frames lie."""
+    folders = [part_folder(number) for number in range(cfg.parts)]
+    parts = [_outcomes(out / folder / "part.jsonl", cfg.parts) for folder in folders]
+    first: dict[str, str] = {}  # content -> the file that had it first
+    for video in read_videos(videos)[1]:
+        part = part_of(video, cfg.parts)
+        found = next((x for identity, x in parts[part] if identity == video.identity), None)
+        if found is None:
+            raise UserError(f"{video.file} is not in {out / folders[part]}; run `cwm decode` again")
+        row = video._asdict() | {"status": "failed", "reason": found}
+        if isinstance(found, Stored):
+            row |= found._asdict() | {"status": "ok", "reason": None}
+            row["frames in"] = f"{folders[part]}/{shard_name(found.shard)}"
+            row["shots"] = _shots(found, cfg.min_frames)
+            drop = cfg.duplicates == "drop"
+            twin = first.setdefault(found.content, video.file) if drop else video.file
+            if not row["shots"]:
+                what = "a shot of frames" if found.cuts else f"{found.frames} frames"
+                row |= {"status": "too-short", "reason": f"{what}, fewer than {cfg.min_frames}"}
+            elif twin != video.file:
+                row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
+        yield row
+
+
+def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
+    """What became of the clips of a part, by identity, in the order of the list."""
+    lines = read_lines(path, _outcome, "cwm decode")
+    if (of := next(lines)) != parts:
+        raise UserError(f"{path} is one of {of} parts, not of {parts}; decode again")
+    return lines
+
+
+def _outcome(line: Sequence[Any]) -> tuple[str, Stored | str]:
+    identity, found = line
+    return identity, found if isinstance(found, str) else Stored(*found)
+
+
+def _shots(stored: Stored, min_frames: int) -> list[tuple[int, int]]:
+    """First frame and length of every shot that is long enough."""
+    ends = [0, *stored.cuts, stored.frames]
+    shots = [(start, end - start) for start, end in itertools.pairwise(ends)]
+    return [shot for shot in shots if shot[1] >= min_frames]
+
+
+def _survey(
+    cfg: DatasetConfig, rows: Iterable[Row]
+) -> tuple[list[str], dict[str, int], dict[str, Row]]:
+    """Labels; how many frames of each shard are known of; what is to be changed in which file.
+
+    In a set so small that by chance no clip would be held out, or all, one of them is moved.
+    """
+    labels, splits, shards, files = set(), set(), {}, 0
+    chosen = None
+    for row in rows:
+        if row["status"] != "failed":
+            end = row["offset"] + row["frames"]
+            shards[row["frames in"]] = max(end, shards.get(row["frames in"], 0))
+        if row["status"] == "ok":
+            labels.add(row["label"])
+            splits.add(row["split"])
+            files += 1
+            chosen = min(chosen or row["file"], row["file"], key=_sha256)
+    other = {"train": "heldout", "heldout": "train"}
+    alike = 0 < cfg.heldout < 1 and files > 1 and len(splits) == 1
+    moved = {chosen: {"split": other[splits.pop()]}} if alike else {}
+    return sorted(labels - {None}), dict(sorted(shards.items())), moved
+
+
+@contextmanager
+def _manifest(path: Path) -> Iterator[Callable[[list[Row]], None]]:
+    """What writes rows to a manifest."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    words = ("file", "sha256", "status", "reason", "split", "label")
+    numbers = ("bytes", "width", "height", "frames")
+    columns = [(name, pa.string()) for name in words] + [(name, pa.int64()) for name in numbers]
+    schema = pa.schema([*columns, ("seconds", pa.float64())])
+
+    def write(rows: list[Row]) -> None:
+        printable = [
+            row | {"file": os.fsencode(row["file"]).decode(errors="replace")} for row in rows
+        ]
+        manifest.write_table(pa.Table.from_pylist(printable, schema))
+
+    with replacing(path) as part, ParquetWriter(part, schema) as manifest:
+        yield write
+
+
+class _Tally:
+    """What there is to say of all clips together, and their index."""
+
+    def __init__(self, labels: list[str], shards: Iterable[str]) -> None:
+        self._labels = {None: -1} | {label: number for number, label in enumerate(labels)}
+        self._shards = {shard: number for number, shard in enumerate(shards)}
+        self.statuses, self.reasons, self.sizes = Counter(), Counter(), Counter()
+        self.variety: dict[str, set[str]] = defaultdict(set)  # values of each trait
+        self.failed: list[str] = []  # the first ones
+        self.seconds = self.bytes = 0
+        self.content = hashlib.sha256()  # of names, labels, splits, shots and frames, not places
+        self.index = [np.zeros(0, INDEX)]
+
+    def add(self, rows: list[Row]) -> None:
+        self.statuses.update(row["status"] for row in rows)
+        self.reasons.update(_kind(row["reason"]) for row in rows if row["reason"])
+        self.bytes += sum(row["bytes"] for row in rows)
+        failed = (f"{x['file']}: {x['reason']}" for x in rows if x["status"] == "failed")
+        self.failed = [*self.failed, *failed][:3]
+        clips = [row for row in rows if row["status"] == "ok"]
+        self.sizes.update(f"{row['width']} x {row['height']}" for row in clips)
+        self.seconds += sum(row["seconds"] or 0 for row in clips)
+        for row in clips:
+            for trait, value in row["traits"].items():
+                self.variety[trait].add(value)
+            facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
+            self.content.update(json.dumps(facts).encode())
+        self.index.append(np.array([x for row in clips for x in self._entries(row)], INDEX))
+
+    def _entries(self, row: Row) -> Iterator[tuple[int, int, int, int, int]]:
+        """Entries of the index: one for each shot of a source."""
+        shard, label = self._shards[row["frames in"]], self._labels[row["label"]]
+        for start, length in row["shots"]:
+            yield shard, row["offset"] + start, length, label, SPLITS.index(row["split"])
+
+    def judge(self, name: str, cfg: DatasetConfig, out: Path) -> None:
+        """UserError unless enough of the files became clips."""
+        failed, total = self.statuses["failed"], self.statuses.total()
+        if failed > cfg.max_failures * total:
+            raise UserError(
+                f"{failed} of {total} clips of dataset {name} cannot be decoded, more than "
+                f"dataset.max_failures = {cfg.max_failures:g} allows ({'; '.join(self.failed)}); "
+                f"all are listed in {out / 'manifest.parquet'}"
+            )
+        if not self.statuses["ok"]:
+            raise UserError(
+                f"none of the {total} clips of dataset {name} has "
+                f"dataset.min_frames = {cfg.min_frames} frames"
+            )
 
 
 def _kind(reason: str) -> str:
     """A reason without what is particular to the file."""
     return re.sub(r"\d+", "N", re.sub(r"0x[0-9a-f]+|[^ ]*[./][^ ]*", "...", reason))[:80]
-
-
-def _commonest(words: Iterable[str], n: int = 5) -> dict[str, int]:
-    return dict(Counter(words).most_common(n))
-
-
-def _variety(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """How many different values each trait has."""
-    values = defaultdict(set)
-    for row in rows:
-        for trait, value in row["traits"].items():
-            values[trait].add(value)
-    return {trait: len(found) for trait, found in sorted(values.items())}
-
-
-def _content(sources: Iterable[dict[str, Any]]) -> str:
-    """Checksum of names, labels, splits, shots and frames, wherever in the shards they lie."""
-    digest = hashlib.sha256()
-    for row in sources:
-        facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
-        digest.update(json.dumps(facts).encode())
-    return digest.hexdigest()
 
 
 def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) -> None:

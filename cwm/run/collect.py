@@ -1,13 +1,13 @@
-"""A dataset's name -> its clips, listed in `videos.json`."""
+"""A dataset's name -> its clips, listed in `videos.jsonl`."""
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from cwm.data import standins
+from cwm.data.ahead import in_order
 from cwm.data.corpora import (
     DatasetConfig,
     Found,
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
-    """Make a stand-in or look into a folder of clips, and write `out/videos.json` last.
+    """Make a stand-in or look into a folder of clips, and write `out/videos.jsonl` last.
 
     The list holds nothing that changes when the files do not. Its root is relative to `out`, so
     that results can be moved together with the data, unless the folder was given absolutely.
@@ -38,12 +38,11 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
         root = folder_of(name, cfg)
         written = str(root) if root.is_absolute() else os.path.relpath(root, out)
         clips = find(root, cfg)
-    with ThreadPoolExecutor(workers) as pool:
-        videos = list(pool.map(partial(describe, root, cfg=cfg), clips))
+    videos = in_order(partial(describe, root, cfg=cfg), clips, workers)
     if made:
-        videos = [v._replace(traits=v.traits | made[_place(v)]) for v in videos]
-    write_videos(out / "videos.json", written, videos)
-    log.info("%s: %d clips, %.1f MB", name, len(videos), sum(v.bytes for v in videos) / 1e6)
+        videos = (v._replace(traits=v.traits | made[_place(v)]) for v in videos)
+    write_videos(out / "videos.jsonl", written, videos)
+    log.info("%s: %d clips", name, len(clips))
 
 
 def _place(clip: Found | Video) -> str:

@@ -6,23 +6,24 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cwm.data import episodes, stills
+from cwm.data.ahead import in_order
 from cwm.data.corpora import DatasetConfig, Video, digest, read_videos
-from cwm.data.files import write_json
+from cwm.data.files import write_lines
 from cwm.data.shards import Shards
 from cwm.data.video import SIZE, Clip, DecodeError, check_readable, decode, ffmpeg_version
 from cwm.errors import UserError
 
 log = logging.getLogger(__name__)
 NEWS = 10.0  # seconds between two lines of progress
+Result = tuple[Clip, str] | DecodeError  # frames and their checksum, or why there are none
 
 
 def part_of(video: Video, parts: int) -> int:
@@ -44,72 +45,67 @@ def key(cfg: DatasetConfig) -> dict[str, Any]:
 def decode_part(
     name: str, cfg: DatasetConfig, videos: Path, number: int, out: Path, n: int
 ) -> None:
-    """Decode the clips of a part with `n` at once, and write `out/part.json` last.
+    """Decode the clips of a part with `n` at once, and write `out/part.jsonl` last.
 
-    What is stored already is not decoded again. Clips that fail are named in `part.json`.
+    What is stored already is not decoded again. That file says of every clip, in the order of the
+    list, where its frames lie or why it failed.
     """
     if not 0 <= number < cfg.parts:
         raise UserError(f"part {number} of dataset {name}; they are 0 to {cfg.parts - 1}")
-    root, listed = read_videos(videos)
-    mine = [video for video in listed if part_of(video, cfg.parts) == number]
+
+    def mine() -> Iterator[Video]:  # read anew each time: they may be too many for the memory
+        _, listed = read_videos(videos)
+        return (video for video in listed if part_of(video, cfg.parts) == number)
+
     shards = Shards(out, key(cfg) | {"parts": cfg.parts})
+    todo = {video.identity for video in mine()}
+    total = len(todo)
+    todo -= shards.clips.keys()
+    log.info("%s: %d of %d clips to decode", name, len(todo), total)
+    stop = threading.Event()
+    work = partial(_decode_one, read_videos(videos)[0], cfg, stop, out)
     try:
-        failures = _decode_all(name, cfg, root, mine, shards, out, n)
+        with closing(in_order(work, _once(mine(), todo), n, stop)) as results:
+            failures = _store(name, results, len(todo), shards)
     finally:
         shards.sync()  # also what was decoded before a failure or Ctrl-C
-    write_json(out / "part.json", {"parts": cfg.parts, "failures": failures})
+    found = ((clip.identity, shards.clips.get(clip.sha256)) for clip in mine())
+    write_lines(out / "part.jsonl", cfg.parts, ([x, at or failures[x]] for x, at in found))
 
 
-def _decode_all(
-    name: str, cfg: DatasetConfig, root: Path, mine: list[Video], shards: Shards, out: Path, n: int
+def _once(videos: Iterable[Video], todo: set[str]) -> Iterator[Video]:
+    """One clip of each identity."""
+    for video in videos:
+        if video.identity in todo:
+            todo.remove(video.identity)
+            yield video
+
+
+def _store(
+    name: str, results: Iterable[tuple[Video, Result]], total: int, shards: Shards
 ) -> dict[str, str]:
-    """Decode what is not stored yet, in the order of the list; returns the reasons of failures."""
-    # Clips of equal content are decoded once; unreadable ones have no checksum to compare.
-    todo = list({v.sha256 or v.file: v for v in mine if v.sha256 not in shards.clips}.values())
-    log.info("%s: %d of %d clips to decode", name, len(todo), len(mine))
+    """Store what was decoded; returns why other clips failed, by identity."""
     failures: dict[str, str] = {}
     start = news = time.monotonic()
-    with closing(_in_threads(todo, cfg, root, out, n)) as results:
-        for done, (video, result) in enumerate(results, start=1):
-            if isinstance(result, DecodeError):
-                failures[video.sha256 or video.file] = str(result)
-                log.warning("%s: %s: %s", name, video.file, result)
-            else:
-                shards.add(video.sha256, *result)
-            now = time.monotonic()
-            if now - news > NEWS or done == len(todo):
-                news, rate = now, done / max(now - start, 1e-9)
-                left = (len(todo) - done) / rate
-                message = "%s: %d of %d clips, %d failed, %.1f a second, %.0f s left"
-                log.info(message, name, done, len(todo), len(failures), rate, left)
+    for done, (video, result) in enumerate(results, start=1):
+        if isinstance(result, DecodeError):
+            failures[video.identity] = str(result)
+            log.warning("%s: %s: %s", name, video.file, result)
+        else:
+            shards.add(video.sha256, *result)
+        now = time.monotonic()
+        if now - news > NEWS or done == total:
+            news, rate = now, done / max(now - start, 1e-9)
+            left = (total - done) / rate
+            message = "%s: %d of %d clips, %d failed, %.1f a second, %.0f s left"
+            log.info(message, name, done, total, len(failures), rate, left)
     return failures
 
 
-def _in_threads(
-    todo: list[Video], cfg: DatasetConfig, root: Path, out: Path, n: int
-) -> Iterator[tuple[Video, tuple[Clip, str] | DecodeError]]:
-    """Results in the order of `todo`, a bounded number ahead; an interrupt kills the children."""
-    stop = threading.Event()
-    ahead: deque[tuple[Video, Future]] = deque()
-    with ThreadPoolExecutor(n) as pool:
-        try:
-            for video in todo:
-                ahead.append((video, pool.submit(_decode_one, root, video, cfg, stop, out)))
-                if len(ahead) > 2 * n:
-                    first, future = ahead.popleft()
-                    yield first, future.result()
-            while ahead:
-                last, future = ahead.popleft()
-                yield last, future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-
-
 def _decode_one(
-    root: Path, video: Video, cfg: DatasetConfig, stop: threading.Event, scratch: Path
-) -> tuple[Clip, str] | DecodeError:
-    """Frames of a clip and their checksum, or why not; it must be the one that was listed."""
+    root: Path, cfg: DatasetConfig, stop: threading.Event, scratch: Path, video: Video
+) -> tuple[Video, Result]:
+    """A clip with its frames and their checksum, or why not; it must be the one that was listed."""
     path = root / video.file
     try:
         check_readable(path)
@@ -124,9 +120,9 @@ def _decode_one(
     except DecodeError as error:
         if os.strerror(errno.ENOSPC) in str(error):  # the disk's fault, not the clip's
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from error
-        return error
+        return video, error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return DecodeError(f"cannot be read: {error.strerror}")
-    return clip, hashlib.sha256(clip.frames).hexdigest()
+        return video, DecodeError(f"cannot be read: {error.strerror}")
+    return video, (clip, hashlib.sha256(clip.frames).hexdigest())

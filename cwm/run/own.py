@@ -28,7 +28,7 @@ def pretrain_on(folder: Path, scale: str, out: Path, workers: int) -> None:
     files.append(Path("config/model/contextwm.yaml"))
     cfg = config.load(files)
     data = replace(cfg.dataset, source="folder", folder=folder.resolve())
-    listed, store, weights = out / "videos.json", out / "clips/store.json", out / "weights.json"
+    listed, store, weights = out / "videos.jsonl", out / "clips/store.json", out / "weights.json"
     collect(NAME, data, out, workers)
     for part in range(data.parts):
         decode_part(NAME, data, listed, part, out / "clips" / part_folder(part), workers)

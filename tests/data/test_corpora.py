@@ -14,6 +14,7 @@ from cwm.data.corpora import (
     is_heldout,
     read_videos,
     traits_of,
+    write_videos,
 )
 from cwm.data.files import sha256
 from cwm.data.stills import Run
@@ -153,19 +154,20 @@ def test_every_corpus_of_the_paper_has_its_geometry_and_sampling():
     assert sizes == [1500, 15_000]
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"root": "."}', '{"videos": [{"name": 1}]}'])
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"root": "."}', '"."\n{}', '".\n["a"]'])
 def test_a_list_that_is_none_is_refused(tmp_path, text):
-    path = tmp_path / "videos.json"
+    path = tmp_path / "videos.jsonl"
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match="cwm collect"):
-        read_videos(path)
+        list(read_videos(path)[1])
 
 
 def test_a_list_names_its_root_relative_to_itself(tmp_path):
-    entry = {"file": "1.jpg", "bytes": 1, "sha256": "0", "label": None, "split": "train"}
-    entry |= {"traits": {"scene": "1"}, "stills": [5, 3]}
-    (tmp_path / "videos.json").write_text(json.dumps({"root": "sub", "videos": [entry]}))
-    root, (video,) = read_videos(tmp_path / "videos.json")
-    assert root == tmp_path / "sub"
-    assert video == Video("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3))
+    videos = [
+        Video("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3)),
+        Video("2.mp4", 0, None, "wave", "heldout", {}),
+    ]
+    write_videos(tmp_path / "videos.jsonl", "sub", videos)
+    root, listed = read_videos(tmp_path / "videos.jsonl")
+    assert (root, list(listed)) == (tmp_path / "sub", videos)

@@ -1,8 +1,6 @@
-import json
-
 import pytest
 
-from cwm.data.corpora import DatasetConfig
+from cwm.data.corpora import DatasetConfig, read_videos
 from cwm.data.standins import robot, something
 from cwm.data.video import Geometry, decode
 from cwm.errors import UserError
@@ -22,8 +20,8 @@ def files(out):
 def test_a_standin_is_the_same_however_it_is_made(tmp_path):
     collect("something", standin("something", 4), tmp_path / "all", workers=2)
     all_of_them = files(tmp_path / "all")
-    listed = json.loads(all_of_them["videos.json"])["videos"]
-    assert sorted(video["label"] for video in listed) == sorted(something.LABELS)
+    _, listed = read_videos(tmp_path / "all/videos.jsonl")
+    assert sorted(video.label for video in listed) == sorted(something.LABELS)
 
     part = tmp_path / "part"  # where a job was killed, and a file is there already
     (first, _, third, _) = sorted(name for name in all_of_them if name.endswith(".webm"))
@@ -52,12 +50,12 @@ def test_a_folder_is_listed_and_stays_where_it_is(tmp_path, monkeypatch):
     (tmp_path / "data/own/wave/a.mp4").write_text("x")
     for _ in range(2):
         collect("own", DatasetConfig(), tmp_path / "results/videos/own", workers=2)
-    content = (tmp_path / "results/videos/own/videos.json").read_text()
-    assert str(tmp_path) not in content
-    listed = json.loads(content)
-    assert listed["root"] == "../../../data/own"
-    assert [video["file"] for video in listed["videos"]] == ["wave/a.mp4"]
-    assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", "results/videos/own/videos.json"]
+    path = tmp_path / "results/videos/own/videos.jsonl"
+    assert str(tmp_path) not in path.read_text()
+    root, listed = read_videos(path)
+    assert root == path.parent / "../../../data/own"
+    assert [video.file for video in listed] == ["wave/a.mp4"]
+    assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", "results/videos/own/videos.jsonl"]
 
 
 def test_a_missing_folder_and_an_unknown_standin_are_errors(tmp_path):
@@ -65,4 +63,4 @@ def test_a_missing_folder_and_an_unknown_standin_are_errors(tmp_path):
         collect("own", DatasetConfig(folder=tmp_path / "elsewhere"), tmp_path / "out", 1)
     with pytest.raises(UserError, match=r"unknown stand-in dataset 'somthing'.*something"):
         collect("somthing", standin("somthing", 1), tmp_path / "out", 1)
-    assert not (tmp_path / "out/videos.json").exists()
+    assert not (tmp_path / "out/videos.jsonl").exists()

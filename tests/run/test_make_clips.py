@@ -57,8 +57,8 @@ def build(folder, out=None, **settings):
 
 def gather(cfg, out):
     for part in range(cfg.parts):
-        decode_part("own", cfg, out / "videos.json", part, out / part_folder(part), 2)
-    make_clips("own", cfg, out / "videos.json", out)
+        decode_part("own", cfg, out / "videos.jsonl", part, out / part_folder(part), 2)
+    make_clips("own", cfg, out / "videos.jsonl", out)
 
 
 def manifest(out):
@@ -67,7 +67,7 @@ def manifest(out):
 
 
 def contents(out):
-    files = (path for path in out.rglob("*") if path.is_file() and path.name != "videos.json")
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != "videos.jsonl")
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
@@ -297,16 +297,16 @@ def test_parts_that_are_missing_or_others_are_named(folder):
     out = build(folder, parts=2)
     cfg = DatasetConfig(folder=folder, parts=2)
     with pytest.raises(UserError, match=r"part 2 of dataset own; they are 0 to 1"):
-        decode_part("own", cfg, out / "videos.json", 2, out / "part-002", 1)
+        decode_part("own", cfg, out / "videos.jsonl", 2, out / "part-002", 1)
     with pytest.raises(UserError, match=r"is one of 2 parts, not of 1; decode again"):
-        make_clips("own", DatasetConfig(folder=folder, parts=1), out / "videos.json", out)
+        make_clips("own", DatasetConfig(folder=folder, parts=1), out / "videos.jsonl", out)
     movie(folder / "new.webm", 27, 50)
     collect("own", cfg, out, workers=1)
     with pytest.raises(UserError, match=r"new\.webm is not in .*part-00\d; run `cwm decode` again"):
-        make_clips("own", cfg, out / "videos.json", out)
-    (out / "part-001/part.json").write_text("{")
+        make_clips("own", cfg, out / "videos.jsonl", out)
+    (out / "part-001/part.jsonl").write_text("{")
     with pytest.raises(UserError, match=r"cannot read .*part-001/part\.json"):
-        make_clips("own", cfg, out / "videos.json", out)
+        make_clips("own", cfg, out / "videos.jsonl", out)
 
 
 def test_of_a_few_videos_one_is_held_out(folder):
@@ -324,7 +324,7 @@ def test_a_full_disk_is_not_the_fault_of_a_video(folder, monkeypatch):
     monkeypatch.setattr(video.tempfile, "TemporaryFile", full)
     with pytest.raises(OSError, match="No space left"):
         build(folder)
-    assert not (folder.with_name("out") / "part-000/part.json").exists()
+    assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
 
 
 def test_the_data_page_tells_everything(folder):

@@ -115,7 +115,7 @@ def parts_of(wildcards):
     files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
     parts = load_settings(files).dataset.parts
     return [
-        f"{PART}/part.json".format(part=f"{i:03d}", **wildcards) for i in range(parts)
+        f"{PART}/part.jsonl".format(part=f"{i:03d}", **wildcards) for i in range(parts)
     ]
 
 

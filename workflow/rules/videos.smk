@@ -1,4 +1,4 @@
-"""Videos -> clips. Reads config/dataset; makes videos.json and store.json per dataset."""
+"""Videos -> clips. Reads config/dataset; makes videos.jsonl and store.json per dataset."""
 
 
 rule download:
@@ -19,7 +19,7 @@ rule collect:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
         downloaded=[] if STANDINS else f"{VIDEOS}/downloaded",
     output:
-        f"{VIDEOS}/videos.json",
+        f"{VIDEOS}/videos.jsonl",
     log:
         f"{VIDEOS}/log.txt",
     benchmark:
@@ -36,9 +36,9 @@ rule decode:
     """Decode a part of the clips into frames; what is stored already stays."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        videos=f"{VIDEOS}/videos.json",
+        videos=f"{VIDEOS}/videos.jsonl",
     output:
-        f"{PART}/part.json",
+        f"{PART}/part.jsonl",
     log:
         f"{PART}/log.txt",
     benchmark:
@@ -56,7 +56,7 @@ rule clips:
     """Gather the parts to frames that training reads by offset; list what cannot be decoded."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        videos=f"{VIDEOS}/videos.json",
+        videos=f"{VIDEOS}/videos.jsonl",
         parts=parts_of,
     output:
         f"{CLIPS}/store.json",
