@@ -7,7 +7,6 @@ stores them. Then the memory of decoding many more, small clips: it must not gro
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.record import Record
+from bench.record import Record, peak_memory
 from cwm.data.clips import ClipStore
 from cwm.data.corpora import DatasetConfig
 from cwm.data.encode import H264, encode
@@ -100,7 +99,7 @@ def many(count: int, processes: int) -> None:
         store = ours(work / "videos", work / "out", processes)
         for i in range(50):
             store.sample(0, i, 16, 5)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_memory())
     finally:
         shutil.rmtree(work)
 

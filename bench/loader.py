@@ -2,10 +2,10 @@
 
 Without an argument: a made-up store of 400 clips of 44 frames (216 MB), and beside it the same
 frames as JPEG files read in the style of the official code, by worker processes. Then, without
-frames on disk (sparse files), what a store of 10 million clips costs against one of 10 thousand.
+frames on disk (sparse files), what a store of 10 million clips costs against one of 10 thousand:
+as many batches from each, in turn, for the first time (cold) and once more (warm).
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.inputs import clip_store, jpeg_clips, write_store
-from bench.record import Record
+from bench.record import Record, peak_memory
 from cwm.data.clips import HEADER, INDEX, ClipStore, prefetch
 from cwm.data.shards import SHARD_FRAMES, shard_name
 from cwm.data.video import FRAME_BYTES
@@ -29,12 +29,13 @@ from cwm.data.video import FRAME_BYTES
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44
 JPEG_BATCHES, WORKERS = 20, 2
-SCALES = [("open", "s"), ("first batch", "s"), ("batch", "ms"), ("peak memory", "MB")]
+SIZES = (10_000, 10_000_000)  # clips, 6 and 5,038 shards
+COSTS = [("open", "s"), ("first batch", "s"), ("peak memory", "MB")]
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--scale"]:
-        measure_scale(int(sys.argv[2]))
+    if sys.argv[1:2] == ["--open"]:
+        print(*open_and_read(Path(sys.argv[2])))
         return
     record = Record("loader", store=sys.argv[1] if len(sys.argv) > 1 else None)
     if len(sys.argv) > 1:
@@ -48,15 +49,8 @@ def main() -> None:
         ratio = f"{jpeg:.1f} batches/s; ours {per_second / jpeg:.0f} times as many"
         print(f"JPEG files, {WORKERS} workers: {ratio}")
         record.add("JPEG files", jpeg * BATCH * LENGTH, "frames/s")
-    print(
-        f"{'clips':>12}{'open s':>8}{'first s':>9}{'ms/batch':>10}{'peak MB':>9}   (sparse files)"
-    )
-    for clips in (10_000, 10_000_000):
-        command = [sys.executable, __file__, "--scale", str(clips)]
-        row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        print(row, end="")
-        for value, (what, unit) in zip(row.split()[1:], SCALES, strict=True):
-            record.add(f"{clips:,} clips/{what}", float(value), unit)
+    with sparse_store(SIZES[0]) as small, sparse_store(SIZES[1]) as large:
+        compare_sizes({SIZES[0]: small, SIZES[1]: large}, record)
     record.save()
 
 
@@ -130,24 +124,43 @@ def sparse_store(clips: int) -> Iterator[Path]:
         yield folder / "store.json"
 
 
-def measure_scale(clips: int) -> None:
-    """Print a row: opening, the first batch, further batches, and the peak of memory.
+def compare_sizes(paths: dict[int, Path], record: Record) -> None:
+    """Print what stores of holes cost: to open, in a process of its own, and for every batch."""
+    for clips, path in paths.items():
+        command = [sys.executable, __file__, "--open", str(path)]
+        row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+        costs = list(zip(COSTS, map(float, row), strict=True))
+        said = ", ".join(f"{what} {x:.2f} {unit}" for (what, unit), x in costs)
+        print(f"{clips:,} clips: {said}")
+        for (what, unit), value in costs:
+            record.add(f"{clips:,} clips/{what}", value, unit)
+    stores = {clips: ClipStore.open(path) for clips, path in paths.items()}
+    for store in stores.values():
+        store.eligible(LENGTH, "train")
+    print(f"{'clips':>12}{'':6}{'ms/batch':>10}{'CPU ms':>8}   ({BATCHES} batches, in turn)")
+    for pages in ("cold", "warm"):
+        times: dict[int, list[tuple[float, float]]] = {clips: [] for clips in stores}
+        for i in range(BATCHES):
+            for clips, store in stores.items():
+                start = time.perf_counter(), time.process_time()
+                store.sample(0, i, BATCH, LENGTH)
+                end = time.perf_counter(), time.process_time()
+                times[clips].append((end[0] - start[0], end[1] - start[1]))
+        for clips in stores:
+            wall, cpu = 1000 * np.median(times[clips], axis=0)
+            print(f"{clips:12,} {pages:5}{wall:10.2f}{cpu:8.2f}")
+            record.add(f"{clips:,} clips/{pages} batch", wall, "ms")
 
-    The reader is another process than the one that made the files.
-    """
-    if len(sys.argv) == 3:
-        with sparse_store(clips) as path:
-            subprocess.run([*[sys.executable, *sys.argv], str(path)], check=True)
-        return
+
+def open_and_read(path: Path) -> tuple[float, float, float]:
+    """Seconds to open a store and for the first batch of either split, and peak memory in MB."""
     start = time.perf_counter()
-    store = ClipStore.open(Path(sys.argv[3]))
+    store = ClipStore.open(path)
     opened = time.perf_counter() - start
     store.sample(0, 0, BATCH, LENGTH)
     store.sample(0, 0, BATCH, LENGTH, "heldout")
     first = time.perf_counter() - start - opened
-    each = median_seconds(lambda i: store.sample(0, i, BATCH, LENGTH))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{clips:12,}{opened:8.2f}{first:9.2f}{1000 * each:10.2f}{peak:9.0f}")
+    return opened, first, peak_memory()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A row is a name, a value and a unit; `bench/compare.py` sets two files side by s
 import json
 import os
 import platform
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ class Record:
         path.write_text(json.dumps(about | {"rows": self.rows}, indent=1) + "\n")
         print(f"-> {path}\n")
         return path
+
+
+def peak_memory() -> float:
+    """Most memory that this process ever had, MB; `ru_maxrss` would count its parent's too."""
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) / 1024
 
 
 def machine() -> dict[str, Any]:

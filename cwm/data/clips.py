@@ -13,6 +13,7 @@ A store may also be made of others: its `store.json` then has `members` in the p
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import count
@@ -32,7 +33,8 @@ UNUSED = -1  # the split of clips that a store made of others leaves out
 INDEX = np.dtype(
     [("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4"), ("split", "i1")]
 )  # label -1: none
-OPEN_SHARDS = 256  # at a time; systems allow about 1000 open files
+# At a time; systems allow 1024 open files (`ulimit -n`), and each store takes a quarter of them.
+OPEN_SHARDS = max(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 AGAIN = "run `cwm clips` again"
 
 
