@@ -3,10 +3,11 @@
 A clip is a pure function of (seed, number of the clip), so how many are made, by how many
 processes and in which order changes none of them.
 
-A stand-in is a module with a `VERSION` (a change of what is drawn makes new files), a `Studio`, and
-for a clip its `label(clip)`, its `place(clip)` below the stand-in's folder (a file, or a folder of
-stills, in a folder named by the label), what can be counted about it, `traits(seed, clip)`, and
-`write(path, frames)`, which makes the place appear when it is complete.
+A stand-in is a module with a `VERSION` (a change of what is drawn makes new files); for a clip its
+`label(clip)`, its `place(clip)` below the stand-in's folder (a file, or a folder of stills, in a
+folder named by the label), and what can be counted about it, `traits(seed, clip)`; a `Studio`, made
+once in a process, whose `film(seed, clip)` gives the frames of any clip; and `write(path, frames)`,
+which makes the place appear when it is complete.
 """
 
 import logging
@@ -14,13 +15,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from importlib import import_module
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -49,46 +50,26 @@ class Job(NamedTuple):
     path: Path
 
 
-class Studio(Protocol):
-    """What films the clips of a stand-in: made once in a process, then used for many clips."""
-
-    def film(self, seed: int, clip: int) -> Iterator[Any]:
-        """Frames of one clip, as its module's `write` takes them."""
-
-
 def generate(cfg: StandinConfig, root: Path, workers: int) -> dict[str, dict[str, str]]:
     """Make the clips that are not there yet; returns the traits of all of them, by their names.
 
     A name is that of a file below `root`, or of a folder with the stills of one clip and nothing
     else. It is there only when all of the clip is, so existing ones are kept.
     """
-    name, module = cfg.name, _module(cfg.name)
-    folder = f"{name}-v{module.VERSION}-seed{cfg.seed}"
+    if cfg.name not in NAMES:
+        raise unknown("stand-in dataset", cfg.name, NAMES)
+    module = import_module(f"{__name__}.{cfg.name}")
+    folder = f"{cfg.name}-v{module.VERSION}-seed{cfg.seed}"
     places = [f"{folder}/{module.place(clip)}" for clip in range(cfg.clips)]
     todo = [clip for clip, place in enumerate(places) if not (root / place).exists()]
-    log.info("%s: %d of %d clips to make", name, len(todo), cfg.clips)
+    log.info("%s: %d of %d clips to make", cfg.name, len(todo), cfg.clips)
+    groups = defaultdict(list)
+    for clip in todo:
+        groups[module.label(clip)].append(Job(cfg.name, cfg.seed, clip, root / places[clip]))
     if todo:
-        labels = {module.label(clip): [] for clip in todo}
-        for clip in todo:
-            labels[module.label(clip)].append(Job(name, cfg.seed, clip, root / places[clip]))
-        _in_processes(list(labels.values()), min(workers, len(todo)))
+        _in_processes(list(groups.values()), min(workers, len(todo)))
     traits = (module.traits(cfg.seed, clip) for clip in range(cfg.clips))
     return dict(sorted(zip(places, traits, strict=True)))
-
-
-def _module(name: str) -> ModuleType:
-    match name:
-        case "something":
-            from cwm.data.standins import something as module
-        case "driving":
-            from cwm.data.standins import driving as module
-        case "human36m":
-            from cwm.data.standins import human36m as module
-        case "robot":
-            from cwm.data.standins import robot as module
-        case _:
-            raise unknown("stand-in dataset", name, NAMES)
-    return module
 
 
 def _in_processes(groups: list[list[Job]], workers: int) -> None:
@@ -128,8 +109,10 @@ def _follow_parent() -> None:
 
 
 @cache
-def _studio(name: str) -> Studio:
-    return _module(name).Studio()
+def _studio(name: str) -> tuple[Any, Any]:
+    """A stand-in's module and its studio."""
+    module = import_module(f"{__name__}.{name}")
+    return module, module.Studio()
 
 
 def _film(jobs: list[Job]) -> int:
@@ -137,6 +120,6 @@ def _film(jobs: list[Job]) -> int:
     for job in jobs:
         if _film.stop.is_set():
             break
-        module = _module(job.name)
-        module.write(job.path, _studio(job.name).film(job.seed, job.clip))
+        module, studio = _studio(job.name)
+        module.write(job.path, studio.film(job.seed, job.clip))
     return len(jobs)
