@@ -58,17 +58,15 @@ class Group(NamedTuple):
 def groups(archives: Iterable[Archive]) -> list[Group]:
     """The archives that files make up; raises UserError where two would meet in one place."""
     found: dict[str, Group] = {}
-    taken = {FOLDER}
     for archive in archives:
         name = archive.join or archive.file
-        group = found.setdefault(name, Group(name, []))
-        stem = group.target(Path()).name
-        if archive.file in (file.file for file in group.files) or (
-            not group.files and stem in taken
-        ):
-            raise UserError(f"two archives called {archive.file}, or two folders called {stem}")
-        taken.add(stem)
-        group.files.append(archive)
+        found.setdefault(name, Group(name, [])).files.append(archive)
+    files = [archive.file for group in found.values() for archive in group.files]
+    targets = [FOLDER, *(group.target(Path()).name for group in found.values())]
+    for names in (files, targets):
+        if len(set(names)) < len(names):
+            twice = max(names, key=names.count)
+            raise UserError(f"two archives called {twice}, or with a folder of that name")
     return list(found.values())
 
 
@@ -92,14 +90,31 @@ def extract(archives: Iterable[Archive], folder: Path) -> None:
     """
     for group in groups(archives):
         if not is_extracted(group, folder):
-            _extract(group, folder)
+            paths = [folder / FOLDER / file.file for file in group.files]
+            try:
+                _extract(group, paths, folder)
+            except OSError as error:
+                if error.errno in (None, errno.EINVAL):
+                    raise _damaged(group, paths, error) from error
+                raise UserError(
+                    f"cannot extract {group.name}: {error.strerror}; the archive is kept, and the"
+                    " same command goes on"
+                ) from error
+            except UserError:
+                raise
+            except Exception as error:  # readers of archives raise nearly anything
+                raise _damaged(group, paths, error) from error
 
 
-def _extract(group: Group, folder: Path) -> None:
+def _damaged(group: Group, paths: list[Path], error: Exception) -> UserError:
+    reason, files = str(error) or type(error).__name__, ", ".join(map(str, paths))
+    return UserError(f"{group.name} is damaged ({reason}); delete {files} and run again")
+
+
+def _extract(group: Group, paths: list[Path], folder: Path) -> None:
     target = group.target(folder)
     if target.exists():
         raise UserError(f"{target} is there, but not made of {group.name}; move or delete it")
-    paths = [folder / FOLDER / file.file for file in group.files]
     temporary = folder / f".{target.name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -119,23 +134,8 @@ def _extract(group: Group, folder: Path) -> None:
         os.sync()  # the marker must not outlive files that never reached the disk
         temporary.rename(target)
         log.info("%s: %d files and folders, %s", target, writer.members, human(writer.bytes))
-    except UserError:
-        raise
-    except Exception as error:  # readers of archives raise nearly anything on damaged ones
-        raise _explained(error, group, paths) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _explained(error: Exception, group: Group, paths: list[Path]) -> UserError:
-    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-        return UserError(
-            f"cannot extract {group.name}: {error.strerror}; the archive is kept, and the same"
-            " command goes on"
-        )
-    reason = str(error) or type(error).__name__
-    files = ", ".join(map(str, paths))
-    return UserError(f"{group.name} is damaged ({reason}); delete {files} and run again")
 
 
 class _Writer:
@@ -146,33 +146,25 @@ class _Writer:
         self.bytes = self.members = 0
         self.known = {MARKER: (MARKER, False)}  # without case -> as written, and if it is a folder
 
-    def folder(self, name: str) -> None:
-        """Make a folder, unless it is there."""
-        self._place(name, is_folder=True)
-
     def file(self, name: str, size: int, content: BinaryIO) -> None:
         """Write a file of `size` bytes; raises ValueError if the content is shorter or longer."""
-        self.take(size)
-        with self._place(name, is_folder=False).open("xb") as file:
-            shutil.copyfileobj(content, file, CHUNK)
-            if file.tell() != size:
-                raise ValueError(f"{name[:200]!r} is not as long as announced")
-
-    def take(self, size: int) -> None:
-        """Count a member's bytes before they are written."""
         self.bytes += size
         if self.bytes > self.limit:
             raise UserError(
                 f"{self.archive} holds more than {human(self.limit)}, which its size does not let"
                 " expect: a bomb, or extracted_bytes must be set"
             )
+        with self.place(name, is_folder=False).open("xb") as file:
+            shutil.copyfileobj(content, file, CHUNK)
+            if file.tell() != size:
+                raise ValueError(f"{name[:200]!r} is not as long as announced")
 
     def refuse(self, name: str, why: str) -> NoReturn:
         """Raise UserError that names a member."""
         raise UserError(f"{self.archive} is not extracted: {name[:200]!r} {why}")
 
-    def _place(self, name: str, is_folder: bool) -> Path:
-        """Where a member goes, with the folders on the way there."""
+    def place(self, name: str, is_folder: bool) -> Path:
+        """Where a member goes; makes the folders on the way there, and that which it is."""
         self.members += 1
         if self.members > MEMBERS:
             raise UserError(f"{self.archive} holds more than {MEMBERS} files: a bomb")
@@ -201,10 +193,10 @@ def _unzip(path: Path, writer: _Writer) -> None:
     with ZipFile(path) as archive:
         for member in _members(archive, writer):
             if member.is_dir():
-                writer.folder(member.orig_filename)
-                continue
-            with archive.open(member) as content:
-                writer.file(member.orig_filename, member.file_size, content)
+                writer.place(member.orig_filename, is_folder=True)
+            else:
+                with archive.open(member) as content:
+                    writer.file(member.orig_filename, member.file_size, content)
 
 
 def _members(archive: ZipFile, writer: _Writer) -> Iterator[ZipInfo]:
@@ -230,7 +222,7 @@ def _untar(name: str, paths: list[Path], writer: _Writer) -> None:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # it would keep all
                 if member.isdir():
-                    writer.folder(member.name)
+                    writer.place(member.name, is_folder=True)
                 elif member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse():
                     writer.file(member.name, member.size, archive.extractfile(member))
                 else:
@@ -302,9 +294,9 @@ def _pieces(paths: list[Path], writer: _Writer) -> Iterator[BinaryIO]:
             file.seek(0)
             if not zipped:
                 yield file
-                continue
-            with ZipFile(file) as archive:
-                for member in sorted(_members(archive, writer), key=lambda info: info.filename):
-                    if not member.is_dir():
-                        with archive.open(member) as piece:
-                            yield piece
+            else:
+                with ZipFile(file) as archive:
+                    for member in sorted(_members(archive, writer), key=lambda x: x.filename):
+                        if not member.is_dir():
+                            with archive.open(member) as piece:
+                                yield piece
