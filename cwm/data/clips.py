@@ -25,6 +25,7 @@ import torch
 
 from cwm.data.ahead import in_order
 from cwm.data.corpora import Split
+from cwm.data.video import SIZE
 from cwm.errors import UserError
 
 HEADER = 128  # bytes of a shard before its first frame
@@ -65,7 +66,7 @@ class ClipStore:
         self.split = index["split"]
         paths = [folder / name for name in info["shards"]]
         self._shard = lru_cache(OPEN_SHARDS)(lambda number: Shard(paths[number]))
-        self._eligible = cache(self._find_eligible)
+        self.eligible = cache(self._eligible)  # of (length, split)
 
     @staticmethod
     def open(path: Path) -> "ClipStore | Mixture":
@@ -105,20 +106,17 @@ class ClipStore:
                 raise UserError(f"{kept} {what} were asked for, there are {len(rows)}")
             self.split[rows[kept:]] = others
 
-    def eligible(self, length: int, split: Split) -> np.ndarray:
+    def _eligible(self, length: int, split: Split) -> np.ndarray:
         """Rows of the clips of a split that have at least `length` frames; UserError when none."""
-        return self._eligible(length, split)
-
-    def _find_eligible(self, length: int, split: Split) -> np.ndarray:
         of_split = self.split == SPLITS.index(split)
         rows = np.flatnonzero(of_split & (self.index["length"] >= length))
-        if not len(rows):
-            raise UserError(
-                f"no clip of {length} frames is {split} in dataset {self.info['dataset']} "
-                f"({np.count_nonzero(of_split)} {split} clips in all); "
-                "add videos, or change dataset.heldout or the length of the sequences"
-            )
-        return rows
+        if len(rows):
+            return rows
+        raise UserError(
+            f"no clip of {length} frames is {split} in dataset {self.info['dataset']} "
+            f"({np.count_nonzero(of_split)} {split} clips in all); "
+            "add videos, or change dataset.heldout or the length of the sequences"
+        )
 
     def read(self, clip: int, start: int, length: int) -> np.ndarray:
         """Frames (T, 64, 64, 3) of one clip."""
@@ -192,14 +190,11 @@ class Mixture:
         rows = [member.eligible(length, split) for member in self.members]
         of = rng.choice(len(rows), batch, p=self.weights)
         number = rng.integers(sum(map(len, rows)), size=batch)
-        frames = None
+        frames = np.empty((batch, length, SIZE, SIZE, 3), np.uint8)
         for m, member in enumerate(self.members):
             here = np.flatnonzero(of == m)
             clips = rows[m][number[here] % len(rows[m])]
-            windows = member.windows_of(clips, member.starts(rng, clips, length), length)
-            if frames is None:
-                frames = np.empty((batch, *windows.shape[1:]), np.uint8)
-            frames[here] = windows
+            frames[here] = member.windows_of(clips, member.starts(rng, clips, length), length)
         return frames
 
     def different(self, length: int, split: Split = "heldout") -> int:
@@ -214,11 +209,9 @@ class Mixture:
 
 
 def _open_member(path: Path, member: dict[str, Any], seed: int) -> ClipStore:
-    store = ClipStore.open(path.parent / member["store"])
+    store = ClipStore.open(where := path.parent / member["store"])
     if store.info["sha256"]["content"] != member["content"]:
-        raise UserError(
-            f"{path.parent / member['store']} has changed since {path}; `cwm mix` again"
-        )
+        raise UserError(f"{where} has changed since {path}; `cwm mix` again")
     store.restrict(member["clips"], member["heldout"], seed)
     return store
 

@@ -19,16 +19,12 @@ from cwm.data.stills import Run
 from cwm.data.video import Geometry
 from cwm.errors import UserError
 
-# fmt: off
+VIDEOS = ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv"
 SUFFIXES = {
-    "video": (
-        ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv",
-        ".ts", ".webm", ".wmv",
-    ),
+    "video": tuple(VIDEOS.split()),
     "stills": stills.SUFFIXES,
     "episode": episodes.SUFFIXES,
 }
-# fmt: on
 Kind = Literal["video", "stills", "episode"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Split = Literal["train", "heldout"]
@@ -63,9 +59,7 @@ class DatasetConfig:
     geometry: Geometry = Geometry()
     min_frames: PositiveInt = 25  # shorter clips are left out (reference: length of a segment)
     prioritize_ends: bool = False  # draw the last window of a clip far more often
-    duplicates: Literal["keep", "drop"] = (
-        "keep"  # of clips whose frames are equal, all or the first
-    )
+    duplicates: Literal["keep", "drop"] = "keep"  # of clips with equal frames, all or the first
     heldout: Share = 0.1  # share of the clips that are never trained on
     max_failures: Share = 0.01  # share of the clips that may fail to decode
     time_limit: PositiveFloat = 600.0  # seconds to decode one video
@@ -155,18 +149,14 @@ def _annotations(root: Path, cfg: DatasetConfig) -> dict[str, tuple[str, Split]]
     for split, pattern in cfg.annotations.items():
         paths = list(root.glob(pattern))
         if len(paths) != 1:
-            raise UserError(
-                f"{len(paths)} files {pattern} in {root} instead of one; {_expected(cfg)}"
-            )
-        (path,) = paths
+            what = f"{len(paths)} files {pattern}"
+            raise UserError(f"{what} in {root} instead of one; {_expected(cfg)}")
         try:
-            for entry in json.loads(path.read_text()):
+            for entry in json.loads(paths[0].read_text()):
                 label = re.sub(r"[\[\]]", "", entry["template"])
                 known[str(entry["id"])] = (label, split)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; {_expected(cfg)}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a list of id and template: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{paths[0]} is not a list of id and template: {error}") from error
     return known
 
 
@@ -179,8 +169,8 @@ def describe(root: Path, clip: Found, cfg: DatasetConfig) -> Video:
         size, checksum = digest(root, clip)
     except OSError:
         size, checksum = 0, None
-    label, split = clip.label or label, clip.split or split
-    return Video(clip.file, size, checksum, label, split, traits, clip.stills)
+    told = clip.label or label, clip.split or split
+    return Video(clip.file, size, checksum, *told, traits, clip.stills)
 
 
 def digest(root: Path, clip: Found | Video) -> tuple[int, str]:
@@ -201,8 +191,13 @@ def traits_of(file: str, pattern: str) -> dict[str, str]:
 
 def is_heldout(file: str, share: float) -> bool:
     """Whether a video is held out: decided by its own name, so that new files move nobody."""
-    digest = hashlib.sha256(b"heldout " + os.fsencode(file)).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    return drawn("heldout", file) < share * 2**64
+
+
+def drawn(lot: str, file: str) -> int:
+    """A number below 2**64 that a file draws by its name, whatever others there are."""
+    digest = hashlib.sha256(os.fsencode(f"{lot} {file}")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def write_videos(path: Path, root: str, videos: Iterable[Video]) -> None:

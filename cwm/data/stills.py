@@ -74,46 +74,40 @@ def read(
 
     Pictures are resized from their four nearest pixels each, as OpenCV does by default.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     files = names(first, run)[:: geometry.stride]
     boxes = joint_boxes(root) if geometry.aspect == "person" else {}
     with tempfile.TemporaryFile(dir=scratch) as file:
-        for name in files:
+        for path in (root / name for name in files):
             if stop is not None and stop.is_set():
                 raise DecodeError("stopped")
             try:
-                with Image.open(root / name) as image:
+                with Image.open(path) as image:
                     pixels = np.asarray(image.convert("RGB"))
+            except UnidentifiedImageError as error:
+                raise DecodeError(f"{path.name}: not a picture") from error
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise DecodeError(f"{Path(name).name}: {_reason(error)}") from error
+                reason = getattr(error, "strerror", None) or error
+                raise DecodeError(f"{path.name}: {reason}") from error
             height, width = pixels.shape[:2]
-            file.write(resize(_crop(pixels, geometry.aspect, boxes.get(Path(name).name), name)))
+            if geometry.aspect == "person" and path.name not in boxes:
+                raise DecodeError(f"{path.name}: no joints in annot/*.h5")
+            file.write(resize(_crop(pixels, geometry.aspect, boxes.get(path.name))))
         file.flush()
         return Clip(as_frames(file), width, height)
 
 
-def _reason(error: Exception) -> str:
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None, name: str) -> np.ndarray:
+def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None) -> np.ndarray:
     height, width = pixels.shape[:2]
     match aspect:
-        case "stretch":
-            return pixels
+        case "person":
+            left, top, right, bottom = box * width // SIDE
+            return pixels[top:bottom, left:right]
         case "center-crop":
-            half, y, x = min(height, width) // 2, height // 2, width // 2
-            half += half == 0
+            half, y, x = max(min(height, width) // 2, 1), height // 2, width // 2
             return pixels[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
-    if box is None:
-        raise DecodeError(f"{Path(name).name}: no joints in annot/*.h5")
-    left, top, right, bottom = box * width // SIDE
-    return pixels[top:bottom, left:right]
+    return pixels
 
 
 def resize(pixels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -83,38 +84,33 @@ def decode(
     check_readable(path)
     with tempfile.TemporaryFile(dir=scratch) as file:
         status, log = _run(_arguments(path, geometry), file, limit, stop or threading.Event())
-        if complaint := _complaint(log):
-            raise DecodeError(complaint)
+        if found := COMPLAINT.search(log):
+            text = (found[1] or found[2]).strip()
+            said = "no video stream" if "matches no streams" in text else f"ffmpeg: {text}"
+            raise DecodeError(said)
         if status != 0:
             raise DecodeError(f"ffmpeg ended with status {status}")
-        written = file.seek(0, 2)
-        frames, rest = divmod(written, FRAME_BYTES)
-        counted = FRAME_COUNT.findall(log)
-        if rest or not counted or frames != int(counted[-1]):
+        written, counted = file.seek(0, 2), FRAME_COUNT.findall(log)
+        if not counted or written != int(counted[-1]) * FRAME_BYTES:
             said = counted[-1] if counted else "no"
             raise DecodeError(f"ffmpeg reported {said} frames, {written} bytes arrived")
-        if not frames:
+        if not written:
             raise DecodeError("no frames")
         pixels = as_frames(file)
     size = SOURCE_SIZE.search(log.partition("Stream mapping:")[0])
     if size is None:
         raise DecodeError("ffmpeg did not say the size of the video")
+    seconds = None
+    for hours, minutes, rest in SECONDS.findall(log)[-1:]:
+        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
     cuts = tuple(int(frame) for frame in CUT.findall(log))
-    return Clip(pixels, int(size[1]), int(size[2]), _seconds(log), cuts)
+    return Clip(pixels, int(size[1]), int(size[2]), seconds, cuts)
 
 
 def as_frames(file: BinaryIO) -> np.ndarray:
     """The content of a file as frames (T, 64, 64, 3) uint8; it may be closed then."""
     content = mmap.mmap(file.fileno(), 0)
     return np.frombuffer(content, np.uint8).reshape(-1, SIZE, SIZE, 3)
-
-
-def _seconds(log: str) -> float | None:
-    times = SECONDS.findall(log)
-    if not times:
-        return None
-    hours, minutes, seconds = times[-1]
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
 def check_readable(path: Path) -> None:
@@ -168,27 +164,10 @@ def _run(argv: list[str], out: BinaryIO, limit: float, stop: threading.Event) ->
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(argv, stdin=nothing, stdout=out, stderr=pipe) as child:
         try:
-            while True:
-                left = deadline - time.monotonic()
-                if stop.is_set():
-                    raise DecodeError("stopped")
-                if left <= 0:
-                    raise DecodeError(f"not decoded within {limit:g} s")
-                try:
+            while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+                with suppress(subprocess.TimeoutExpired):
                     _, log = child.communicate(timeout=min(left, POLL))
-                except subprocess.TimeoutExpired:
-                    continue
-                return child.returncode, log.decode(errors="replace")
+                    return child.returncode, log.decode(errors="replace")
+            raise DecodeError("stopped" if stop.is_set() else f"not decoded within {limit:g} s")
         finally:
             child.kill()
-
-
-def _complaint(log: str) -> str | None:
-    """The first thing ffmpeg complained about, in a person's words where they are known."""
-    found = COMPLAINT.search(log)
-    if found is None:
-        return None
-    text = (found[1] or found[2]).strip()
-    if "matches no streams" in text:
-        return "no video stream"
-    return f"ffmpeg: {text}"

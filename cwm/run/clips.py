@@ -10,13 +10,14 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow.parquet import ParquetWriter
 
 from cwm.data.clips import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 from cwm.data.contact import write_contact_sheet
@@ -28,6 +29,10 @@ from cwm.errors import UserError
 from cwm.run.decode import key, part_folder, part_of
 
 log = logging.getLogger(__name__)
+WORDS = ("file", "sha256", "status", "reason", "split", "label")
+NUMBERS = ("bytes", "width", "height", "frames")
+COLUMNS = dict.fromkeys(WORDS, pa.string()) | dict.fromkeys(NUMBERS, pa.int64())
+MANIFEST = pa.schema(COLUMNS | {"seconds": pa.float64()})
 GROUP = 1024  # rows in memory at once, and in a row group of the manifest
 Row = dict[str, Any]
 
@@ -42,10 +47,12 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
     labels, shards, moved = _survey(cfg, _rows(cfg, videos, out))
     tally = _Tally(labels, shards)
     rows = (row | moved.get(row["file"], {}) for row in _rows(cfg, videos, out))
-    with _manifest(out / "manifest.parquet") as write:
+    with replacing(out / "manifest.parquet") as part, ParquetWriter(part, MANIFEST) as manifest:
         while group := list(itertools.islice(rows, GROUP)):
-            write(group)
             tally.add(group)
+            for row in group:
+                row["file"] = os.fsencode(row["file"]).decode(errors="replace")
+            manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
     tally.judge(name, cfg, out)
     index = np.concatenate(tally.index)
     with replacing(out / "index.npy") as part, part.open("wb") as file:
@@ -148,27 +155,6 @@ def _survey(
     return sorted(labels - {None}), dict(sorted(shards.items())), moved
 
 
-@contextmanager
-def _manifest(path: Path) -> Iterator[Callable[[list[Row]], None]]:
-    """What writes rows to a manifest."""
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
-
-    words = ("file", "sha256", "status", "reason", "split", "label")
-    numbers = ("bytes", "width", "height", "frames")
-    columns = [(name, pa.string()) for name in words] + [(name, pa.int64()) for name in numbers]
-    schema = pa.schema([*columns, ("seconds", pa.float64())])
-
-    def write(rows: list[Row]) -> None:
-        printable = [
-            row | {"file": os.fsencode(row["file"]).decode(errors="replace")} for row in rows
-        ]
-        manifest.write_table(pa.Table.from_pylist(printable, schema))
-
-    with replacing(path) as part, ParquetWriter(part, schema) as manifest:
-        yield write
-
-
 class _Tally:
     """What there is to say of all clips together, and their index."""
 
@@ -191,18 +177,16 @@ class _Tally:
         clips = [row for row in rows if row["status"] == "ok"]
         self.sizes.update(f"{row['width']} x {row['height']}" for row in clips)
         self.seconds += sum(row["seconds"] or 0 for row in clips)
+        index = []
         for row in clips:
             for trait, value in row["traits"].items():
                 self.variety[trait].add(value)
             facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
             self.content.update(json.dumps(facts).encode())
-        self.index.append(np.array([x for row in clips for x in self._entries(row)], INDEX))
-
-    def _entries(self, row: Row) -> Iterator[tuple[int, int, int, int, int]]:
-        """Entries of the index: one for each shot of a source."""
-        shard, label = self._shards[row["frames in"]], self._labels[row["label"]]
-        for start, length in row["shots"]:
-            yield shard, row["offset"] + start, length, label, SPLITS.index(row["split"])
+            shard, label = self._shards[row["frames in"]], self._labels[row["label"]]
+            split = SPLITS.index(row["split"])
+            index += [(shard, row["offset"] + at, n, label, split) for at, n in row["shots"]]
+        self.index.append(np.array(index, INDEX))
 
     def judge(self, name: str, cfg: DatasetConfig, out: Path) -> None:
         """UserError unless enough of the files became clips."""
@@ -231,32 +215,29 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
     stores: the `store.json` of each of `cfg.members`, in their order. UserError when they are not.
     """
     out.mkdir(parents=True, exist_ok=True)
-    members = []
+    opened, parts = [], []
     for member, path in zip(cfg.members, stores, strict=True):
         store = ClipStore.open(path)
         if isinstance(store, Mixture) or store.info["dataset"] != member.dataset:
             raise UserError(f"{path} is not the store of {member.dataset}'s own clips")
         store.restrict(member.clips, member.heldout, cfg.seed)
-        members.append((member, path, store))
-    parts = [asdict(m) | {"content": s.info["sha256"]["content"]} for m, _, s in members]
-    manifests = [store.info["sha256"]["manifest"] for _, _, store in members]
+        opened.append(store)
+        parts.append(asdict(member) | {"content": store.info["sha256"]["content"]})
+    places = [{"store": os.path.relpath(path, out)} for path in stores]
     info = {
         "dataset": name,
         "seed": cfg.seed,
-        "members": [
-            part | {"store": os.path.relpath(path, out)}
-            for part, (_, path, _) in zip(parts, members, strict=True)
-        ],
-        "clips": {
-            split: sum(int((store.split == i).sum()) for _, _, store in members)
-            for i, split in enumerate(SPLITS)
+        "members": [part | place for part, place in zip(parts, places, strict=True)],
+        "clips": {x: sum(int((s.split == i).sum()) for s in opened) for i, x in enumerate(SPLITS)},
+        "frames": sum(int(s.index["length"][s.split != UNUSED].sum()) for s in opened),
+        "sha256": {
+            "content": _sha256([cfg.seed, parts]),
+            "manifest": _sha256([store.info["sha256"]["manifest"] for store in opened]),
         },
-        "frames": sum(int(s.index["length"][s.split != UNUSED].sum()) for _, _, s in members),
-        "sha256": {"content": _sha256([cfg.seed, parts]), "manifest": _sha256(manifests)},
     }
-    write_contact_sheet(Mixture(info, [store for _, _, store in members]), out / "contact.png")
+    write_contact_sheet(Mixture(info, opened), out / "contact.png")
     write_json(out / "store.json", info)
-    log.info("%s: %d clips of %d datasets", name, sum(info["clips"].values()), len(members))
+    log.info("%s: %d clips of %d datasets", name, sum(info["clips"].values()), len(opened))
 
 
 def _sha256(facts: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from cwm.data import episodes, stills
 from cwm.data.ahead import in_order
-from cwm.data.corpora import DatasetConfig, Video, digest, read_videos
+from cwm.data.corpora import DatasetConfig, Video, digest, drawn, read_videos
 from cwm.data.files import write_lines
 from cwm.data.shards import Shards
 from cwm.data.video import SIZE, Clip, DecodeError, check_readable, decode, ffmpeg_version
@@ -28,8 +28,7 @@ Result = tuple[Clip, str] | DecodeError  # frames and their checksum, or why the
 
 def part_of(video: Video, parts: int) -> int:
     """The part that decodes a clip: decided by its name, so that new ones move none."""
-    name = hashlib.sha256(b"part " + os.fsencode(video.file)).digest()
-    return int.from_bytes(name[:8], "big") * parts >> 64
+    return drawn("part", video.file) * parts >> 64
 
 
 def part_folder(number: int) -> str:
