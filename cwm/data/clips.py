@@ -10,7 +10,6 @@ Axes: B batch, T time; frames are uint8 (64, 64, 3).
 A store may also be made of others: its `store.json` then has `members` in the place of shards.
 """
 
-import hashlib
 import json
 import os
 import resource
@@ -25,6 +24,7 @@ import torch
 
 from cwm.data.ahead import in_order
 from cwm.data.corpora import Split
+from cwm.data.files import sha256
 from cwm.data.video import SIZE
 from cwm.errors import UserError
 
@@ -77,14 +77,17 @@ class ClipStore:
             raise UserError(f"no clip store {path}; `cwm clips` writes it") from error
         if "members" in info:
             return Mixture(info, [_open_member(path, m, info["seed"]) for m in info["members"]])
-        index_path = path.with_name("index.npy")
-        _require(index_path, 1)
-        with index_path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != info["sha256"]["index"]:
-                raise UserError(f"{index_path} is not the one {path} was written for; {AGAIN}")
-        for name, frames in info["shards"].items():
-            _require(path.parent / name, HEADER + frames * info["frame_bytes"])
-        return ClipStore(path.parent, info, np.load(index_path, mmap_mode="r"))
+        bytes_of = {name: HEADER + n * info["frame_bytes"] for name, n in info["shards"].items()}
+        for name, size in {"index.npy": 1, **bytes_of}.items():
+            file = path.parent / name
+            if not file.exists():
+                raise UserError(f"{file} is missing; {AGAIN}")
+            if file.stat().st_size < size:
+                raise UserError(f"{file} is too short ({file.stat().st_size} bytes); {AGAIN}")
+        index = path.with_name("index.npy")
+        if sha256(index) != info["sha256"]["index"]:
+            raise UserError(f"{index} is not the one {path} was written for; {AGAIN}")
+        return ClipStore(path.parent, info, np.load(index, mmap_mode="r"))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -230,11 +233,3 @@ def prefetch(
 
     for i, frames in zip(count(start), in_order(read, count(start), 1), strict=True):
         yield i, frames.to(device, non_blocking=True)
-
-
-def _require(path: Path, size: int) -> None:
-    """UserError unless a file exists and has at least so many bytes."""
-    if not path.exists():
-        raise UserError(f"{path} is missing; {AGAIN}")
-    if path.stat().st_size < size:
-        raise UserError(f"{path} is too short ({path.stat().st_size} bytes); {AGAIN}")

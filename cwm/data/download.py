@@ -65,11 +65,11 @@ class Archive:
 
 
 class Fault(Exception):
-    """Why an address did not give the file; `passing` if another try might."""
+    """Why an address did not give the file."""
 
-    def __init__(self, reason: str, passing: bool = False) -> None:
-        super().__init__(reason)
-        self.passing = passing
+
+class PassingFault(Fault):
+    """A fault that another try may not meet."""
 
 
 def download(archives: Iterable[Archive], folder: Path) -> None:
@@ -81,11 +81,7 @@ def download(archives: Iterable[Archive], folder: Path) -> None:
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         for archive in archives:
-            path = folder / FOLDER / archive.file
-            if path.exists():
-                _check_there(archive, path)
-            else:
-                _download(archive, path)
+            _bring(archive, folder / FOLDER / archive.file)
     except OSError as error:
         raise UserError(
             f"cannot write in {folder / FOLDER}: {error.strerror};"
@@ -98,14 +94,12 @@ def checksum(archive: Archive, folder: Path) -> str | None:
     return _read(_note(folder / FOLDER / archive.file)).get("sha256")
 
 
-def _check_there(archive: Archive, path: Path) -> None:
-    try:
-        _check(archive, path, path)
-    except Fault as fault:
-        raise UserError(f"{path}: {fault}; delete it and run again") from None
-
-
-def _download(archive: Archive, path: Path) -> None:
+def _bring(archive: Archive, path: Path) -> None:
+    if path.exists():
+        try:
+            return _check(archive, path, path)
+        except Fault as fault:
+            raise UserError(f"{path}: {fault}; delete it and run again") from None
     faults = []
     for url in archive.urls:
         try:
@@ -126,7 +120,7 @@ def _persist(archive: Archive, url: str, path: Path) -> None:
             tries = 1 if _size(part) >= best + PROGRESS else tries + 1
             best = max(best, _size(part))
             log.warning("%s: %s: %s", path.name, url, fault)
-            if not fault.passing or tries >= TRIES:
+            if not isinstance(fault, PassingFault) or tries >= TRIES:
                 raise
         time.sleep(min(BACKOFF * 2 ** (tries - 1), LONGEST))
 
@@ -145,7 +139,8 @@ def _try(archive: Archive, url: str, path: Path) -> None:
         _check(archive, part, path)
     except Fault as fault:
         part.unlink()
-        raise Fault(str(fault), passing=have > 0) from None  # the parts may be of different files
+        # What was there before may have been of another file.
+        raise (PassingFault if have else Fault)(str(fault)) from None
     part.replace(path)
     _note(part).unlink(missing_ok=True)
 
@@ -179,9 +174,9 @@ def _open(url: str, headers: dict[str, str]) -> Iterator["Response"]:
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT, SILENCE))
     except requests.Timeout as error:
-        raise Fault("timed out", passing=True) from error
+        raise PassingFault("timed out") from error
     except requests.ConnectionError as error:
-        raise Fault(f"no connection ({_root(error)})", passing=True) from error
+        raise PassingFault(f"no connection ({_root(error)})") from error
     except requests.RequestException as error:
         raise Fault(f"{type(error).__name__}: {error}") from error
     with response:
@@ -208,49 +203,42 @@ def _extent(
             return have, int(found[2]) if found[2] != "*" else None
     if status in (206, 416):
         part.unlink(missing_ok=True)
-        raise Fault(f"cannot go on at byte {have}, or the file has changed", passing=True)
-    raise Fault(f"{status} {response.reason}", status in PASSING)
+        raise PassingFault(f"cannot go on at byte {have}, or the file has changed")
+    raise (PassingFault if status in PASSING else Fault)(f"{status} {response.reason}")
 
 
 def _append(response: "Response", part: Path, start: int, total: int | None) -> None:
     """Write what arrives at once: a kill costs the bytes in flight only."""
-    size = told = begun = start
-    since = said = time.monotonic()
-    with part.open("ab") as file:
-        for chunk in _chunks(response):
-            size += len(chunk)
-            if total is not None and size > total:
-                raise Fault(f"more than the {total} bytes that it should be")
-            file.write(chunk)
-            file.flush()
-            now = time.monotonic()
-            if now - said >= EVERY:
-                rate = human((size - told) / (now - said))
-                whole = human(total) if total else "an unknown size"
-                log.info("%s: %s of %s, %s/s", part.stem, human(size), whole, rate)
-                said, told = now, size
-            if now - since >= SLOW[0]:
-                if size - begun < SLOW[1]:
-                    raise Fault(f"slower than {SLOW[1]} bytes in {SLOW[0]:g} s", passing=True)
-                since, begun = now, size
-        os.fsync(file.fileno())
-    if total is not None and size < total:
-        raise Fault(f"dropped after {size} of {total} bytes", passing=True)
-
-
-def _chunks(response: "Response") -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-    while True:
-        try:
-            chunk = response.raw.read1(CHUNK, decode_content=False)
-        except ReadTimeoutError as error:
-            raise Fault(f"timed out: silent for {SILENCE:g} s", passing=True) from error
-        except HTTPError as error:
-            raise Fault(f"dropped ({error})", passing=True) from error
-        if not chunk:
-            return
-        yield chunk
+    size = told = begun = start
+    since = said = time.monotonic()
+    arriving = iter(lambda: response.raw.read1(CHUNK, decode_content=False), b"")
+    try:
+        with part.open("ab") as file:
+            for chunk in arriving:
+                size += len(chunk)
+                if total is not None and size > total:
+                    raise Fault(f"more than the {total} bytes that it should be")
+                file.write(chunk)
+                file.flush()
+                now = time.monotonic()
+                if now - said >= EVERY:
+                    rate = human((size - told) / (now - said))
+                    whole = human(total) if total else "an unknown size"
+                    log.info("%s: %s of %s, %s/s", part.stem, human(size), whole, rate)
+                    said, told = now, size
+                if now - since >= SLOW[0]:
+                    if size - begun < SLOW[1]:
+                        raise PassingFault(f"slower than {SLOW[1]} bytes in {SLOW[0]:g} s")
+                    since, begun = now, size
+            os.fsync(file.fileno())
+    except ReadTimeoutError as error:
+        raise PassingFault(f"timed out: silent for {SILENCE:g} s") from error
+    except HTTPError as error:
+        raise PassingFault(f"dropped ({error})") from error
+    if total is not None and size < total:
+        raise PassingFault(f"dropped after {size} of {total} bytes")
 
 
 def _check(archive: Archive, file: Path, path: Path) -> None:
