@@ -156,9 +156,8 @@ def joint_boxes(root: Path) -> dict[str, np.ndarray]:
             with h5py.File(path) as file:
                 joints = np.asarray(file["part"], np.float64)
         except (OSError, KeyError) as error:
-            raise UserError(
-                f"{path} and {listed.name} are not joints of stills: {error}"
-            ) from error
+            what = f"{path} and {listed.name} are not joints of stills"
+            raise UserError(f"{what}: {error}") from error
         if joints.shape != (len(stills), *joints.shape[1:2], 2):
             raise UserError(f"{path} has joints {joints.shape} for {len(stills)} stills")
         boxes |= zip((Path(name).name for name in stills), person_boxes(joints), strict=True)

@@ -176,10 +176,8 @@ def tree(rng: Generator, along: float, aside: float, leaves: np.ndarray, city: C
 
 def car(rng: Generator, along: float, aside: float, ahead: bool) -> list[Box]:
     """Shade, body and cabin of a car whose back, or else whose front, faces us."""
-    paint, glass = (
-        rng.uniform(0.05, 0.9) + rng.uniform(-0.15, 0.15, 3),
-        np.array([0.12, 0.14, 0.17]),
-    )
+    paint = rng.uniform(0.05, 0.9) + rng.uniform(-0.15, 0.15, 3)
+    glass = np.array([0.12, 0.14, 0.17])
     end, tall = along + rng.uniform(3.8, 5), rng.uniform(1.4, 1.9)
     lamps = (0.8, 0.1, 0.05) if ahead else (1.0, 1.0, 0.85)
     return [

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
+from cwm.data.files import replacing
 from cwm.data.standins.camera import BONE, NAME, Camera
 from envs.textures import colour
 
@@ -108,13 +109,6 @@ SCENE = f"""<mujoco>
 </mujoco>"""
 
 
-class Body(NamedTuple):
-    """Sizes of a person."""
-
-    height: float  # metres
-    girth: float  # of every limb, 1 is usual
-
-
 def label(clip: int) -> str:
     """Action of a clip; actions, people and cameras have equal shares of any number of clips."""
     return list(ACTIONS)[clip % len(ACTIONS)]
@@ -122,10 +116,8 @@ def label(clip: int) -> str:
 
 def place(clip: int) -> str:
     """Folder of a clip's stills, which are named as it is and numbered 000001, 000006, ..."""
-    _, take = _performance(clip)
-    subject, action = SUBJECTS[clip % len(SUBJECTS)], label(clip)
-    name = f"{subject}_{action}{f'_{take}' if take else ''}.{CAMERAS[clip % len(CAMERAS)]}"
-    return f"{action}/{name}"
+    (_, take), (subject, action, camera, _) = _performance(clip), traits(0, clip).values()
+    return f"{action}/{subject}_{action}{f'_{take}' if take else ''}.{camera}"
 
 
 def traits(seed: int, clip: int) -> dict[str, str]:
@@ -163,9 +155,8 @@ def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
         joints.append(points)
         Image.fromarray(still).save(part / names[-1], quality=90)
     h5, text = annot / f"{path.name}.h5", annot / f"{path.name}_images.txt"
-    with h5py.File(f"{h5}.part", "w") as file:
+    with replacing(h5) as whole, h5py.File(whole, "w") as file:
         file["part"] = np.stack(joints)
-    Path(f"{h5}.part").replace(h5)
     text.write_text("".join(f"{name}\n" for name in names))
     part.rename(path)
 
@@ -179,19 +170,18 @@ class Studio:
 
     def film(self, seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Stills (160, 160, 3) uint8 and joints (32, 2) of one clip of 30 to 42 stills."""
-        action, body = ACTIONS[label(clip)], self._dress(clip % len(SUBJECTS))
+        action, (height, girth) = ACTIONS[label(clip)], self._dress(clip % len(SUBJECTS))
         rng = np.random.default_rng([seed, *_performance(clip)])
-        performance = perform(rng, action, body, int(rng.integers(30, 43)))
+        performance = perform(rng, action, height, int(rng.integers(30, 43)))
         x, y = CORNERS[clip % len(CAMERAS)]
         self.camera.aim(np.array([0, 0, 0.95]), np.hypot(x, y), np.arctan2(-x, -y), 0.12)
-        self._seat(performance[0], body, action.seat != (0, 0))
+        self._seat(performance[0], height, action.seat != (0, 0))
         for joints in performance:
-            self._pose(joints, body)
-            still = self.camera.shoot(SIDE, SIDE)
-            yield still, self.camera.project(joints, UNITS)
+            self._pose(joints, girth)
+            yield self.camera.shoot(SIDE, SIDE), self.camera.project(joints, UNITS)
 
-    def _dress(self, subject: int) -> Body:
-        """Give the figure the clothes of a person; returns the person's sizes."""
+    def _dress(self, subject: int) -> tuple[float, float]:
+        """Give the figure a person's clothes; returns height, and girth of limbs (usually 1)."""
         rng = np.random.default_rng(subject)
         looks = {
             "trousers": 0.6 * colour(rng, vivid=0.5),
@@ -200,29 +190,29 @@ class Studio:
             "skin": rng.uniform(0.45, 1) * np.array([1, 0.78, 0.65]),
             "hair": rng.uniform(0.1, 0.6) * np.array([1, 0.8, 0.6]),
         }
-        for paint in PAINTS:
-            self.model.material(paint).rgba[:3] = looks[paint]
-        return Body(rng.uniform(1.6, 1.88), rng.uniform(0.85, 1.25))
+        for paint, look in looks.items():
+            self.model.material(paint).rgba[:3] = look
+        return rng.uniform(1.6, 1.88), rng.uniform(0.85, 1.25)
 
-    def _seat(self, joints: np.ndarray, body: Body, shown: bool) -> None:
+    def _seat(self, joints: np.ndarray, height: float, shown: bool) -> None:
         """Put the chair behind the feet, or below the floor."""
         across = joints[1] - joints[6]
         yaw = np.arctan2(across[1], across[0])
         feet = (joints[3] + joints[8]) / 2
-        back = 0.23 * body.height * np.array([np.sin(yaw), -np.cos(yaw), 0])
+        back = 0.23 * height * np.array([np.sin(yaw), -np.cos(yaw), 0])
         self.camera.place("chair", np.array([*(feet + back)[:2], 0 if shown else -9]), yaw)
 
-    def _pose(self, joints: np.ndarray, body: Body) -> None:
+    def _pose(self, joints: np.ndarray, girth: float) -> None:
         """Lay the flesh about joints (32, 3)."""
         face = np.cross([0, 0, 1.0], joints[1] - joints[6])
         hair = joints[14:16] - 0.035 * face / np.linalg.norm(face) + [0, 0, 0.02]
         points = np.concatenate([joints, hair])
         for i, (a, b, radius, _) in enumerate(FLESH):
-            self.camera.lay(f"bone{i}", points[a], points[b], radius * body.girth)
+            self.camera.lay(f"bone{i}", points[a], points[b], radius * girth)
         self.camera.place("shade", np.array([*joints[0, :2], 0.002]), 0.0)
 
 
-def perform(rng: Generator, action: Action, body: Body, count: int) -> np.ndarray:
+def perform(rng: Generator, action: Action, height: float, count: int) -> np.ndarray:
     """Joints (count, 32, 3) of a person who does something in the room."""
     pace, phase = rng.uniform(0.4, 0.8), rng.uniform(0, 2 * np.pi)
     arms = np.array([action.right, action.left]) + rng.normal(0, 0.08, (2, 4))
@@ -239,7 +229,7 @@ def perform(rng: Generator, action: Action, body: Body, count: int) -> np.ndarra
             angle = start
             yaw = heading + turn * np.sin(0.5 * pace * seconds * 2 * np.pi) * (1 - action.seat[0])
         wave = np.sin(2 * np.pi * pace * seconds + phase + np.array([0, np.pi, np.pi / 2]))
-        local = skeleton(action, arms, wave, body.height)
+        local = skeleton(action, arms, wave, height)
         cos, sin = np.cos(yaw), np.sin(yaw)
         local[:, :2] = local[:, :2] @ np.array([[cos, sin], [-sin, cos]])
         joints[i] = local + radius * np.array([np.cos(angle), np.sin(angle), 0])

@@ -164,15 +164,11 @@ class Painter:
         surface, bays = self.surface, int(eye.along // BAY) + np.arange(BAYS + 1)
         along = np.maximum(bays * BAY, eye.along + NEAR)[:, None]
         edges, depth = self._see(eye, along, surface.edges, 0)
-        strips = zip(
-            _quads(edges),
-            _tuples(self._fade(surface.paints[bays[:-1]], depth[:-1, :1])),
-            strict=True,
-        )
+        paints = _tuples(self._fade(surface.paints[bays[:-1]], depth[:-1, :1]))
+        ground = [list(zip(*bay, strict=True)) for bay in zip(_quads(edges), paints, strict=True)]
         ribs = surface.lines[:, None] + np.array([-0.09, 0.09])
         edges, depth = self._see(eye, along, ribs.ravel(), 0)
         paints = _tuples(self._fade(surface.line_paints, depth[:-1, :1]))
-        ground = [list(zip(*bay, strict=True)) for bay in strips]
         for i, quads in enumerate(_quads(edges)[: int(DETAIL / BAY)]):
             painted = surface.solid | (bays[i] % 2 == 1)
             ground[i] += [(quads[2 * j], paints[i][j]) for j in np.flatnonzero(painted)]
