@@ -16,6 +16,7 @@ from cwm.yaml_file import read as read_yaml
 
 CONFIG = Path("config")
 SCRATCH = "none"  # the dataset of a run that is not pre-trained
+PICTURES = ("prediction", "composition", "representations")  # kinds that show single models
 OFFICIAL = "official-"  # before a dataset's name: not our model of its videos, but the authors'
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -35,10 +36,11 @@ class Runs:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Pretrained:
-    """Pre-trained models: every combination of the names."""
+    """Pre-trained models: every combination of the names, with seeds 0, 1, ..."""
 
     datasets: Names
     models: Names
+    seeds: PositiveInt = 1
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -87,6 +89,14 @@ class FinetuneRun(NamedTuple):
     seed: int
 
 
+class PretrainedRun(NamedTuple):
+    """The wildcards of one pre-trained model. Fine-tuning begins with seed 0, as in the paper."""
+
+    dataset: str
+    model: str
+    seed: int
+
+
 def finetune_runs(figure: Figure) -> list[FinetuneRun]:
     """Every fine-tuning run of a figure, once."""
     found = {
@@ -99,10 +109,13 @@ def finetune_runs(figure: Figure) -> list[FinetuneRun]:
     return sorted(found)
 
 
-def pretrained_models(figure: Figure) -> list[tuple[str, str]]:
-    """Every (dataset, model) that a figure shows, once."""
-    blocks = figure.pretrained
-    found = {pair for b in blocks for pair in itertools.product(b.datasets, b.models)}
+def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
+    """Every pre-trained model that a figure shows, once."""
+    found = {
+        PretrainedRun(*names)
+        for block in figure.pretrained
+        for names in itertools.product(block.datasets, block.models, range(block.seeds))
+    }
     return sorted(found)
 
 
@@ -160,20 +173,25 @@ def _check(figure: Figure, scale: str) -> None:
     for run in finetune_runs(figure):
         words = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
         combinations.add((run.task, tuple(_known(folder, name) for folder, name in words.items())))
-    for dataset, model in [*pretrained_models(figure), *_pretraining(figure)]:
+    shown = pretrained_runs(figure)
+    if figure.kind in PICTURES and any(run.seed for run in shown):
+        raise UserError(f"kind {figure.kind} shows one seed of each pre-trained model")
+    for dataset, model, seed in [*shown, *_pretraining(figure)]:
         if figure.kind == "pretraining" and dataset.startswith(OFFICIAL):
             raise UserError(f"{dataset} is the authors' work, of which there are no curves")
+        if seed and dataset.startswith(OFFICIAL):
+            raise UserError(f"{dataset} is the authors' work, of which there is one seed")
         words = {"scale": scale, "dataset": videos_of(dataset), "model": model}
         combinations.add((None, tuple(_known(folder, name) for folder, name in words.items())))
     for task, files in sorted(combinations, key=str):
         settings(files, task=task)
 
 
-def _pretraining(figure: Figure) -> Iterator[tuple[str, str]]:
+def _pretraining(figure: Figure) -> Iterator[PretrainedRun]:
     """The models that we pre-train for the fine-tuning runs of a figure."""
     for run in finetune_runs(figure):
         if run.dataset != SCRATCH and not run.dataset.startswith(OFFICIAL):
-            yield run.dataset, run.model
+            yield PretrainedRun(run.dataset, run.model, 0)
 
 
 def _known(folder: str, name: str) -> Path:

@@ -86,15 +86,22 @@ def _finals(scored: pd.DataFrame, against: Callable[[Method], Method]) -> pd.Dat
 def by_horizon(frames: pd.DataFrame, column: str) -> pd.DataFrame:
     """Mean of an error over clips, by the number of frames predicted `ahead`, with its interval.
 
-    frames: an errors.csv of `cwm predict`. Clips where the error is not defined do not count.
+    frames: rows of the errors.csv of one or more seeds, with their `seed`. Clips where the error is
+    not defined do not count.
     """
     predicted = frames[frames["phase"] == "predicted"].dropna(subset=column)
     ahead = predicted["t"] - frames.loc[frames["phase"] == "observed", "t"].max()
     rows = []
     for distance, clips in predicted.groupby(ahead)[column]:
-        value = _named("value", estimate([clips.to_numpy()], mean))
-        rows.append({"ahead": distance, "n": len(clips)} | value)
+        units = repeated(clips, predicted.loc[clips.index, "seed"])
+        rows.append({"ahead": distance, "n": len(units)} | _named("value", estimate([units], mean)))
     return pd.DataFrame(rows, columns=["ahead", "n", "value", "value_low", "value_high"])
+
+
+def repeated(clips: pd.Series, seed: pd.Series) -> np.ndarray:
+    """What an interval resamples: means of the pre-training seeds, or the clips of a single one."""
+    of_seeds = clips.groupby(seed).mean()
+    return (of_seeds if len(of_seeds) > 1 else clips).to_numpy()
 
 
 def _tasks(scored: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:

@@ -1,5 +1,6 @@
 """Runs of pre-trained models, as figures name them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,18 +10,27 @@ from cwm.analysis.style import Look, Method, in_order, looks
 from cwm.errors import UserError
 
 
-def folders(paths: Iterable[Path]) -> dict[Method, Path]:
-    """Run folders, or files in them, by model and dataset in the legend's order."""
-    found: dict[Method, Path] = {}
+def by_seed(paths: Iterable[Path]) -> dict[Method, dict[int, Path]]:
+    """Run folders, or files in them, by model and dataset in the legend's order, and by seed."""
+    found: dict[Method, dict[int, Path]] = {}
     for folder in map(folder_of, paths):
-        run = read_identity(folder, "dataset", "model")
+        run = read_identity(folder, "dataset", "model", "seed")
         method = Method("agent", run["model"], run["dataset"], "standard")
-        if method in found:
-            raise UserError(f"{folder} and {found[method]} are both {method.label}")
-        found[method] = folder
+        other = found.setdefault(method, {}).setdefault(run["seed"], folder)
+        if other != folder:
+            raise UserError(f"{folder} and {other} are both {method.label}, seed {run['seed']}")
     if not found:
         raise UserError("no runs to draw")
-    return {method: found[method] for method in in_order(found)}
+    return {method: dict(sorted(found[method].items())) for method in in_order(found)}
+
+
+def folders(paths: Iterable[Path]) -> dict[Method, Path]:
+    """The same for a figure that shows one seed of each."""
+    found = by_seed(paths)
+    for method, seeds in found.items():
+        if len(seeds) > 1:
+            raise UserError(f"{len(seeds)} seeds of {method.label}, of which one can be shown")
+    return {method: next(iter(seeds.values())) for method, seeds in found.items()}
 
 
 def looks_of(methods: Iterable[Method]) -> dict[str, Look]:
@@ -34,5 +44,6 @@ def shown(runs: Iterable[Path], notes: Iterable[str] = ()) -> Shown:
     identities = [read_identity(folder, "stage", "scale") for folder in runs]
     if len(scales := {run["scale"] for run in identities}) > 1:
         raise UserError(f"a figure shows one scale, but these runs are of {', '.join(scales)}")
-    names = tuple(f"{run['stage']}/{run['dataset']}/{run['model']}" for run in identities)
-    return Shown(scales.pop(), names, dict.fromkeys(names, 1), tuple(notes))
+    methods = [f"{run['stage']}/{run['dataset']}/{run['model']}" for run in identities]
+    names = tuple(f"{m}/{run['seed']}" for m, run in zip(methods, identities, strict=True))
+    return Shown(scales.pop(), names, dict(Counter(methods)), tuple(notes))

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cwm.analysis import models, panels
-from cwm.analysis.estimates import by_horizon
+from cwm.analysis.estimates import by_horizon, repeated
 from cwm.analysis.provenance import About, save
 from cwm.analysis.runs import read_arrays, read_csv, read_metrics
 from cwm.analysis.statistics import estimate, mean
@@ -40,13 +40,14 @@ REPEATED_LABEL = "Last observed frame repeated"
 
 def draw_pretraining(runs: Sequence[Path], out: Path, about: About) -> None:
     """Losses, and errors of predicting held-out clips, against the updates of pre-training runs."""
-    folders = models.folders(runs)
-    drawn = models.looks_of(folders)
+    found = models.by_seed(runs)
+    drawn = models.looks_of(found)
     with mpl.rc_context(RC):
-        figure, rows = _panels(folders, [*LEARNED.values(), *FORESEEN.values()], "updates")
+        figure, rows = _panels(found, [*LEARNED.values(), *FORESEEN.values()], "updates")
         notes: list[str] = []
-        for method, folder in folders.items():
-            notes += _learned(rows[method.dataset], method, drawn[method.model], folder)
+        for method, seeds in found.items():
+            for folder in seeds.values():
+                notes += _learned(rows[method.dataset], method, drawn[method.model], folder)
         for row in rows.values():
             for ax in row:
                 panels.fit_to_end(ax)
@@ -58,17 +59,18 @@ def draw_pretraining(runs: Sequence[Path], out: Path, about: About) -> None:
             "those that differ from the last observed frame, which repeated is the baseline. Axes "
             "are fitted to what follows the first tenth."
         )
-        notes.append("One run of each model, which says nothing about the spread between seeds.")
-        save(figure, out, words, models.shown(folders.values(), notes), about)
+        if max(map(len, found.values())) == 1:
+            notes.append("One run of each model: nothing is known of the spread between seeds.")
+        save(figure, out, words, models.shown(_all(found), notes), about)
 
 
 def draw_prediction_errors(predictions: Sequence[Path], out: Path, about: About) -> None:
     """Likeness of predicted held-out clips by horizon, from the errors.csv of predictions."""
-    folders = models.folders(predictions)
-    drawn = models.looks_of(folders)
-    errors = {method: _read_errors(folder) for method, folder in folders.items()}
+    found = models.by_seed(predictions)
+    drawn = models.looks_of(found)
+    errors = {method: _read_errors(seeds) for method, seeds in found.items()}
     with mpl.rc_context(RC):
-        figure, rows = _panels(folders, [*MEASURES.values()], "frames ahead")
+        figure, rows = _panels(found, [*MEASURES.values()], "frames ahead")
         for method, frames in errors.items():
             for ax, column in zip(rows[method.dataset], MEASURES, strict=True):
                 label, look = model_label(method.model), drawn[method.model]
@@ -82,9 +84,10 @@ def draw_prediction_errors(predictions: Sequence[Path], out: Path, about: About)
             "ratio (at most 60 dB) and structural similarity (Wang et al. 2004: Gaussian windows "
             "of 11 x 11 pixels that lie within the frame) over all pixels, and over those that "
             "differ from the last observed frame. More is better. Lines are means over clips, "
-            "bands 95 % bootstrap intervals over clips; the context is the last observed frame."
+            "bands 95 % bootstrap intervals over seeds of pre-training, or over clips where there "
+            "is one seed; the context is the last observed frame."
         )
-        save(figure, out, words, models.shown(folders.values(), notes), about)
+        save(figure, out, words, models.shown(_all(found), notes), about)
 
 
 def draw_prediction(predictions: Sequence[Path], out: Path, about: About) -> None:
@@ -199,13 +202,21 @@ def _learned(row: Sequence[Axes], method: Method, look: Look, folder: Path) -> I
             yield f"{method.label}: {lost} values of {column} are not finite."
 
 
-def _read_errors(folder: Path) -> pd.DataFrame:
-    """An errors.csv with the signal-to-noise ratios that belong to its squared errors."""
+def _all(found: dict[Method, dict[int, Path]]) -> list[Path]:
+    return [folder for seeds in found.values() for folder in seeds.values()]
+
+
+def _read_errors(seeds: dict[int, Path]) -> pd.DataFrame:
+    """The errors.csv of some seeds with the signal-to-noise ratios of their squared errors."""
     columns = [by + name for by in ("", "repeat_") for name in MEASURES]
     stored = [name.replace("psnr", "mse") for name in columns]
-    frames = read_csv(folder / "errors.csv", ["phase"], ["clip", "t", *stored])
-    if set(frames["phase"]) != {"observed", "predicted"}:
-        raise UserError(f"{folder / 'errors.csv'} has not both observed and predicted frames")
+    tables = []
+    for seed, folder in seeds.items():
+        table = read_csv(folder / "errors.csv", ["phase"], ["clip", "t", *stored])
+        if set(table["phase"]) != {"observed", "predicted"}:
+            raise UserError(f"{folder / 'errors.csv'} has not both observed and predicted frames")
+        tables.append(table.assign(seed=seed))
+    frames = pd.concat(tables, ignore_index=True)
     for name, column in zip(stored, columns, strict=True):
         if name != column:
             frames[column] = -10 * np.log10(frames[name].clip(lower=LEAST_ERROR))
@@ -222,30 +233,39 @@ def _few_clips(errors: dict[Method, pd.DataFrame]) -> Iterator[str]:
     """How many clips there are of each dataset, and where something moves in fewer."""
     for dataset in dict.fromkeys(method.dataset for method in errors):
         frames = next(frames for method, frames in errors.items() if method.dataset == dataset)
-        clips = frames["clip"].nunique()
-        moving = frames[frames["phase"] == "predicted"].groupby("t")["mse_moving"].count().min()
+        clips, first = frames["clip"].nunique(), frames[frames["seed"] == frames["seed"].min()]
+        moving = first[first["phase"] == "predicted"].groupby("t")["mse_moving"].count().min()
         few = ", so only rough intervals" if clips < FEW_CLIPS else ""
         many = "1 held-out clip, so no intervals" if clips == 1 else f"{clips} held-out clips{few}"
-        yield f"{dataset}: {many}; one pre-trained model of each kind."
+        models = {len(set(f["seed"])) for m, f in errors.items() if m.dataset == dataset}
+        seeds = " to ".join(map(str, sorted({min(models), max(models)})))
+        yield f"{dataset}: {many}; seeds of pre-training of each model: {seeds}."
         if moving < clips:
             yield f"{dataset}: at some horizons pixels move in {moving} of {clips} clips."
 
 
 def _compared(errors: dict[Method, pd.DataFrame]) -> Iterator[str]:
-    """What the first model of a dataset has over the others, and over repeating, clip by clip."""
+    """What the first model of a dataset has over the others, and over repeating.
+
+    Clip by clip of each seed, since equal seeds predict equal clips.
+    """
     for dataset in dict.fromkeys(method.dataset for method in errors):
         first, *others = [method for method in errors if method.dataset == dataset]
         ours = _per_clip(errors[first], MEASURES)
         theirs = {model_label(m.model): _per_clip(errors[m], MEASURES) for m in others}
-        repeated = _per_clip(errors[first], [f"repeat_{name}" for name in MEASURES])
-        theirs["repeating"] = repeated.set_axis([*MEASURES], axis=1)
+        still = _per_clip(errors[first], [f"repeat_{name}" for name in MEASURES])
+        theirs["repeating"] = still.set_axis([*MEASURES], axis=1)
         for name, clips in theirs.items():
-            gain = ours - clips
-            words = [
-                f"{title} {number(*estimate([gain[column].dropna().to_numpy()], mean))}"
-                for column, title in MEASURES.items()
-                if gain[column].notna().any()
-            ]
+            gains = (ours - clips).dropna(how="all")
+            words = []
+            for column, title in MEASURES.items():
+                if len(gain := gains[column].dropna()):
+                    seed = gain.index.get_level_values("seed")
+                    value = number(*estimate([repeated(gain, seed)], mean))
+                    each = [f"{x:.2f}" for x in gain.groupby(seed).mean()]
+                    words.append(
+                        f"{title} {value}" + f" (seeds: {', '.join(each)})" * (len(each) > 1)
+                    )
             yield (
                 f"{dataset}: {model_label(first.model)} less {name}, means over the predicted "
                 f"frames of each clip: {', '.join(words)}."
@@ -253,7 +273,7 @@ def _compared(errors: dict[Method, pd.DataFrame]) -> Iterator[str]:
 
 
 def _per_clip(frames: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    return frames[frames["phase"] == "predicted"].groupby("clip")[[*columns]].mean()
+    return frames[frames["phase"] == "predicted"].groupby(["seed", "clip"])[[*columns]].mean()
 
 
 def _films(predictions: Sequence[Path]) -> tuple[dict[Method, Path], dict[Method, dict]]:

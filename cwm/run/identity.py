@@ -26,7 +26,7 @@ def task(
     """
     names: dict[str, str | int] = dict(labels(files))
     if stage in ("pretrain", "predict", "represent", "convert"):
-        names["dataset"] = what
+        names |= {"dataset": what, "seed": cfg.pretrain.seed}
     else:
         names["suite"], _, names["task"] = what.partition("/")
     if stage == "finetune":

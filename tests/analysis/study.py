@@ -74,9 +74,12 @@ def baselines(root: Path, levels: dict[str, float], *, task: str = "toy/sphere",
     return folder
 
 
-def pretrain(root: Path, model: str, dataset: str = "something", updates: int = 300) -> Path:
-    folder = root / "pretrain" / dataset / model
-    write_json(folder / "run.json", identity(stage="pretrain", dataset=dataset, model=model))
+def pretrain(
+    root: Path, model: str, dataset: str = "something", updates: int = 300, seed: int = 0
+) -> Path:
+    folder = root / "pretrain" / dataset / model / str(seed)
+    names = {"dataset": dataset, "model": model, "seed": seed}
+    write_json(folder / "run.json", identity(stage="pretrain", **names))
     better = 0.9 if model == "contextwm" else 1.0
     lines = []
     for step in range(10, updates + 1, 10):
@@ -93,16 +96,19 @@ def pretrain(root: Path, model: str, dataset: str = "something", updates: int = 
     return folder
 
 
-def predict(root: Path, model: str, dataset: str = "something", clips: int = 4) -> Path:
-    folder = root / "predict" / dataset / model
-    write_json(folder / "run.json", identity(stage="predict", dataset=dataset, model=model))
+def predict(
+    root: Path, model: str, dataset: str = "something", clips: int = 4, seed: int = 0
+) -> Path:
+    folder = root / "predict" / dataset / model / str(seed)
+    names = {"dataset": dataset, "model": model, "seed": seed}
+    write_json(folder / "run.json", identity(stage="predict", **names))
     rng = np.random.default_rng(0)
     observed, length = 4, 12
     rows = []
     for clip in range(clips):
         for t in range(length):
             wrong = (0.01 if model == "contextwm" else 0.015) * (1 + max(0, t - observed)) ** 0.5
-            wrong *= 0.8 + 0.4 * clip / clips
+            wrong *= (0.8 + 0.4 * clip / clips) * (1 + 0.1 * seed)
             still = 0.004 * max(0, t - observed + 1)
             phase = "observed" if t < observed else "predicted"
             moving = "" if t == observed - 1 else 3 * wrong  # nothing moved yet
@@ -133,8 +139,9 @@ def represent(
     root: Path, model: str, clips: int = 30, heldout: int = 2, planted: bool = True
 ) -> Path:
     """Features of clips of two labels, told apart by one of them if it is `planted`."""
-    folder = root / "represent/something" / model
-    write_json(folder / "run.json", identity(stage="represent", dataset="something", model=model))
+    folder = root / "represent/something" / model / "0"
+    names = {"dataset": "something", "model": model, "seed": 0}
+    write_json(folder / "run.json", identity(stage="represent", **names))
     rng = np.random.default_rng(0)
     label = np.repeat([0, 1], clips)
     features, untrained = rng.normal(size=(2, 2 * clips, 40))

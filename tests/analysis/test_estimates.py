@@ -13,6 +13,7 @@ def test_prediction_errors_by_horizon_by_hand():
             "phase": ["observed", "observed", "predicted", "predicted"] * 2,
             "mse": [9, 9, 1, 2, 9, 9, 3, 6.0],
             "mse_moving": [9, 9, np.nan, 4, 9, 9, 5, 6],
+            "seed": 0,
         }
     )
     whole = by_horizon(frames, "mse")
@@ -24,3 +25,9 @@ def test_prediction_errors_by_horizon_by_hand():
     assert moving["value"].tolist() == [5, 5]
     assert moving["n"].tolist() == [1, 2]
     assert np.isnan(moving["value_low"][0])
+    other = frames.assign(mse=frames["mse"] + 4, seed=1)
+    both = by_horizon(pd.concat([frames, other], ignore_index=True), "mse")
+    assert both["value"].tolist() == [4, 6]
+    assert both["value_low"].tolist() == [2, 4]  # the means of the two seeds, not single clips
+    assert both["value_high"].tolist() == [6, 8]
+    assert both["n"].tolist() == [2, 2]

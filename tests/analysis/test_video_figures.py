@@ -1,5 +1,7 @@
 """Figures of pre-trained models, drawn from run folders on disk."""
 
+import shutil
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -21,10 +23,10 @@ def test_pretraining(tmp_path):
         assert shows(stem, colour)
     assert_embedded(stem.with_suffix(".pdf"))
     assert facts(stem)["runs"] == [
-        "pretrain/rlbench/contextwm",
-        "pretrain/rlbench/plain",
-        "pretrain/something/contextwm",
-        "pretrain/something/plain",
+        "pretrain/rlbench/contextwm/0",
+        "pretrain/rlbench/plain/0",
+        "pretrain/something/contextwm/0",
+        "pretrain/something/plain/0",
     ]
     (note,) = facts(stem)["notes"]
     assert note.startswith("One run of each model")
@@ -87,6 +89,21 @@ def test_prediction_errors(tmp_path):
     assert "less repeating" in repeated
 
 
+def test_seeds_of_pretraining_are_what_the_intervals_are_over(tmp_path):
+    runs = [study.predict(tmp_path, model, seed=seed) for model in BOTH for seed in range(3)]
+    video.draw_prediction_errors(runs, tmp_path / "errors", ABOUT)
+    few, plain, _ = facts(tmp_path / "errors")["notes"]
+    assert "seeds of pre-training of each model: 3." in few
+    gain = f"{10 * np.log10(1.5):.2f}"  # the same in every seed
+    assert f"PSNR (dB) {gain} [{gain}, {gain}] (seeds: {gain}, {gain}, {gain})" in plain
+    curves = [study.pretrain(tmp_path, model, seed=seed) for model in BOTH for seed in range(2)]
+    video.draw_pretraining(curves, tmp_path / "curves", ABOUT)
+    assert facts(tmp_path / "curves")["seeds"]["pretrain/something/plain"] == 2
+    assert facts(tmp_path / "curves")["notes"] == []
+    with pytest.raises(UserError, match="3 seeds of ContextWM, something, of which one can"):
+        video.draw_prediction(runs, tmp_path / "strip", ABOUT)
+
+
 def test_signal_to_noise_by_hand(tmp_path):
     run = study.predict(tmp_path, "plain")
     text = (run / "errors.csv").read_text().splitlines()
@@ -94,7 +111,7 @@ def test_signal_to_noise_by_hand(tmp_path):
     for row in rows:
         row[3:5], row[7:9] = ["0.001", ""], ["0", "0.1"]
     (run / "errors.csv").write_text("\n".join([text[0], *map(",".join, rows)]))
-    frames = video._read_errors(run)
+    frames = video._read_errors({0: run})
     assert frames["psnr"].to_numpy() == pytest.approx(30)
     assert frames["psnr_moving"].isna().all()
     assert frames["repeat_psnr"].to_numpy() == pytest.approx(60)
@@ -144,8 +161,9 @@ def test_broken_runs_are_named(tmp_path):
         with pytest.raises(UserError, match=match):
             video.draw_prediction_errors([tested], tmp_path / "f", ABOUT)
 
-    with pytest.raises(UserError, match="are both Plain WM, something"):
-        video.draw_pretraining([trained, trained], tmp_path / "f", ABOUT)
+    twin = shutil.copytree(trained, tmp_path / "twin")
+    with pytest.raises(UserError, match="are both Plain WM, something, seed 0"):
+        video.draw_pretraining([trained, twin], tmp_path / "f", ABOUT)
     with pytest.raises(UserError, match="no runs to draw"):
         video.draw_prediction([], tmp_path / "f", ABOUT)
     text = (tested / "errors.csv").read_text()

@@ -163,7 +163,7 @@ def test_a_partition_that_does_not_exist_is_named_and_nothing_is_lost(tmp_path):
     profile = new_project(tmp_path) / "profiles/slurm/config.yaml"
     text = profile.read_text()
     profile.write_text(text.replace("slurm_partition: gpu ", "slurm_partition: nowhere "))
-    target = "results/smoke/pretrain/something/contextwm/weights.json"
+    target = "results/smoke/pretrain/something/contextwm/0/weights.json"
     status, said = on_slurm(tmp_path, target).end()
     assert status == 1
     assert "invalid partition specified: nowhere" in said

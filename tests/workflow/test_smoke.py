@@ -72,7 +72,7 @@ def test_a_mixture_is_made_of_the_clips_of_others(results):
         "youtube-driving",
     ]
     assert mixture.sample(0, 0, 6, 8).shape == (6, 8, 64, 64, 3)
-    about = json.loads((results / "pretrain/mixture/contextwm/run.json").read_text())
+    about = json.loads((results / "pretrain/mixture/contextwm/0/run.json").read_text())
     assert about["inputs"]["manifest"] == mixture.info["sha256"]["manifest"]
 
 
@@ -174,10 +174,10 @@ def test_videos_of_ones_own_are_decoded_and_the_broken_one_is_named(project, res
 
 def test_the_authors_weights_stand_where_ours_do(project, results):
     """Our own, written as the authors would have, give the same scores to the bit."""
-    ours, folder = results / "pretrain/something/contextwm", "data/official-something/contextwm"
+    ours, folder = results / "pretrain/something/contextwm/0", "data/official-something/contextwm"
     scores = "results/smoke/finetune/toy/sphere/contextwm/{}/standard/0/scores.csv"
     targets = [scores.format("official-something")]
-    targets.append("results/smoke/predict/official-something/contextwm/errors.csv")
+    targets.append("results/smoke/predict/official-something/contextwm/0/errors.csv")
     missing = snakemake(project, "--", *targets)
     assert missing.returncode == 1
     assert f"{folder}/encoder_variables.pt" in missing.stdout + missing.stderr
@@ -188,7 +188,8 @@ def test_the_authors_weights_stand_where_ours_do(project, results):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rule convert" in done.stderr + done.stdout
     assert "rule pretrain" not in done.stderr + done.stdout
-    for name in ("pretrain/{}/contextwm/weights.safetensors", "predict/{}/contextwm/errors.csv"):
+    model = "pretrain/{}/contextwm/0/weights.safetensors"
+    for name in (model, "predict/{}/contextwm/0/errors.csv"):
         first, second = (name.format(dataset) for dataset in ("something", "official-something"))
         assert (results / first).read_bytes() == (results / second).read_bytes()
     first, second = (scores.format(dataset) for dataset in ("something", "official-something"))

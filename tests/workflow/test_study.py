@@ -79,6 +79,25 @@ def test_the_authors_models_need_videos_only_to_be_shown(project):
         study.load("smoke")
 
 
+def test_seeds_of_pretraining(project):
+    path = project / "config/study/smoke.yaml"
+    text = """figures:
+  errors:
+    kind: prediction_errors
+    title: Errors
+    pretrained: [{datasets: [something], models: [contextwm, plain], seeds: 2}]
+"""
+    path.write_text(text)
+    runs = study.pretrained_runs(study.load("smoke").figures["errors"])
+    assert runs == [("something", m, s) for m in ("contextwm", "plain") for s in (0, 1)]
+    path.write_text(text.replace("prediction_errors", "prediction"))
+    with pytest.raises(UserError, match="kind prediction shows one seed of each pre-trained"):
+        study.load("smoke")
+    path.write_text(text.replace("[something]", "[official-something]"))
+    with pytest.raises(UserError, match="of which there is one seed"):
+        study.load("smoke")
+
+
 def test_an_unknown_figure_names_the_nearest():
     loaded = study.read(ROOT / "config/study/laptop.yaml")
     with pytest.raises(UserError, match=r"unknown figure 'domain_abaltion'.*domain_ablation"):

@@ -11,7 +11,7 @@ from cwm.study import (
     finetune_runs,
     load,
     made_of_others,
-    pretrained_models,
+    pretrained_runs,
     videos_of,
 )
 
@@ -42,10 +42,13 @@ VIDEOS = f"{RESULTS}/videos/{{dataset}}"
 CLIPS = f"{RESULTS}/clips/{{dataset}}"
 PART = f"{CLIPS}/part-{{part}}"
 AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weights
-PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}"
-PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}"
+PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
+FIRST = PRETRAIN.replace(
+    "{seed}", "0"
+)  # which fine-tuning begins with, whatever its own seed
+PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
 LOOKS = f"{RESULTS}/looks/{{suite}}/{{task}}.png"
-REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}"
+REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}/{{seed}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
 FINETUNE = (
     f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
@@ -96,8 +99,8 @@ def worlds():
 
 def models_of(figure, template):
     """Paths of the pre-trained models that a figure shows."""
-    models = pretrained_models(STUDY.figures[figure])
-    return [template.format(dataset=dataset, model=model) for dataset, model in models]
+    runs = pretrained_runs(STUDY.figures[figure])
+    return [template.format(**run._asdict()) for run in runs]
 
 
 def everywhere(paths_of, template):
@@ -122,7 +125,7 @@ def parts_of(wildcards):
 def datasets():
     """Datasets whose clips any figure needs, also as members of others."""
     runs = [run.dataset for f in STUDY.figures.values() for run in finetune_runs(f)]
-    shown = [pair[0] for f in STUDY.figures.values() for pair in pretrained_models(f)]
+    shown = [run.dataset for f in STUDY.figures.values() for run in pretrained_runs(f)]
     ours = {name for name in runs if not name.startswith(OFFICIAL)}
     found = {*ours, *map(videos_of, shown)} - {SCRATCH}
     return sorted(found.union(*(MADE_OF_OTHERS.get(name, ()) for name in found)))
@@ -130,7 +133,7 @@ def datasets():
 
 def pretrained(wildcards):
     """The world model a run begins with, or nothing when it learns from scratch."""
-    return [] if wildcards.dataset == SCRATCH else f"{PRETRAIN}/weights.json"
+    return [] if wildcards.dataset == SCRATCH else f"{FIRST}/weights.json"
 
 
 def pretrained_option(wildcards, input):

@@ -21,7 +21,7 @@ rule pretrain:
         out=PRETRAIN,
     shell:
         "cwm pretrain {wildcards.dataset} {input.config} --clips {input.clips}"
-        " --out {params.out} 2>&1 | tee {log}"
+        " --set pretrain.seed={wildcards.seed} --out {params.out} 2>&1 | tee {log}"
 
 
 rule convert:
@@ -41,6 +41,7 @@ rule convert:
         f"{PRETRAIN}/log.txt",
     wildcard_constraints:
         dataset=f"{OFFICIAL}[a-z0-9-]+",
+        seed="0",
     params:
         source=lambda w, input: Path(input.official[0]).parent,
         out=PRETRAIN,
@@ -71,7 +72,8 @@ rule predict:
         out=PREDICT,
     shell:
         "cwm predict {wildcards.dataset} {input.config} --clips {input.clips}"
-        " --weights {input.weights} --out {params.out} 2>&1 | tee {log}"
+        " --weights {input.weights} --set pretrain.seed={wildcards.seed}"
+        " --out {params.out} 2>&1 | tee {log}"
 
 
 rule represent:
@@ -96,7 +98,8 @@ rule represent:
         out=REPRESENT,
     shell:
         "cwm represent {wildcards.dataset} {input.config} --clips {input.clips}"
-        " --weights {input.weights} --out {params.out} 2>&1 | tee {log}"
+        " --weights {input.weights} --set pretrain.seed={wildcards.seed}"
+        " --out {params.out} 2>&1 | tee {log}"
 
 
 rule pretrain_videos:
