@@ -1,4 +1,5 @@
-# `make all` makes the study, `make test` proves the project; both set up .venv on first use.
+# `make all` makes the study (SCALE=evidence: a larger one), `make test` proves the project; both set
+# up .venv on first use.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -30,7 +31,7 @@ system = { $(SUDO) apt-get update && $(SUDO) $(APT) $(1); } >/dev/null 2>&1 || \
 
 all: setup
 	@cwm doctor --unlock
-	exec snakemake --cores $(CORES) $(LIMIT) all
+	exec snakemake --cores $(CORES) $(LIMIT) $(if $(SCALE),--config scale=$(SCALE)) -- all
 
 test: setup
 	@ruff check .
@@ -57,9 +58,8 @@ box-test: setup
 slurm-test: setup
 	@exec tests/slurm/cluster.sh pytest tests/slurm/test_slurm.py
 
-smoke: setup
-	@cwm doctor --unlock
-	exec snakemake --cores $(CORES) $(LIMIT) --config scale=smoke -- all
+smoke: SCALE := smoke
+smoke: all
 
 ui: setup
 	@exec cwm ui

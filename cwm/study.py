@@ -119,6 +119,20 @@ def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
     return sorted(found)
 
 
+def all_pretrained(study: Study) -> list[PretrainedRun]:
+    """Every pre-trained model of a study, shown or fine-tuned, once."""
+    figures = study.figures.values()
+    return sorted({run for f in figures for run in (*pretrained_runs(f), *_pretraining(f))})
+
+
+def datasets(study: Study) -> list[str]:
+    """Datasets whose clips any figure needs, also as members of others."""
+    found = {videos_of(run.dataset) for f in study.figures.values() for run in pretrained_runs(f)}
+    found |= {run.dataset for run in all_pretrained(study) if not run.dataset.startswith(OFFICIAL)}
+    others = made_of_others()
+    return sorted(found.union(*(others.get(name, ()) for name in found)))
+
+
 def videos_of(dataset: str) -> str:
     """The dataset whose videos a model is shown; an official one, those of the name."""
     return dataset.removeprefix(OFFICIAL)

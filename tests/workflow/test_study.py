@@ -108,9 +108,10 @@ def test_shipped_studies_are_valid_and_small_enough(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in (ROOT / "config/study").glob("*.yaml"):
         study.load(path.stem)
-    laptop = study.load("laptop")
-    runs = {run for figure in laptop.figures.values() for run in study.finetune_runs(figure)}
-    assert len(runs) <= 30
+    for scale, most in {"laptop": 30, "evidence": 80}.items():
+        figures = study.load(scale).figures.values()
+        runs = {run for figure in figures for run in study.finetune_runs(figure)}
+        assert len(runs) <= most
 
 
 def snakemake(*arguments):

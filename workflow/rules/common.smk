@@ -8,6 +8,7 @@ from cwm.errors import UserError
 from cwm.study import (
     OFFICIAL,
     SCRATCH,
+    datasets,
     finetune_runs,
     load,
     made_of_others,
@@ -120,15 +121,6 @@ def parts_of(wildcards):
     return [
         f"{PART}/part.jsonl".format(part=f"{i:03d}", **wildcards) for i in range(parts)
     ]
-
-
-def datasets():
-    """Datasets whose clips any figure needs, also as members of others."""
-    runs = [run.dataset for f in STUDY.figures.values() for run in finetune_runs(f)]
-    shown = [run.dataset for f in STUDY.figures.values() for run in pretrained_runs(f)]
-    ours = {name for name in runs if not name.startswith(OFFICIAL)}
-    found = {*ours, *map(videos_of, shown)} - {SCRATCH}
-    return sorted(found.union(*(MADE_OF_OTHERS.get(name, ()) for name in found)))
 
 
 def pretrained(wildcards):

@@ -58,7 +58,7 @@ rule report:
     input:
         figures=expand(f"{FIGURE}.json", figure=STUDY.figures),
         tables=expand(f"{TABLE}.md", figure=figures_of(*TABLED)),
-        stores=expand(f"{CLIPS}/store.json", dataset=datasets()),
+        stores=expand(f"{CLIPS}/store.json", dataset=datasets(STUDY)),
         episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
         models=everywhere(models_of, f"{PRETRAIN}/weights.json"),
         looks=worlds(),
