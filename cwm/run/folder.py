@@ -25,6 +25,7 @@ from torch import Tensor
 from cwm import NUMERICS, tracking
 from cwm.checkpoint import Checkpoints, write_text
 from cwm.errors import UserError
+from cwm.run.card import card
 from cwm.source import commit
 
 
@@ -142,8 +143,14 @@ class Run:
         return found
 
     def publish(self, *names: str) -> None:
-        """Move the finished run's files to their place, in this order; its work is then gone."""
+        """Move the finished run's files to their place, in this order; its work is then gone.
+
+        Weights come with a card.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
+        if "weights.json" in names:
+            write_text(self.folder / "card.md", card(self.folder, self._about()))
+            names = ("card.md", *names)
         for name in ["run.json", "config.yaml", *names]:
             # A hard link keeps the work complete until everything is in place.
             temporary = self.out / (name + ".tmp")

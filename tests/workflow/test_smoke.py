@@ -90,6 +90,7 @@ def test_runs_have_scores_metrics_and_weights(results):
         scratch = about["dataset"] == "none"
         assert scratch == ("pretrained" not in about["inputs"])
         assert (path.parent / "episode.mp4").stat().st_size > 500
+        assert "12 generated clips" in (path.parent / "card.md").read_text() or scratch
 
 
 def test_pretraining_changes_what_a_run_begins_with(results):

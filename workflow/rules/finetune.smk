@@ -16,6 +16,7 @@ rule finetune:
         f"{FINETUNE}/scores.csv",
         f"{FINETUNE}/episode.mp4",
         f"{FINETUNE}/weights.json",
+        f"{FINETUNE}/card.md",
     log:
         f"{FINETUNE}/log.txt",
     benchmark:

@@ -9,6 +9,7 @@ rule pretrain:
         tracking=ancient(TRACKING),
     output:
         f"{PRETRAIN}/weights.json",
+        f"{PRETRAIN}/card.md",
     log:
         f"{PRETRAIN}/log.txt",
     benchmark:
@@ -37,6 +38,7 @@ rule convert:
         tracking=ancient(TRACKING),
     output:
         f"{PRETRAIN}/weights.json",
+        f"{PRETRAIN}/card.md",
     log:
         f"{PRETRAIN}/log.txt",
     wildcard_constraints:

@@ -1,0 +1,74 @@
+"""A model card beside weights: what they are, what they saw, what they reached, what they may."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+KINDS = {
+    "pretrain": "A world model of videos, without actions: it predicts frames and acts nowhere.",
+    "finetune": "A world model with actions, an actor and a critic: an agent for this one task.",
+    "convert": "The authors' weights in our files.",
+}
+
+
+def card(folder: Path, run: dict[str, Any]) -> str:
+    """The card of the run in a folder, which `run` (its run.json) describes; Markdown."""
+    names = ("suite", "task", "model", "dataset", "variant", "seed")
+    title = ", ".join(f"{name} {run[name]}" for name in names if name in run)
+    facts = {
+        "What": KINDS[run["stage"]],
+        "Data": "; ".join(_data(run.get("dataset", "none"), run.get("scale", "paper"))),
+        "Scale": f"{run.get('scale', 'paper')}; every setting is in config.yaml",
+        "Measured": "; ".join(_measured(folder)) or "nothing",
+        "Config hash": run["key"],
+        "Inputs (sha256)": ", ".join(f"{k} {v[:12]}" for k, v in run["inputs"].items()) or "none",
+        "Made by": f"`{run['command']}`, commit {run['commit']}",
+        "Licence": "that of the code (LICENSE), as far as the licences of the data allow",
+        "Limits": (
+            "frames of 64 x 64 pixels like those of its data; for research. Below paper scale it "
+            "shows that the method runs, and nothing about the paper's results"
+        ),
+    }
+    return "\n".join([f"# {title}", "", *(f"- **{k}**: {v}" for k, v in facts.items()), ""])
+
+
+def _data(name: str, scale: str) -> Iterator[str]:
+    """What a dataset is, by its settings, and on what terms it may be used."""
+    from cwm.config import load  # which knows of the runs, and so of this file
+
+    if name == "none":
+        yield "no videos: learned from scratch"
+        return
+    files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
+    if not all(path.exists() for path in files):
+        yield f"{name}, of which this folder has no settings"
+        return
+    data = load(files).dataset
+    for member in data.members:
+        yield from _data(member.dataset, scale)
+    if data.members:
+        return
+    if data.source == "standin":
+        made = f"{data.standin.clips} generated clips, seed {data.standin.seed}"
+        yield f"{name}: {made}, under the code's licence; no film by anyone"
+    else:
+        terms = " ".join(data.by_hand.split()) or "whatever terms its owner set"
+        yield f"{name}, videos of others: {terms}"
+
+
+def _measured(folder: Path) -> Iterator[str]:
+    """The last evaluation of an agent, or the last look at held-out clips."""
+    if (scores := folder / "scores.csv").exists():
+        with scores.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "eval"]
+        last = [row for row in rows if row["step"] == rows[-1]["step"]]
+        for name in ("return", "success"):
+            if last[0][name]:
+                mean = fmean(float(row[name]) for row in last)
+                yield f"mean {name} of {len(last)} episodes at step {last[0]['step']}: {mean:.3g}"
+    elif (metrics := folder / "metrics.jsonl").exists():
+        last = json.loads(metrics.read_text().splitlines()[-1])
+        yield from (f"{k} {v:.3g}" for k, v in last.items() if k.startswith("heldout/"))
