@@ -1,12 +1,14 @@
-"""Checksums and sizes of files, and files that are written whole or not at all."""
+"""Checksums and sizes of files, files that are written whole or not at all, and locks."""
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cwm.errors import UserError
 
@@ -71,3 +73,21 @@ def check_space(folder: Path, needed: int, what: str) -> None:
             f"{what} needs {human(needed)}, and {human(free)} are free in {folder};"
             " make room, and the same command goes on from what is there"
         )
+
+
+def hold(path: Path, doing: str) -> TextIO:
+    """Lock a file, until it is closed or this process ends, however it ends.
+
+    Raises UserError while another process holds it, which is then said to be `doing` something.
+    """
+    while True:
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        except BlockingIOError:
+            raise UserError(f"another process is {doing}") from None
+        except FileNotFoundError:
+            pass  # who held it deleted it
+        lock.close()

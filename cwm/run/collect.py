@@ -17,6 +17,7 @@ from cwm.data.corpora import (
     folder_of,
     write_videos,
 )
+from cwm.data.files import hold
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
     made: dict[str, dict[str, str]] = {}
     if cfg.source == "standin":
         root, written = out, "."
-        made = standins.generate(cfg.standin, root, workers)
+        with hold(root / ".lock", f"making clips in {root}"):
+            made = standins.generate(cfg.standin, root, workers)
         clips = [clip for clip in find(root, replace(cfg, annotations={})) if _place(clip) in made]
     else:
         root = folder_of(name, cfg)

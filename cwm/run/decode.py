@@ -16,7 +16,7 @@ from typing import Any
 from cwm.data import episodes, stills
 from cwm.data.ahead import in_order
 from cwm.data.corpora import DatasetConfig, Video, digest, drawn, read_videos
-from cwm.data.files import write_lines
+from cwm.data.files import hold, write_lines
 from cwm.data.shards import Shards
 from cwm.data.video import SIZE, Clip, DecodeError, check_readable, decode, ffmpeg_version
 from cwm.errors import UserError
@@ -56,20 +56,22 @@ def decode_part(
         _, listed = read_videos(videos)
         return (video for video in listed if part_of(video, cfg.parts) == number)
 
-    shards = Shards(out, key(cfg) | {"parts": cfg.parts})
-    todo = {video.identity for video in mine()}
-    total = len(todo)
-    todo -= shards.clips.keys()
-    log.info("%s: %d of %d clips to decode", name, len(todo), total)
-    stop = threading.Event()
-    work = partial(_decode_one, read_videos(videos)[0], cfg, stop, out)
-    try:
-        with closing(in_order(work, _once(mine(), todo), n, stop)) as results:
-            failures = _store(name, results, len(todo), shards)
-    finally:
-        shards.sync()  # also what was decoded before a failure or Ctrl-C
-    found = ((clip.identity, shards.clips.get(clip.sha256)) for clip in mine())
-    write_lines(out / "part.jsonl", cfg.parts, ([x, at or failures[x]] for x, at in found))
+    out.mkdir(parents=True, exist_ok=True)
+    with hold(out / ".lock", f"decoding into {out}"):
+        shards = Shards(out, key(cfg) | {"parts": cfg.parts})
+        todo = {video.identity for video in mine()}
+        total = len(todo)
+        todo -= shards.clips.keys()
+        log.info("%s: %d of %d clips to decode", name, len(todo), total)
+        stop = threading.Event()
+        work = partial(_decode_one, read_videos(videos)[0], cfg, stop, out)
+        try:
+            with closing(in_order(work, _once(mine(), todo), n, stop)) as results:
+                failures = _store(name, results, len(todo), shards)
+        finally:
+            shards.sync()  # also what was decoded before a failure or Ctrl-C
+        found = ((clip.identity, shards.clips.get(clip.sha256)) for clip in mine())
+        write_lines(out / "part.jsonl", cfg.parts, ([x, at or failures[x]] for x, at in found))
 
 
 def _once(videos: Iterable[Video], todo: set[str]) -> Iterator[Video]:

@@ -1,16 +1,14 @@
 """The archives of a dataset -> its folder: downloaded, checked and extracted."""
 
-import fcntl
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 from cwm.data.download import FOLDER, Archive, download
 from cwm.data.extract import Group, extract, groups, is_extracted
-from cwm.data.files import check_space, human
+from cwm.data.files import check_space, hold, human
 from cwm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -38,7 +36,8 @@ def fetch(
         log.info("%s: what is there is taken as it is", folder)
     todo = [file for group in unfinished if not missing[group.name] for file in group.files]
     if todo:
-        with _alone(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold(folder / ".lock", f"filling {folder}"):
             check_space(folder, _needed(todo, folder), str(folder))
             download(todo, folder)
             extract(todo, folder)
@@ -74,15 +73,3 @@ def _needed(files: list[Archive], folder: Path) -> int:
         there = sum(path.stat().st_size for path in paths if path.exists())
         needed += max((file.bytes or 0) - there, 0)
     return needed
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out, until this one ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is filling {folder}") from None
-        yield

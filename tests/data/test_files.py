@@ -1,8 +1,10 @@
+import fcntl
 import json
 
 import pytest
 
-from cwm.data.files import human, write_json
+from cwm.data.files import hold, human, write_json
+from cwm.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,22 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
         write_json(tmp_path / "a.json", {"b": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_lock_is_one_process_s_also_where_the_last_one_deleted_it(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    first = hold(path, "filling it")
+    with pytest.raises(UserError, match="another process is filling it"):
+        hold(path, "filling it")
+
+    flock = fcntl.flock
+
+    def late(file, how):  # the holder finishes between our opening of its file and our locking
+        if not first.closed:
+            path.unlink()
+            first.close()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with hold(path, "filling it"), pytest.raises(UserError, match="another process"):
+        hold(path, "filling it")
