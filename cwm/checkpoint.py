@@ -1,7 +1,8 @@
 """Weights and work in progress, as safetensors and JSON: written whole or not at all.
 
-A checkpoint is a folder whose last-written file is `done`. Weights are `weights.safetensors` with
-a small `weights.json` beside it, which names its sha256 and is what other steps depend on.
+A checkpoint is a folder whose last-written file is `done`, which has the sha256 of the others.
+Weights are `weights.safetensors` with a small `weights.json` beside it, which names its sha256 and
+is what other steps depend on.
 """
 
 import hashlib
@@ -12,30 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cwm.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file through a temporary name, so that a reader never sees half of it."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """The same for text."""
+    write_bytes(path, text.encode())
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors through a temporary name."""
-    temporary = path.with_name(path.name + ".tmp")
-    contiguous = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    save_file(contiguous, temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """The same for tensors. (`save_file` hides why a disk refuses, and is for the owner's eyes.)"""
+    write_bytes(path, save({name: x.detach().cpu().contiguous() for name, x in tensors.items()}))
 
 
 def file_sha256(path: Path) -> str:
@@ -93,16 +94,30 @@ class Checkpoints:
         for group, named in tensors.items():
             write_tensors(target / f"{group}.safetensors", named)
         write_text(target / "state.json", json.dumps(state))
-        write_text(target / "done", "")
+        sums = {path.name: file_sha256(path) for path in target.iterdir()}
+        write_text(target / "done", json.dumps(sums))
         for old in self.folder.iterdir():
             if old != target:
                 shutil.rmtree(old)
 
     def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """The newest complete checkpoint, or None to begin at the beginning."""
+        """The newest complete checkpoint, or None to begin at the beginning.
+
+        Raises UserError where it is not what was written.
+        """
         complete = sorted(self.folder.glob("*/done"))
         if not complete:
             return None
         folder = complete[-1].parent
+        try:
+            sums = json.loads(complete[-1].read_text())
+            damaged = [name for name, sha in sums.items() if file_sha256(folder / name) != sha]
+        except (OSError, ValueError, AttributeError) as error:
+            damaged = [str(error)]
+        if damaged:
+            raise UserError(
+                f"checkpoint {folder} is damaged ({damaged[0]}); put it back, or delete"
+                f" {self.folder.parent} to begin this run anew"
+            )
         groups = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
         return groups, json.loads((folder / "state.json").read_text())

@@ -62,3 +62,23 @@ def test_the_newest_complete_checkpoint_counts(tmp_path):
     tensors, state = checkpoints.latest()
     assert state["step"] == 2
     assert tensors["a"]["x"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "state.json", "done"])
+@pytest.mark.parametrize("harm", ["missing", "changed"])
+def test_a_damaged_checkpoint_is_named_and_not_gone_on_with(tmp_path, name, harm):
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    checkpoints.save(1, {"a": {"x": torch.ones(2)}}, {"step": 1})
+    path = tmp_path / "checkpoint/000000001" / name
+    if harm == "changed":
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    else:
+        path.unlink()
+    if (name, harm) == ("done", "missing"):
+        assert checkpoints.latest() is None  # as if it had not been finished
+        return
+    with pytest.raises(
+        UserError, match=f"checkpoint {path.parent} is damaged .* delete {tmp_path}"
+    ):
+        checkpoints.latest()

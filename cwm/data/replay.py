@@ -4,6 +4,7 @@ Reference: `core/replay.py`. Shapes: B batch, L length, n steps of an episode, A
 """
 
 import os
+import zipfile
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
@@ -91,22 +92,43 @@ class Replay:
         self.action = torch.zeros(self.size, action_dim, device=self.device)
         self.reward = torch.zeros(self.size, device=self.device)
 
+    @property
+    def remembered(self) -> list[int]:
+        """Numbers of the episodes that can be drawn, the oldest first."""
+        return [number for number, _, _ in self.episodes]
+
     def prune(self) -> None:
-        """Delete the files of forgotten episodes; right after a checkpoint, not sooner."""
-        remembered = {self._path(number) for number, _, _ in self.episodes}
+        """Delete the files of all other episodes; right after a checkpoint, not sooner."""
+        kept = {self._path(number) for number in self.remembered}
         for path in self.folder.iterdir():
-            if path not in remembered:
+            if path not in kept:
                 path.unlink()
 
-    def restore(self, count: int) -> None:
-        """Go back to the state after `count` episodes, from the files in the folder."""
-        for path in sorted(self.folder.iterdir()):
-            if path.suffix != ".npz" or int(path.stem) >= count:
-                path.unlink()
-                continue
-            with np.load(path) as arrays:
-                self._remember(int(path.stem), Episode(**arrays))
+    def restore(self, count: int, remembered: list[int]) -> None:
+        """Go back to when `count` episodes had been seen, and these were remembered.
+
+        Raises UserError where the file of one is missing or damaged.
+        """
+        for number in remembered:
+            path = self._path(number)
+            try:
+                with np.load(path) as arrays:
+                    episode = Episode(**arrays)
+            except (
+                OSError,
+                EOFError,
+                KeyError,
+                TypeError,
+                ValueError,
+                zipfile.BadZipFile,
+            ) as error:
+                raise UserError(
+                    f"cannot read {path}, which the checkpoint needs ({error}); put it back, or"
+                    f" delete {self.folder.parent} to begin this run anew"
+                ) from error
+            self._remember(number, episode)
         self.count = count
+        self.prune()
 
     def sample(self, seed: int, i: int, batch: int) -> Batch:
         """Batch i of the run: a pure function of the seed, i and the episodes remembered.

@@ -90,15 +90,16 @@ class Finetuning:
         optimizers = self.agent.optimizers.items()
         tensors = {"agent": self.agent.state_dict()}
         tensors |= {f"optimizer-{name}": o.state() for name, o in optimizers}
-        state = {"begun": self.begun, "updates": self.agent.updates, "episodes": self.replay.count}
+        state = {"begun": self.begun, "updates": self.agent.updates}
+        state |= {"episodes": self.replay.count, "remembered": self.replay.remembered}
         self.run.checkpoint(self.step, tensors, **state)
         self.replay.prune()
 
     def restore(self) -> None:
         """Go on from the last checkpoint, or begin with an empty replay."""
         found = self.run.resume()
-        tensors, state = found if found else ({}, {"episodes": 0})
-        self.replay.restore(state["episodes"])
+        tensors, state = found if found else ({}, {"episodes": 0, "remembered": []})
+        self.replay.restore(state["episodes"], state["remembered"])
         if not found:
             return
         self.agent.load_state_dict(tensors["agent"])

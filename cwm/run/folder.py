@@ -5,9 +5,7 @@ before it starts a job again, so nothing that took time may lie among them. The 
 everything that the result depends on, so that a run never goes on from work done for another.
 """
 
-import contextlib
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +21,8 @@ import torch
 from torch import Tensor
 
 from cwm import NUMERICS, tracking
-from cwm.checkpoint import Checkpoints, write_text
+from cwm.checkpoint import Checkpoints, write_bytes, write_text
+from cwm.data.files import hold
 from cwm.errors import UserError
 from cwm.run.card import card
 from cwm.source import commit
@@ -40,6 +39,8 @@ class Score(NamedTuple):
     split: str  # train | eval
 
 
+LOGS = ("metrics.jsonl", "timing.jsonl", "scores.csv")
+FINISHED = ".finished"  # the suffix of a work folder that is being deleted
 HEADER = "step,episode,return,success,length,split\n"
 
 
@@ -70,17 +71,19 @@ class Run:
         self.out = out
         root = Path("results") / str(task.labels.get("scale", "paper")) / "work"
         self.folder = root / task.key
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (root / f"{task.key}.lock").open("w")
         self.checkpoints = Checkpoints(self.folder / "checkpoint")
         self.checkpoint_seconds = checkpoint_seconds
         self.saved = time.monotonic()
 
     def __enter__(self) -> "Run":
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is making this run (in {self.folder})") from None
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = hold(self.folder.with_suffix(".lock"), f"making this run (in {self.folder})")
+        self.folder.mkdir(exist_ok=True)
+        for left in self.folder.parent.glob("*" + FINISHED):  # by a run that was killed at its end
+            shutil.rmtree(left, ignore_errors=True)
+        for path in self.folder.iterdir():  # perhaps published already, by a run killed then
+            if path.is_file() and path.stat().st_nlink > 1:
+                write_bytes(path, path.read_bytes())  # its own, so that those stay as they are
         write_text(self.folder / "config.yaml", _yaml(self.task.config))
         write_text(self.folder / "run.json", json.dumps(self._about(), indent=1) + "\n")
         return self
@@ -128,8 +131,7 @@ class Run:
 
     def checkpoint(self, step: int, tensors: dict[str, dict[str, Tensor]], **state: Any) -> None:
         """Save what the run needs to go on from `step`, and how far its logs had come."""
-        files = ("metrics.jsonl", "timing.jsonl", "scores.csv")
-        sizes = {name: _size(self.folder / name) for name in files}
+        sizes = {name: _size(self.folder / name) for name in LOGS}
         self.checkpoints.save(step, tensors, {"step": step, "sizes": sizes, **state})
         self.saved = time.monotonic()
 
@@ -137,9 +139,15 @@ class Run:
         """The last checkpoint, with the logs cut back to it; None at the beginning."""
         found = self.checkpoints.latest()
         sizes = found[1]["sizes"] if found else {}
-        for name in ("metrics.jsonl", "timing.jsonl", "scores.csv"):
-            with contextlib.suppress(FileNotFoundError):
-                os.truncate(self.folder / name, sizes.get(name, 0))
+        for name in LOGS:
+            path, size = self.folder / name, sizes.get(name, 0)
+            if _size(path) < size:
+                raise UserError(
+                    f"{path} is shorter than when the last checkpoint was made; put it back, or"
+                    f" delete {self.folder} to begin this run anew"
+                )
+            if path.exists():
+                os.truncate(path, size)
         return found
 
     def publish(self, *names: str) -> None:
@@ -158,7 +166,9 @@ class Run:
             _link(self.folder / name, temporary)
             temporary.replace(self.out / name)
         tracking.sync(self.out)
-        shutil.rmtree(self.folder)
+        # At once, since what a kill leaves of a folder would be taken for work to go on from.
+        finished = self.folder.rename(self.folder.with_suffix(FINISHED))
+        shutil.rmtree(finished, ignore_errors=True)
         Path(self.lock.name).unlink()
 
 

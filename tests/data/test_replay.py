@@ -74,13 +74,39 @@ def test_the_oldest_make_room_and_a_restored_ring_goes_on_the_same(tmp_path):
 
     memory.add(episode(5, 7))
     restored = replay(tmp_path, capacity=20)
-    restored.restore(5)  # episode 5 was after the checkpoint: its file is dropped
+    restored.restore(5, [2, 3, 4])  # episode 5 was after the checkpoint: its file is dropped
     assert not (tmp_path / "0000005.npz").exists()
     restored.add(episode(5, 7))
     for i in range(5):
         a, b = memory.sample(0, i, 16), restored.sample(0, i, 16)
         assert torch.equal(a.image, b.image)
         assert torch.equal(a.reward, b.reward)
+
+
+def test_what_a_kill_left_of_forgotten_episodes_is_not_remembered_again(tmp_path):
+    memory = replay(tmp_path, capacity=100)
+    for number, steps in enumerate((19, 29, 29, 74)):  # the long one drives out all others
+        memory.add(episode(number, steps))
+    for number in (1, 2):  # and beside it, the first one would fit
+        (tmp_path / f"{number:07d}.npz").unlink()
+    restored = replay(tmp_path, capacity=100)
+    restored.restore(memory.count, memory.remembered)
+    assert restored.remembered == [3]
+    assert [path.name for path in tmp_path.iterdir()] == ["0000003.npz"]
+
+
+@pytest.mark.parametrize("harm", ["missing", "short", "empty", "changed"])
+def test_an_episode_that_is_damaged_is_named(tmp_path, harm):
+    memory = replay(tmp_path)
+    memory.add(episode(0, 9))
+    path = tmp_path / "0000000.npz"
+    content = path.read_bytes()
+    path.unlink()
+    if harm != "missing":
+        changed = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
+        path.write_bytes({"short": content[:-9], "empty": b"", "changed": changed}[harm])
+    with pytest.raises(UserError, match=rf"cannot read {path}, which the checkpoint needs"):
+        replay(tmp_path).restore(1, [0])
 
 
 def test_short_episodes_are_counted_but_not_kept(tmp_path):
