@@ -18,6 +18,7 @@ from cwm.data.encode import H264, encode
 from cwm.data.replay import Replay, ReplayConfig
 from cwm.errors import UserError
 from cwm.progress import Progress
+from cwm.run.finite import Guard
 from cwm.run.folder import Run, Score
 from cwm.run.policies import Actor
 from cwm.run.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
@@ -69,6 +70,7 @@ class Finetuning:
         # An episode has one entry more than steps, and none shorter than a window is kept.
         entries = cfg.steps + cfg.steps // cfg.length
         self.replay = Replay(cfg.replay, replay, cfg.length, entries, device)
+        self.guard = Guard(run, device)
         self.step = 0
         self.begun: int | None = None  # the step at which learning began
         self.restore()
@@ -87,6 +89,7 @@ class Finetuning:
 
     def save(self) -> None:
         """Checkpoint; only at the end of an episode, where the simulator has no state to keep."""
+        self.guard.check()
         optimizers = self.agent.optimizers.items()
         tensors = {"agent": self.agent.state_dict()}
         tensors |= {f"optimizer-{name}": o.state() for name, o in optimizers}
@@ -113,11 +116,12 @@ class Finetuning:
         i = self.agent.updates
         batch = self.replay.sample(self.seed, i, self.cfg.batch)
         reseed(self.seed, "update", i)
-        figures = self.agent.update(batch)
+        figures = {f"train/{name}": x for name, x in self.agent.update(batch).items()}
+        self.guard.saw(i, figures, batch._asdict())
         if i % self.cfg.log_every:
             return {}
-        named = {f"train/{name}": x for name, x in figures.items()}
-        return self.run.log(self.repeated, named, rate)
+        self.guard.check()
+        return self.run.log(self.repeated, figures, rate)
 
     @property
     def repeated(self) -> int:
@@ -198,6 +202,7 @@ def finetune(work: Finetuning) -> None:
             if ended and run.due() and work.step < cfg.steps:
                 work.save()
     work.close()
+    work.guard.check()
     about = {"kind": "agent", "steps": cfg.steps, **run.task.labels}
     save_weights(run.folder, work.agent.state_dict(), about)
     logs = ("metrics.jsonl", "timing.jsonl", "scores.csv")

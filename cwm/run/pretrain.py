@@ -16,6 +16,7 @@ from cwm.data.clips import ClipStore, prefetch
 from cwm.errors import UserError
 from cwm.optim import Optimizer, OptimizerConfig, step_all
 from cwm.progress import Progress
+from cwm.run.finite import Guard
 from cwm.run.folder import Run
 from cwm.runtime import RuntimeConfig, reseed, set_up
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
@@ -62,6 +63,7 @@ def pretrain(
         start = state["step"]
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 
+    guard = Guard(run, device)
     batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
     with Progress(total=cfg.updates, start=start, label=run.label) as bar:
         for step in range(start + 1, cfg.updates + 1):
@@ -71,10 +73,13 @@ def pretrain(
             with precision:
                 watched = world.loss(clip_batch(image))
             (norm,) = step_all(watched.loss, [optimizer], [False])
+            terms = watched.terms | {"norm": norm}
+            terms = {f"train/{name}": x.detach() for name, x in terms.items()}
+            guard.saw(step, terms, {"image": image})
             figures = {}
             if step % cfg.log_every == 0 or step == cfg.updates:
-                terms = watched.terms | {"norm": norm}
-                figures = {f"train/{name}": x.detach() for name, x in terms.items()}
+                guard.check()
+                figures = terms
             if step % cfg.heldout_every == 0 or step == cfg.updates:
                 reseed(cfg.seed, "heldout", step)
                 with precision:
@@ -82,6 +87,7 @@ def pretrain(
             values = run.log(step, figures, bar.rate) if figures else {}
             bar.update(step, {SHOWN[name]: x for name, x in values.items() if name in SHOWN})
             if run.due() and step < cfg.updates:
+                guard.check()
                 tensors = {"world": world.state_dict(), "optimizer": optimizer.state()}
                 run.checkpoint(step, tensors)
     about = {"kind": "action-free", "updates": cfg.updates, **run.task.labels}
