@@ -15,10 +15,13 @@ from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 
 import envs
+from envs.errors import EnvError
+
+SECONDS = 300.0  # that a reset or a step may take in a process; reference quality needs one
 
 
-class WorkerError(RuntimeError):
-    """An environment failed in its process, or the process died."""
+class WorkerError(EnvError):
+    """An environment failed in its process, or the process died or does not answer."""
 
 
 def make(suite: str, task: str, count: int, processes: bool = False, **options: Any) -> VectorEnv:
@@ -74,7 +77,7 @@ class Member(gymnasium.Wrapper):
 
 
 class _Processes(AsyncVectorEnv):
-    """Stops, naming the environment and the reason, when one of its processes does."""
+    """Stops, naming the environment and the reason, when one of its processes does or hangs."""
 
     def __init__(self, name: str, makers: list[partial]) -> None:
         self._name = name
@@ -83,11 +86,13 @@ class _Processes(AsyncVectorEnv):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict]:
         with self._watched():
-            return super().reset(**kwargs)
+            self.reset_async(**kwargs)
+            return self.reset_wait(SECONDS)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
         with self._watched():
-            return super().step(actions)
+            self.step_async(actions)
+            return self.step_wait(SECONDS)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -100,6 +105,9 @@ class _Processes(AsyncVectorEnv):
             self.processes[index].join()
             how = f"died with exit status {self.processes[index].exitcode}"
             raise self._failure(index, how) from error
+        except multiprocessing.TimeoutError as error:
+            index = [pipe.poll() for pipe in self.parent_pipes].index(False)
+            raise self._failure(index, f"did not answer within {SECONDS:g} s") from error
 
     def _raise_if_errors(self, successes: Sequence[bool]) -> None:
         if not all(successes):
@@ -108,5 +116,7 @@ class _Processes(AsyncVectorEnv):
 
     def _failure(self, index: int, how: str) -> WorkerError:
         self._state = AsyncState.DEFAULT  # or closing would wait for what never comes
+        for process in self.processes:
+            process.kill()  # it may not be able to end by itself
         self.close(terminate=True)
         return WorkerError(f"process {index + 1} of {self.num_envs} of {self._name} {how}")

@@ -79,6 +79,14 @@ def test_a_process_that_is_killed_is_named(pair, ask):
         pair.reset(seed=[0, 1]) if ask == "reset" else pair.step(np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize("ask", ["reset", "step"])
+def test_a_process_that_hangs_is_named_and_ended(pair, ask, monkeypatch):
+    monkeypatch.setattr(vector, "SECONDS", 1.0)
+    os.kill(pair.processes[1].pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="2 of 2 of toy/sphere did not answer within 1 s"):
+        pair.reset(seed=[0, 1]) if ask == "reset" else pair.step(np.zeros((2, 2)))
+
+
 def test_an_error_in_a_process_arrives_with_its_traceback(pair):
     with pytest.raises(WorkerError) as error:
         pair.step(np.array([[0, 0], [0, np.nan]]))
