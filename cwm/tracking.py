@@ -238,7 +238,8 @@ def _client(store: str | None = None) -> "MlflowClient":
     os.environ.update(_environment())  # MLflow reads them when it is imported
     from mlflow import MlflowClient
 
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # which warns of every repeated request
+    for name in ("urllib3", "mlflow"):  # which tell of every try, the latter with tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     if "://" not in uri():  # to MLflow, a folder or a scheme of its own
         raise ValueError("MLFLOW_TRACKING_URI does not begin with http://")

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -283,6 +284,22 @@ def test_a_store_that_is_down_costs_one_line_and_is_asked_again_at_the_end(monke
         assert tracking.sync_all(), capfd.readouterr().err
         assert points("g") == written(run)
         assert shown("g")[0].data.tags["cwm.path"] == run.as_posix()  # not its artifacts' folder
+
+
+def test_a_locked_database_costs_one_line_and_is_told_later(capfd):
+    run = make_run(Path("results/smoke/work/r"), "r")
+    log(run, 0, 5)
+    other = sqlite3.connect(tracking.STORE / "tracking.db", isolation_level=None)
+    other.execute("begin exclusive")
+    begun = time.monotonic()
+    assert not tracking.sync(run)
+    assert time.monotonic() - begun < 60  # it is given up, after SQLite's own seconds
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert "database is locked" in said
+    other.close()
+    assert tracking.sync(run)
+    assert points("r") == written(run)
 
 
 @pytest.fixture(scope="module")
