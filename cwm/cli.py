@@ -9,10 +9,11 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from cwm import machine
 from cwm.errors import UserError
 from envs.errors import EnvError
 
@@ -458,7 +459,7 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line and exit status 2."""
+    """Run a command; a user's mistake or a machine's limit is one line and exit status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -466,8 +467,16 @@ def main() -> None:
     try:
         app()
     except (UserError, EnvError) as error:
-        print(f"cwm: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (said := machine.limit(error)):
+            raise
+        _fail(said)
+
+
+def _fail(said: str) -> NoReturn:
+    print(f"cwm: {said}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _stop(number: int, _: FrameType | None) -> None:

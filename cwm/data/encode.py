@@ -1,5 +1,7 @@
 """Frames -> an encoded video file, through ffmpeg."""
 
+import errno
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +30,8 @@ def encode(path: Path, frames: Iterable[np.ndarray], rate: int, codec: dict[str,
     sink = source.output(f"file:{part}", pix_fmt="yuv420p", **codec, **BITEXACT)
     argv = ffmpeg.compile(sink.global_args("-v", "error"), cmd=ffmpeg_exe(), overwrite_output=True)
     done = subprocess.run(argv, input=pixels.tobytes(), capture_output=True, check=False)
+    if os.strerror(errno.ENOSPC) in done.stderr.decode():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     if done.returncode != 0:
         raise RuntimeError(f"ffmpeg could not write {path}: {done.stderr.decode().strip()}")
     part.replace(path)
