@@ -74,7 +74,7 @@ def pretraining(cfg: config.Config, device: str, store: ClipStore) -> Subject:
         batch = feed.get()
         with torch.autocast(device, torch.bfloat16, enabled=half):
             loss = world.loss(batch).loss
-        step_all(loss, [optimizer], [False])
+        step_all(loss, [optimizer])
 
     named = [Part(feed, "get", "batch"), Part(optimizer, "step", "optimisers")]
     return Subject(

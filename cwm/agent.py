@@ -3,7 +3,9 @@
 Shapes: B batch, T time, N = B T starts of imagination, A action, H horizon.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from cwm.behavior.actor_critic import ActorCritic, BehaviorConfig
 from cwm.behavior.bonus import BonusConfig, VideoBonus
 from cwm.data.batch import Batch
+from cwm.graph import Graphed
+from cwm.nn.dists import gumbel
 from cwm.nn.rssm import State
 from cwm.optim import Optimizer, OptimizerConfig, fixed, step_all
 from cwm.world.stacked import Filter, StackedConfig, StackedModel
@@ -76,32 +80,57 @@ class Agent(nn.Module):
         device = next(self.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def update(
+    def capture(self) -> None:
+        """From now on updates and actions are CUDA graphs; the agent must be on the GPU."""
+        self._learn = Graphed(self._learn, self._changing)
+        self._see = Graphed(self._see)
+
+    def _changing(self) -> Iterator[Tensor]:
+        """Everything that an update changes."""
+        yield from self.state_dict().values()
+        for optimizer in self.optimizers.values():
+            yield from optimizer.state().values()
+
+    def update(self, batch: Batch, *given: Any) -> dict[str, Tensor]:
+        """One update of the world model, then of the behaviour from its posterior states.
+
+        `given` are the start, draws, uniform and noise of `_learn`, if they are not to be the
+        usual ones. Returns figures, all (), still on the device; the next update changes them.
+        """
+        self.train()
+        if "encoder" in self.optimizers:
+            self.optimizers["encoder"].freeze(self.updates < self.cfg.encoder_frozen)
+        figures = self._learn(*batch, *given)
+        if self.updates % self.cfg.behavior.target_every == 0:
+            self.behavior.copy_target()
+        self.updates += 1
+        return figures
+
+    def _learn(
         self,
-        batch: Batch,
+        image: Tensor,
+        is_first: Tensor,
+        action: Tensor,
+        reward: Tensor,
         start: State | None = None,
         draws: Draws = Draws(),
         uniform: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """One update of the world model, then of the behaviour from its posterior states.
+        """An update, the same every time: what a graph captures.
 
         `uniform` (H, N, A) and `noise` (H, N, S, K) fix the imagined actions and latents; they are
-        drawn if None. Returns figures, all (), still on the device.
+        drawn if None.
         """
-        self.train()
+        batch = Batch(image, is_first, action, reward)
         with self.autocast():
             seen = self.world.loss(batch, self.bonus, start, draws)
         names = ["encoder", "world"] if "encoder" in self.optimizers else ["world"]
-        frozen = [name == "encoder" and self.updates < self.cfg.encoder_frozen for name in names]
-        norms = step_all(seen.loss, [self.optimizers[name] for name in names], frozen)
+        norms = step_all(seen.loss, [self.optimizers[name] for name in names])
         figures = seen.terms | {f"{n}_norm": x for n, x in zip(names, norms, strict=True)}
 
         post = State(*(x.flatten(0, 1) for x in seen.post.detach()))
         figures |= self._update_behavior(post, uniform, noise)
-        if self.updates % self.cfg.behavior.target_every == 0:
-            self.behavior.copy_target()
-        self.updates += 1
         if self.bonus is not None:
             figures["bonus_magnitude"] = self.bonus.norm.magnitude.clone()
         return {name: x.detach() for name, x in figures.items()}
@@ -119,8 +148,8 @@ class Agent(nn.Module):
                 reward = self.world.rewards(feat)
             losses = self.behavior.losses(feat, reward)
         actor, critic = self.optimizers["actor"], self.optimizers["critic"]
-        (actor_norm,) = step_all(losses.actor, [actor], [False])
-        (critic_norm,) = step_all(losses.critic, [critic], [False])
+        (actor_norm,) = step_all(losses.actor, [actor])
+        (critic_norm,) = step_all(losses.critic, [critic])
         return losses.terms | {
             "actor": losses.actor,
             "critic": losses.critic,
@@ -135,14 +164,38 @@ class Agent(nn.Module):
         """Actions (B, A) at images (B, 64, 64, 3) uint8: sampled when exploring, else the mode.
 
         `carried` is what the last call returned, None at the beginning; rows with `is_first` (B,)
-        forget it.
+        forget it. Chance comes from the CPU's generator, whatever the device, so that an update
+        that a GPU is still busy with has no part in it.
         """
         self.eval()
         device = next(self.parameters()).device
+        rssm = self.world.rssm.cfg
+        noise = gumbel((2, len(image), 1, rssm.stoch, rssm.classes), torch.empty(0))
+        uniform = torch.rand(len(image), self.world.action_dim)
+        first = torch.as_tensor(is_first, dtype=torch.float32)
         carried = carried or self.world.begin(len(image))
+        seen = [torch.as_tensor(image), first, *noise, uniform]
+        free = carried.free or (None, None, None)
+        sample, mode, after = self._see(
+            *(x.to(device) for x in seen), *carried.post, carried.action, *free
+        )
+        action = sample if explore else mode
+        return action.cpu().numpy(), after._replace(action=action)
+
+    def _see(
+        self,
+        image: Tensor,
+        first: Tensor,
+        noise_free: Tensor,
+        noise: Tensor,
+        uniform: Tensor,
+        *carried: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Filter]:
+        """A sampled action (B, A), the likeliest one, and what was made of the image."""
+        free = None if carried[-1] is None else State(*carried[4:])
+        before = Filter(free, State(*carried[:3]), carried[3])
         with self.autocast():
-            first = torch.as_tensor(is_first, dtype=torch.float32, device=device)
-            seen = self.world.filter(carried, torch.as_tensor(image, device=device), first)
-            policy = self.behavior.policy(seen.post.feat)
-        action = policy.sample() if explore else policy.mode()
-        return action.cpu().numpy(), seen._replace(action=action)
+            after = self.world.filter(before, image, first, noise_free, noise)
+            policy = self.behavior.policy(after.post.feat)
+        eps = torch.finfo(uniform.dtype).eps
+        return policy.sample(uniform.clamp(eps, 1 - eps)), policy.mode(), after

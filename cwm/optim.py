@@ -29,14 +29,11 @@ class Optimizer:
             self.parameters, lr=cfg.lr, eps=cfg.eps, weight_decay=cfg.weight_decay, fused=True
         )
 
-    def step(self, gradients: Sequence[Tensor], frozen: bool = False) -> Tensor:
-        """Take a step and return the gradients' norm before clipping.
-
-        While `frozen` the rate is zero, but Adam's moments go on gathering, as in the reference.
-        """
+    def step(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Take a step and return the gradients' norm before clipping."""
+        self._begin()
         norm = torch.nn.utils.get_total_norm(gradients)
         scale = (self.cfg.clip / (norm + 1e-6)).clamp(max=1.0)
-        self.adam.param_groups[0]["lr"] = 0.0 if frozen else self.cfg.lr
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # Fused Adam walks memory, so all its tensors must be laid out like the parameter.
             parameter.grad = torch.empty_like(parameter).copy_(gradient * scale)
@@ -44,34 +41,53 @@ class Optimizer:
         self.adam.zero_grad(set_to_none=True)
         return norm
 
+    def freeze(self, frozen: bool) -> None:
+        """Whether the rate is zero; Adam's moments then go on gathering, as in the reference."""
+        self._begin()
+        self.adam.param_groups[0]["lr"].fill_(0.0 if frozen else self.cfg.lr)
+
+    def _begin(self) -> None:
+        """Make what Adam remembers, where the parameters are; a graph can then change all of it."""
+        if self.adam.state:
+            return
+        device = self.parameters[0].device
+        group, cuda = self.adam.param_groups[0], device.type == "cuda"
+        kind = torch.float32 if cuda else torch.float64  # as the fused kernels read it
+        group["lr"] = torch.tensor(self.cfg.lr, dtype=kind, device=device)
+        group["capturable"] = cuda
+        for parameter in self.parameters:
+            self.adam.state[parameter] = {
+                "step": torch.zeros((), device=device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and step counts, one tensor per parameter and kind."""
-        state = self.adam.state_dict()["state"]
-        return {f"{i}.{name}": x for i, entry in state.items() for name, x in entry.items()}
+        self._begin()
+        return {
+            f"{i}.{name}": x
+            for i, parameter in enumerate(self.parameters)
+            for name, x in self.adam.state[parameter].items()
+        }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            index, name = key.split(".")
-            if tensor.ndim:
-                tensor = torch.empty_like(self.parameters[int(index)]).copy_(tensor)
-            state.setdefault(int(index), {})[name] = tensor
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": state, "param_groups": groups})
+        mine = self.state()
+        if mine.keys() != tensors.keys():
+            raise ValueError(f"an optimiser of {len(mine)} tensors was given {len(tensors)}")
+        for name, tensor in tensors.items():
+            mine[name].copy_(tensor)
 
 
-def step_all(loss: Tensor, optimizers: Sequence[Optimizer], frozen: Sequence[bool]) -> list[Tensor]:
+def step_all(loss: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
     """One backward pass for several optimizers; the norm of each one's gradients.
 
     A parameter that the loss does not reach gets a zero gradient, so that weight decay acts on it.
     """
     parameters = [p for optimizer in optimizers for p in optimizer.parameters]
     gradients = iter(torch.autograd.grad(loss, parameters, materialize_grads=True))
-    norms = []
-    for optimizer, still in zip(optimizers, frozen, strict=True):
-        norms.append(optimizer.step([next(gradients) for _ in optimizer.parameters], still))
-    return norms
+    return [opt.step([next(gradients) for _ in opt.parameters]) for opt in optimizers]
 
 
 @contextmanager

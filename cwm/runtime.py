@@ -25,6 +25,8 @@ class RuntimeConfig:
     precision: Literal["bf16", "fp32"] = "bf16"  # of the networks' forward passes
     threads: int = 1  # on a CPU
     deterministic: bool = False  # on a GPU: the same bits every time, more slowly
+    graphs: bool = True  # on a GPU: an update, or an action, is one CUDA graph
+    compile: bool = False  # fuse small operations; costs minutes at the first start
 
 
 def set_up(cfg: RuntimeConfig) -> str:

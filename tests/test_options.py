@@ -42,7 +42,7 @@ def pretrained(model="contextwm"):
     optimizer = Optimizer(cfg.pretrain.optimizer, world.parameters())
     for _ in range(UPDATES):
         watched = world.loss(clip_batch(images(noise)))
-        step_all(watched.loss, [optimizer], [False])
+        step_all(watched.loss, [optimizer])
     return world, {name: x.item() for name, x in watched.terms.items()}
 
 

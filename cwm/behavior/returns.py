@@ -16,8 +16,7 @@ def lambda_return(
     """
     following = torch.cat([value[1:], bootstrap[None]])
     inputs = reward + discount * following * (1 - lambda_)
-    gains = torch.as_tensor(discount, dtype=reward.dtype, device=reward.device)
-    gains = (gains * lambda_).expand_as(reward)
+    gains = torch.ones_like(reward) * (discount * lambda_)
     result, returns = bootstrap, []
     for i in reversed(range(len(reward))):
         result = inputs[i] + gains[i] * result

@@ -70,6 +70,7 @@ class RSSM(nn.Module):
         self.prior_logit = xavier(nn.Linear(cfg.hidden, self.latent))
         self.post_hidden = xavier(nn.Linear(cfg.deter + embed_dim, cfg.hidden))
         self.post_logit = xavier(nn.Linear(cfg.hidden, self.latent))
+        self.sample = one_hot_sample  # or a compiled one
 
     def initial(self, batch: int, like: Tensor) -> State:
         """The all-zero state of `batch` rows, on the device and in the precision of `like`."""
@@ -89,7 +90,7 @@ class RSSM(nn.Module):
         deter = self.cell(F.elu(F.linear(inputs, weight, self.image_in.bias)), state.deter)
         logit = self.prior(deter)
         noise = gumbel(tuple(logit.shape), logit) if noise is None else noise
-        return State(deter, one_hot_sample(logit, noise), logit)
+        return State(deter, self.sample(logit, noise), logit)
 
     def observe(
         self,
@@ -133,7 +134,7 @@ class RSSM(nn.Module):
             deter = deter * kept
             deter = self.cell.gate(recur(torch.cat([x, deter], -1)), deter)
             logit = judge(F.elu(look(deter))).unflatten(-1, shape)
-            stoch = one_hot_sample(logit, drawn)
+            stoch = self.sample(logit, drawn)
             states.append(State(deter, stoch, logit))
         post = State(*(torch.stack(parts, 1) for parts in zip(*states, strict=True)))
         return post, self.prior(post.deter)

@@ -66,7 +66,7 @@ def _measured(folder: Path) -> Iterator[str]:
             rows = [row for row in csv.DictReader(file) if row["split"] == "eval"]
         last = [row for row in rows if row["step"] == rows[-1]["step"]]
         for name in ("return", "success"):
-            if last[0][name]:
+            if last and last[0][name]:
                 mean = fmean(float(row[name]) for row in last)
                 yield f"mean {name} of {len(last)} episodes at step {last[0]['step']}: {mean:.3g}"
     elif (metrics := folder / "metrics.jsonl").exists():

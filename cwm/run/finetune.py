@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
 from cwm.checkpoint import load_parts, load_weights, save_weights
+from cwm.compiled import compile_regions
 from cwm.data.encode import H264, encode
 from cwm.data.replay import Replay, ReplayConfig
 from cwm.errors import UserError
@@ -64,6 +65,8 @@ class Finetuning:
         (action_dim,) = self.env.action_space.shape
         reseed(self.seed, "weights")
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
+        if runtime.compile:
+            compile_regions(self.agent)
         if pretrained is not None:
             self._load(pretrained)
         replay = run.folder / "replay"
@@ -74,6 +77,8 @@ class Finetuning:
         self.step = 0
         self.begun: int | None = None  # the step at which learning began
         self.restore()
+        if device == "cuda" and runtime.graphs:
+            self.agent.capture()
         self.collector = Collector(self.env, self.seed, self.replay.count)
         self.eval_envs = make_vector(run.task.what, env, cfg.eval_envs)
 
@@ -107,7 +112,7 @@ class Finetuning:
             return
         self.agent.load_state_dict(tensors["agent"])
         for name, optimizer in self.agent.optimizers.items():
-            optimizer.load_state(tensors.get(f"optimizer-{name}", {}))
+            optimizer.load_state(tensors[f"optimizer-{name}"])
         self.step, self.begun = state["step"], state["begun"]
         self.agent.updates = state["updates"]
 

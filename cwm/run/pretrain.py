@@ -3,6 +3,7 @@
 Reference: `examples/train_apv_pretraining.py`.
 """
 
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cwm.checkpoint import save_weights
+from cwm.compiled import compile_regions
 from cwm.data.batch import clip_batch
 from cwm.data.clips import ClipStore, prefetch
 from cwm.errors import UserError
+from cwm.graph import Graphed
 from cwm.optim import Optimizer, OptimizerConfig, step_all
 from cwm.progress import Progress
 from cwm.run.finite import Guard
@@ -63,6 +66,17 @@ def pretrain(
         start = state["step"]
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 
+    def learn(image: Tensor) -> dict[str, Tensor]:
+        with precision:
+            watched = world.loss(clip_batch(image))
+        (norm,) = step_all(watched.loss, [optimizer])
+        return {f"train/{name}": x.detach() for name, x in (watched.terms | {"norm": norm}).items()}
+
+    if runtime.compile:
+        compile_regions(world)
+    if device == "cuda" and runtime.graphs:
+        changing = (world.state_dict, optimizer.state)
+        learn = Graphed(learn, lambda: chain(*(part().values() for part in changing)))
     guard = Guard(run, device)
     batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
     with Progress(total=cfg.updates, start=start, label=run.label) as bar:
@@ -70,13 +84,8 @@ def pretrain(
             _, image = next(batches)
             reseed(cfg.seed, "update", step)
             world.train()
-            with precision:
-                watched = world.loss(clip_batch(image))
-            (norm,) = step_all(watched.loss, [optimizer], [False])
-            terms = watched.terms | {"norm": norm}
-            terms = {f"train/{name}": x.detach() for name, x in terms.items()}
+            terms, figures = learn(image), {}
             guard.saw(step, terms, {"image": image})
-            figures = {}
             if step % cfg.log_every == 0 or step == cfg.updates:
                 guard.check()
                 figures = terms

@@ -180,18 +180,19 @@ class StackedModel(nn.Module):
         return Filter(free, zero, like.new_zeros(batch, self.action_dim))
 
     def filter(
-        self, carried: Filter, image: Tensor, is_first: Tensor, noise: Tensor | None = None
+        self, carried: Filter, image: Tensor, is_first: Tensor, noise_free: Tensor, noise: Tensor
     ) -> Filter:
         """Update the belief by one image (B, 64, 64, 3) uint8; no context frame is needed.
 
         The caller puts the action it then takes into the result. Latents are sampled, as in the
-        reference, also in evaluation; a `noise` of zero takes their modes.
+        reference, also in evaluation, by Gumbel noise (B, 1, S, K) for each model; a noise of zero
+        takes their modes.
         """
         embed = self.vision.embed(self.vision.pixels(image[:, None]))
         is_first = is_first[:, None]
         inputs, free = embed, None
         if self.action_free is not None:
-            free, _ = self.action_free.observe(embed, None, is_first, carried.free, noise)
+            free, _ = self.action_free.observe(embed, None, is_first, carried.free, noise_free)
             inputs, free = self._above(embed, free), free.step(0)
         action = carried.action[:, None]
         post, _ = self.rssm.observe(inputs, action, is_first, carried.post, noise)

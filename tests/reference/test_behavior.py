@@ -130,7 +130,7 @@ def test_acting(kind, explore, numbers):
     carried = world.begin(len(images))
     for t in range(images.shape[1]):
         image, first = images[:, t], firsts[:, t]
-        carried = world.filter(carried, image, first, MODE)
+        carried = world.filter(carried, image, first, MODE, MODE)
         policy = agent.behavior.policy(carried.post.feat)
         uniform = golden.input("uniform_action")[t]
         actions.append(policy.sample(uniform) if explore else policy.mode())

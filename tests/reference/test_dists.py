@@ -82,5 +82,5 @@ def test_the_encoder_waits(numbers):
     rates = []
     for _ in range(6):
         agent.update(batch)
-        rates.append(agent.optimizers["encoder"].adam.param_groups[0]["lr"])
+        rates.append(agent.optimizers["encoder"].adam.param_groups[0]["lr"].item())
     close(torch.tensor(rates), golden["out/encoder_lr_before_update_pretrain3"])

@@ -84,7 +84,7 @@ def test_pretraining(kind, numbers):
     for i in range(steps(golden)):
         step = f"step{i}"
         seen = world.loss(batch(golden, i), carried, draws(golden, i))
-        (norm,) = step_all(seen.loss, [optimizer], [False])
+        (norm,) = step_all(seen.loss, [optimizer])
         close(seen.loss, golden[f"{step}/model_loss"])
         close(norm, golden[f"{step}/model_grad_norm"])
         close(rate(optimizer), golden[f"{step}/lr_after/model"])
@@ -177,7 +177,7 @@ def last(states):
 
 
 def rate(optimizer):
-    return optimizer.adam.param_groups[0]["lr"]
+    return optimizer.adam.param_groups[0]["lr"].item()
 
 
 def log_prob(mean, target):
@@ -301,7 +301,7 @@ def close_openloop(golden, agent):
     carried, feats = world.begin(len(clips.image)), []
     for t in range(5):
         carried = carried._replace(action=clips.action[:, t])
-        carried = world.filter(carried, clips.image[:, t], clips.is_first[:, t], MODE)
+        carried = world.filter(carried, clips.image[:, t], clips.is_first[:, t], MODE, MODE)
         feats.append(carried.post.feat)
     feats.append(world.rssm.imagine_step(carried.post, clips.action[:, 5], MODE).feat)
     chosen = draws(golden, 0)._replace(keep=keep_openloop(golden))

@@ -16,6 +16,7 @@ import torch
 
 from cwm import config
 from cwm.run.finetune import Finetuning, finetune
+from cwm.run.finite import Guard
 from cwm.run.folder import Run
 from cwm.run.identity import task
 
@@ -43,7 +44,7 @@ class Rehearsal(Finetuning):
 
     def __init__(self, cfg, run):
         self.cfg, self.env_cfg, self.run = cfg.finetune, cfg.env, run
-        self.agent = SimpleNamespace(state_dict=dict)
+        self.agent, self.guard = SimpleNamespace(state_dict=dict), Guard(run, "cpu")
         self.step, self.begun = 0, None
         self.updates, self.evaluations, self.first = [], [], {}
         for name in ("metrics.jsonl", "timing.jsonl", "scores.csv", "episode.mp4"):
@@ -105,7 +106,7 @@ class Traced(Finetuning):
         behavior = self.agent.behavior
         pairs = zip(behavior.target.parameters(), behavior.critic.parameters(), strict=True)
         copied = all(torch.equal(a, b) for a, b in pairs)
-        lr = self.agent.optimizers["encoder"].adam.param_groups[0]["lr"]
+        lr = self.agent.optimizers["encoder"].adam.param_groups[0]["lr"].item()
         self.trace.append(("update", self.step, lr, copied))
         return figures
 
