@@ -311,6 +311,24 @@ def scores(
 
 
 @app.command()
+def plan(
+    target: Annotated[
+        str | None, typer.Argument(help="a figure, or all; none: what every scale costs")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="else that of config/config.yaml")] = None,
+    cores: Annotated[int, typer.Option(help="of the machine", min=1)] = os.cpu_count() or 1,
+    gpus: Annotated[int, typer.Option(help="of the machine", min=0)] = 0,
+    costs: Annotated[Path, typer.Option(help="a table of bench/costs.py")] = Path(
+        "bench/costs.csv"
+    ),
+) -> None:
+    """Say what a figure or a study costs before it is made: hours, disk, downloads, licences."""
+    from cwm.plan import plan as words
+
+    typer.echo(words(target, scale, costs, cores, gpus))
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="folder or pattern of runs, or TABLE.csv:PATTERN")],
     b: Annotated[str, typer.Argument(help="the same, to compare with")],

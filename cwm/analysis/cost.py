@@ -51,11 +51,12 @@ def read_costs(runs: Sequence[Path]) -> tuple[pd.DataFrame, Shown]:
         if not (folder / "benchmark.tsv").exists():
             notes.append(f"{name}: no benchmark, so it is left out.")
             continue
-        measured = _benchmark(folder / "benchmark.tsv")
-        if (lasted := _lasted(folder)) > 1.1 * measured["wall"] + 60:
+        measured = benchmark(folder / "benchmark.tsv")
+        if interrupted(folder):
             notes.append(
-                f"{name}: its log spans {lasted:.0f} s and its benchmark {measured['wall']:.0f} s, "
-                "so it was interrupted, and only its last sitting is counted."
+                f"{name}: its log spans {_lasted(folder):.0f} s and its benchmark "
+                f"{measured['wall']:.0f} s, so it was interrupted, and only its last sitting is "
+                "counted."
             )
         what = STAGES.get(run["stage"], run["stage"])
         where = f"{what}, {run['suite']}" if run.get("suite") else what
@@ -149,13 +150,18 @@ def _bar(ax: Axes, at: float, value: np.ndarray, runs: pd.Series, look: Look, mo
     ax.plot(value[:1], [at], look.marker, color=look.colour, ms=4, label=model_label(model))
 
 
-def _benchmark(path: Path) -> dict[str, float]:
+def benchmark(path: Path) -> dict[str, float]:
     """Seconds of the last row of a benchmark.tsv; processor time is NaN where it was not taken."""
     try:
         table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
         return {ours: float(table[theirs].iloc[-1]) for ours, theirs in COLUMNS.items()}
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{path} is not a benchmark of Snakemake: {error}") from error
+
+
+def interrupted(folder: Path) -> bool:
+    """Whether the benchmark of a run is that of its last sitting only."""
+    return _lasted(folder) > 1.1 * benchmark(folder / "benchmark.tsv")["wall"] + 60
 
 
 def _lasted(folder: Path) -> float:

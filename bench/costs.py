@@ -1,0 +1,216 @@
+"""What `cwm plan` counts with: python bench/costs.py [laptop ...] adds to bench/costs.csv
+
+Every unit that a scale's study is made of (cwm/plan.py) is measured by itself, `--rounds` times:
+processor time on a CPU, time on a GPU. A row holds the median, the extremes, and the bytes that a
+clip or a run leaves. A minute or two for each scale on a CPU; the paper's wants a GPU.
+"""
+
+import argparse
+import csv
+import itertools
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench import inputs, record, update
+from cwm import plan, study
+from cwm.agent import Agent
+from cwm.data import standins
+from cwm.data.corpora import DatasetConfig, describe, find, write_videos
+from cwm.run.decode import decode_part
+from cwm.run.policies import Actor
+from cwm.run.pretrain import heldout
+from cwm.run.rollout import Collector, evaluate, make, make_vector
+from cwm.runtime import set_up
+from cwm.source import commit
+from cwm.world.action_free import ActionFreeModel
+
+ROOT = Path(__file__).parents[1]
+TABLE = ROOT / "bench/costs.csv"
+UPDATES, STEPS, CLIPS = 3, 20, 4  # in a round
+COLUMNS = (
+    "what",
+    "of",
+    "settings",
+    "seconds",
+    "low",
+    "high",
+    "bytes",
+    "rounds",
+    "machine",
+    "commit",
+)
+FILES = "config/suite/toy.yaml config/scale/smoke.yaml config/model/contextwm.yaml"
+NOTHING = "--set baselines.episodes=1 --set baselines.untrained=0"
+PUBLISHED = ROOT / "results/published/laptop"
+
+Work = tuple[Callable[[], object], int, float]  # does some units; how many; bytes that each leaves
+
+
+def seconds(device: str) -> float:
+    """A clock: of this process and its ended children, or on a GPU of the world."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    usage = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in usage)
+
+
+def size(module: nn.Module) -> int:
+    return sum(x.numel() * x.element_size() for x in module.state_dict().values())
+
+
+def below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def repeat(once: Callable[[], object], times: int) -> Callable[[], object]:
+    return lambda: [once() for _ in range(times)]
+
+
+def jobs(folder: Path, *commands: str) -> Callable[[], object]:
+    """Commands as Snakemake would start them, in a folder with the settings in it."""
+    if not (folder / "config").exists():
+        (folder / "config").symlink_to(ROOT / "config")
+
+    def run() -> None:
+        for words in commands:
+            command = [sys.executable, "-c", "from cwm import cli; cli.main()", *words.split()]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+    return run
+
+
+def filming(name: str, folder: Path) -> Callable[[int], int]:
+    """What films clip number i of a stand-in, and returns its bytes."""
+    module = standins._module(name)
+    studio = module.Studio()
+
+    def film(clip: int) -> int:
+        path = folder / module.place(clip)
+        module.write(path, studio.film(0, clip))
+        return below(path) if path.is_dir() else path.stat().st_size
+
+    return film
+
+
+def work(unit: plan.Unit, folder: Path, device: str) -> Work:
+    """What does a unit, made ready in an empty folder."""
+    cfg = unit.cfg
+    match unit.what:
+        case "start":  # the shortest run that there is
+            return jobs(folder, f"baselines toy/blob {FILES} {NOTHING} --out run"), 1, 0
+        case "draw":
+            runs = " ".join(map(str, sorted(PUBLISHED.rglob("scores.csv"))))
+            table = "table learning_curves scores.csv --study config/study/laptop.yaml --out table"
+            jobs(folder, f"scores {runs} --out scores.csv", table)()
+            draw = "figure learning_curves table.csv scores.csv --out figure"
+            return jobs(folder, f"{draw} --study config/study/laptop.yaml"), 1, 0
+        case "film":
+            film, numbers = filming(unit.of, folder), itertools.count()
+            return repeat(lambda: film(next(numbers)), CLIPS), CLIPS, film(10**6)
+        case "decode":
+            film, numbers = filming(unit.of, folder / "videos"), itertools.count()
+            for clip in range(CLIPS):
+                film(clip)
+            out, videos = (folder / f"clips{i}" for i in numbers), folder / "videos.json"
+            cfg = DatasetConfig(kinds=("video", "stills"), parts=1, min_frames=1)
+            found = find(folder / "videos", cfg)
+            write_videos(videos, "videos", [describe(folder / "videos", x, cfg) for x in found])
+            decode = partial(decode_part, unit.of, cfg, videos, 0)
+            decode(first := next(out), 1)
+            return (lambda: decode(next(out), 1)), CLIPS, below(first) / CLIPS
+        case "pretrain":
+            store = inputs.clip_store(folder, update.CLIPS, 2 * cfg.pretrain.length)
+            step = update.pretraining(cfg, device, store).update
+            return (
+                repeat(step, UPDATES),
+                UPDATES,
+                size(ActionFreeModel(cfg.model, cfg.pretrain.world)),
+            )
+        case "watch":
+            world = ActionFreeModel(cfg.model, cfg.pretrain.world).to(device)
+            store = inputs.clip_store(folder, cfg.pretrain.batch, cfg.pretrain.length)
+            windows = torch.as_tensor(
+                store.windows(cfg.pretrain.batch, cfg.pretrain.length, "train")
+            )
+            return (lambda: heldout(world, windows, len(windows), device)), len(windows), 0
+    suite, task = unit.of.split("/")[:2]
+    env = make(f"{suite}/{task}", cfg.env)
+    (actions,) = env.action_space.shape
+    agent = Agent(cfg.model, cfg.finetune.agent, actions, cfg.runtime.precision).to(device)
+    if unit.what == "update":
+        episodes = inputs.episodes(update.EPISODES, 3 * cfg.finetune.length, actions)
+        step = update.finetuning(cfg, device, episodes, folder, actions).update
+        return repeat(step, UPDATES), UPDATES, size(agent)
+    if unit.what == "collect":
+        collector, act = Collector(env, 0, 0), Actor(agent, explore=True)
+
+        def step() -> None:
+            collector.step(act(collector.image[None], np.array([collector.is_first]))[0])
+
+        return repeat(step, STEPS), STEPS, 0
+    together = make_vector(f"{suite}/{task}", cfg.env, cfg.finetune.eval_envs)
+    seeds = [i << 32 for i in range(together.num_envs)]
+    act = partial(Actor, agent, explore=False)
+    return (lambda: list(evaluate(together, act, seeds))), len(seeds), 0
+
+
+def measure(unit: plan.Unit, rounds: int) -> dict[str, str | float]:
+    """A row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        device = set_up(unit.cfg.runtime) if unit.cfg else "cpu"
+        go, count, left = work(unit, Path(folder), device)
+        taken = []
+        for _ in range(rounds + 1):  # one to warm up
+            start = seconds(device)
+            go()
+            taken.append((seconds(device) - start) / count)
+    middle = statistics.median(taken[1:])
+    row = {"what": unit.what, "of": unit.of, "settings": unit.settings, "bytes": round(left)}
+    row |= {"seconds": middle, "low": min(taken[1:]), "high": max(taken[1:]), "rounds": rounds}
+    print(f"{unit.what:9} {unit.of:50} {middle:8.4f} s", flush=True)
+    machine = record.machine()
+    row["machine"] = machine["gpu"] if device == "cuda" else machine["cpu"]
+    return row | {"commit": commit()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scales", nargs="*", default=["laptop"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--all", action="store_true", help="also what was measured before")
+    parser.add_argument("--out", type=Path, default=TABLE)
+    options = parser.parse_args(arguments)
+    rows = list(csv.DictReader(options.out.open())) if options.out.exists() else []
+    rows = {tuple(row[name] for name in COLUMNS[:3]): row for row in rows}
+    needed = [u for s in options.scales for job in plan.jobs(s, study.load(s)) for u in job.work]
+    for unit in dict.fromkeys(needed):
+        key = (unit.what, unit.of, unit.settings)
+        if options.all or key not in rows:
+            rows[key] = measure(unit, options.rounds)
+            write(options.out, [rows[key] for key in sorted(rows)])
+
+
+def write(path: Path, rows: list[dict[str, str | float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
+
+
+if __name__ == "__main__":
+    main()
