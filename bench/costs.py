@@ -2,7 +2,8 @@
 
 Every unit that a scale's study is made of (cwm/plan.py) is measured by itself, `--rounds` times:
 processor time on a CPU, time on a GPU. A row holds the median, the extremes, and the bytes that a
-clip or a run leaves. A minute or two for each scale on a CPU; the paper's wants a GPU.
+clip or a run leaves. A few minutes for each scale on a CPU; the paper's wants a GPU. After a change
+of the code's speed: `--anew`.
 """
 
 import argparse
@@ -190,15 +191,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scales", nargs="*", default=["laptop"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--all", action="store_true", help="also what was measured before")
+    parser.add_argument("--anew", action="store_true", help="forget what was measured before")
     parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args(arguments)
-    rows = list(csv.DictReader(options.out.open())) if options.out.exists() else []
+    known = options.out.exists() and not options.anew
+    rows = list(csv.DictReader(options.out.open(newline=""))) if known else []
     rows = {tuple(row[name] for name in COLUMNS[:3]): row for row in rows}
     needed = [u for s in options.scales for job in plan.jobs(s, study.load(s)) for u in job.work]
     for unit in dict.fromkeys(needed):
         key = (unit.what, unit.of, unit.settings)
-        if options.all or key not in rows:
+        if key not in rows:
             rows[key] = measure(unit, options.rounds)
             write(options.out, [rows[key] for key in sorted(rows)])
 
