@@ -93,22 +93,15 @@ def extract(archives: Iterable[Archive], folder: Path) -> None:
             paths = [folder / FOLDER / file.file for file in group.files]
             try:
                 _extract(group, paths, folder)
-            except OSError as error:
-                if error.errno in (None, errno.EINVAL):
-                    raise _damaged(group, paths, error) from error
-                raise UserError(
-                    f"cannot extract {group.name}: {error.strerror}; the archive is kept, and the"
-                    " same command goes on"
-                ) from error
             except UserError:
                 raise
             except Exception as error:  # readers of archives raise nearly anything
-                raise _damaged(group, paths, error) from error
-
-
-def _damaged(group: Group, paths: list[Path], error: Exception) -> UserError:
-    reason, files = str(error) or type(error).__name__, ", ".join(map(str, paths))
-    return UserError(f"{group.name} is damaged ({reason}); delete {files} and run again")
+                if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                    said = f"{error.strerror}; the archive is kept, and the same command goes on"
+                    raise UserError(f"cannot extract {group.name}: {said}") from error
+                reason, files = str(error) or type(error).__name__, ", ".join(map(str, paths))
+                said = f"is damaged ({reason}); delete {files} and run again"
+                raise UserError(f"{group.name} {said}") from error
 
 
 def _extract(group: Group, paths: list[Path], folder: Path) -> None:
