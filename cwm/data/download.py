@@ -10,8 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,27 +159,23 @@ def _request(archive: Archive, url: str, part: Path, have: int, mark: str | None
         check_space(part.parent, (total or 0) - start, part.stem)
         if start == 0:
             part.unlink(missing_ok=True)
-            mark = None
-        about = {"url": url, "mark": _mark(response) or mark, "total": total}
-        write_json(_note(part), about)
+        mark = _mark(response) or (mark if start else None)
+        write_json(_note(part), {"url": url, "mark": mark, "total": total})
         _append(response, part, start, total)
     return start
 
 
-@contextmanager
-def _open(url: str, headers: dict[str, str]) -> Iterator["Response"]:
+def _open(url: str, headers: dict[str, str]) -> "Response":
     import requests
 
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT, SILENCE))
+        return requests.get(url, headers=headers, stream=True, timeout=(CONNECT, SILENCE))
     except requests.Timeout as error:
         raise PassingFault("timed out") from error
     except requests.ConnectionError as error:
         raise PassingFault(f"no connection ({_root(error)})") from error
     except requests.RequestException as error:
         raise Fault(f"{type(error).__name__}: {error}") from error
-    with response:
-        yield response
 
 
 def _extent(
@@ -197,10 +192,9 @@ def _extent(
         length = given.get("Content-Length", "")
         return 0, int(length) if length.isdigit() else None
     if status == 206 and have:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", given.get("Content-Range", ""))
-        same = not mark or _mark(response) in (None, mark)
-        if same and found and int(found[1]) == have:
-            return have, int(found[2]) if found[2] != "*" else None
+        found = re.fullmatch(rf"bytes {have}-\d+/(\d+|\*)", given.get("Content-Range", ""))
+        if found and (not mark or _mark(response) in (None, mark)):
+            return have, int(found[1]) if found[1] != "*" else None
     if status in (206, 416):
         part.unlink(missing_ok=True)
         raise PassingFault(f"cannot go on at byte {have}, or the file has changed")
