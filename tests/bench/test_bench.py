@@ -132,6 +132,16 @@ def test_loader(saved, monkeypatch, tmp_path, capsys):
     assert saved()[1].keys() == {"sample", "prefetch"}
 
 
+def test_stores_of_holes(monkeypatch, capsys):
+    monkeypatch.setattr(loader, "BATCHES", 2)
+    rows = record.Record("loader")
+    with loader.sparse_store(30) as path:
+        loader.compare_sizes({30: path}, rows)
+    costs = ("open", "first batch", "peak memory", "cold batch", "warm batch")
+    assert [row["name"] for row in rows.rows] == [f"30 clips/{cost}" for cost in costs]
+    assert all(row["value"] > 0 for row in rows.rows)
+
+
 def test_jpeg_files_are_those_of_the_official_code(tmp_path):
     inputs.jpeg_clips(tmp_path / "jpeg", inputs.clip_store(tmp_path, 2, 3))
     found = {str(path.relative_to(tmp_path / "jpeg")) for path in tmp_path.rglob("*.jpg")}

@@ -15,6 +15,7 @@ from cwm.data.encode import H264, VP9, encode
 from cwm.data.shards import Shards
 from cwm.data.video import Geometry, decode
 from cwm.errors import UserError
+from cwm.run import clips
 from cwm.run.clips import make_clips
 from cwm.run.collect import collect
 from cwm.run.decode import decode_part, part_folder
@@ -291,6 +292,18 @@ def test_the_number_of_parts_changes_no_clip(folder):
     for row, name in enumerate(sorted(LENGTHS)):
         windows = [store.read(row, 0, LENGTHS[name]) for store in stores]
         np.testing.assert_array_equal(*windows)
+
+
+def test_rows_are_gathered_a_few_at_a_time(folder, monkeypatch):
+    (folder / "empty.webm").touch()
+    at_once = build(folder, folder.with_name("at_once"), max_failures=0.5)
+    monkeypatch.setattr(clips, "GROUP", 2)
+    out = build(folder, max_failures=0.5)
+    assert parquet.read_metadata(out / "manifest.parquet").num_row_groups == 3
+    assert manifest(out) == manifest(at_once)
+    made, whole = (ClipStore.open(path / "store.json").info for path in (out, at_once))
+    made["sha256"].pop("manifest"), whole["sha256"].pop("manifest")
+    assert made == whole
 
 
 def test_parts_that_are_missing_or_others_are_named(folder):
