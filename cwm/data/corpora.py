@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from cwm.data import episodes, stills
 from cwm.data.download import Archive
-from cwm.data.files import read_lines, sha256, write_lines
+from cwm.data.files import read_lines, sha256
 from cwm.data.standins import StandinConfig
 from cwm.data.stills import Run
 from cwm.data.video import Geometry
@@ -200,13 +200,11 @@ def drawn(lot: str, file: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def write_videos(path: Path, root: str, videos: Iterable[Video]) -> None:
-    """Write `videos.jsonl`; `root` is absolute or relative to the folder of that file."""
-    write_lines(path, root, videos)
-
-
 def read_videos(path: Path) -> tuple[Path, Iterator[Video]]:
-    """Root folder of a `videos.jsonl`, and its clips as it is read; UserError if it is none."""
+    """Root folder of a `videos.jsonl`, and its clips as it is read; UserError if it is none.
+
+    Its head is the root, absolute or relative to the folder of that file, its rows are `Video`s.
+    """
     lines = read_lines(path, _video, "cwm collect")
     root = next(lines)
     if not isinstance(root, str):

@@ -46,7 +46,7 @@ class Shards:
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.key, self._folder, self._journal = key, folder, folder / "journal.jsonl"
+        self._folder, self._journal = folder, folder / "journal.jsonl"
         self.clips: dict[str, Stored] = {}  # by checksum of the file
         self.ends = [0]  # frames in each shard
         self._unsafe: list[Stored] = []  # not in the journal yet
@@ -115,9 +115,6 @@ class Shards:
 def _header(frames: int) -> bytes:
     """The beginning of an .npy file of so many frames, of constant length."""
     fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({frames}, {SIZE}, {SIZE}, 3)}}"
-    length = HEADER - len(np.lib.format.magic(1, 0)) - 2
-    return (
-        np.lib.format.magic(1, 0)
-        + length.to_bytes(2, "little")
-        + (fields.ljust(length - 1) + "\n").encode()
-    )
+    begin = np.lib.format.magic(1, 0)
+    length = HEADER - len(begin) - 2
+    return begin + length.to_bytes(2, "little") + (fields.ljust(length - 1) + "\n").encode()

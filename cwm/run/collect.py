@@ -8,16 +8,8 @@ from pathlib import Path
 
 from cwm.data import standins
 from cwm.data.ahead import in_order
-from cwm.data.corpora import (
-    DatasetConfig,
-    Found,
-    Video,
-    describe,
-    find,
-    folder_of,
-    write_videos,
-)
-from cwm.data.files import hold
+from cwm.data.corpora import DatasetConfig, Found, Video, describe, find, folder_of
+from cwm.data.files import hold, write_lines
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +35,7 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
     videos = in_order(partial(describe, root, cfg=cfg), clips, workers)
     if made:
         videos = (v._replace(traits=v.traits | made[_place(v)]) for v in videos)
-    write_videos(out / "videos.jsonl", written, videos)
+    write_lines(out / "videos.jsonl", written, videos)
     log.info("%s: %d clips", name, len(clips))
 
 

@@ -14,9 +14,8 @@ from cwm.data.corpora import (
     is_heldout,
     read_videos,
     traits_of,
-    write_videos,
 )
-from cwm.data.files import sha256
+from cwm.data.files import sha256, write_lines
 from cwm.data.stills import Run
 from cwm.errors import UserError
 
@@ -168,6 +167,6 @@ def test_a_list_names_its_root_relative_to_itself(tmp_path):
         Video("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3)),
         Video("2.mp4", 0, None, "wave", "heldout", {}),
     ]
-    write_videos(tmp_path / "videos.jsonl", "sub", videos)
+    write_lines(tmp_path / "videos.jsonl", "sub", videos)
     root, listed = read_videos(tmp_path / "videos.jsonl")
     assert (root, list(listed)) == (tmp_path / "sub", videos)
