@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test image-test report-test box-test slurm-test smoke ui bench setup libraries lock
+.PHONY: all test image-test report-test box-test slurm-test punish smoke ui bench setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -57,6 +57,11 @@ box-test: setup
 # On a SLURM cluster that it starts on this machine; says which Debian packages that needs.
 slurm-test: setup
 	@exec tests/slurm/cluster.sh pytest tests/slurm/test_slurm.py
+
+# Kills every stage and a whole study at random moments; the moments follow from SEED.
+KILLS ?= 150
+punish: setup
+	@exec python tests/punish.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 smoke: SCALE := smoke
 smoke: all

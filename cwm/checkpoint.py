@@ -89,7 +89,9 @@ class Checkpoints:
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Write a checkpoint of groups of tensors and a JSON state, then drop the older ones."""
         target = self.folder / f"{step:09d}"
-        shutil.rmtree(target, ignore_errors=True)
+        for old in self.folder.glob("*"):
+            if old == target or not (old / "done").exists():  # what a kill or a full disk left
+                shutil.rmtree(old)
         target.mkdir(parents=True)
         for group, named in tensors.items():
             write_tensors(target / f"{group}.safetensors", named)

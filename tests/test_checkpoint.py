@@ -62,6 +62,8 @@ def test_the_newest_complete_checkpoint_counts(tmp_path):
     tensors, state = checkpoints.latest()
     assert state["step"] == 2
     assert tensors["a"]["x"].tolist() == [0, 0]
+    checkpoints.save(4, {}, {})
+    assert [path.name for path in unfinished.parent.iterdir()] == ["000000004"]
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "state.json", "done"])
