@@ -60,7 +60,7 @@ class Task(NamedTuple):
         identity = [self.stage, self.what, seed, self.config, self.inputs]
         identity += [NUMERICS, torch.__version__]
         text = json.dumps(identity, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _sha256(text.encode())[:16]
 
 
 class Run:
@@ -131,20 +131,21 @@ class Run:
 
     def checkpoint(self, step: int, tensors: dict[str, dict[str, Tensor]], **state: Any) -> None:
         """Save what the run needs to go on from `step`, and how far its logs had come."""
-        sizes = {name: _size(self.folder / name) for name in LOGS}
-        self.checkpoints.save(step, tensors, {"step": step, "sizes": sizes, **state})
+        logs = {name: _content(self.folder / name) for name in LOGS}
+        ends = {name: (len(content), _sha256(content)) for name, content in logs.items()}
+        self.checkpoints.save(step, tensors, {"step": step, "logs": ends, **state})
         self.saved = time.monotonic()
 
     def resume(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """The last checkpoint, with the logs cut back to it; None at the beginning."""
         found = self.checkpoints.latest()
-        sizes = found[1]["sizes"] if found else {}
-        for name in LOGS:
-            path, size = self.folder / name, sizes.get(name, 0)
-            if _size(path) < size:
+        ends = found[1]["logs"] if found else dict.fromkeys(LOGS, (0, _sha256(b"")))
+        for name, (size, digest) in ends.items():
+            path = self.folder / name
+            if _sha256(_content(path)[:size]) != digest:
                 raise UserError(
-                    f"{path} is shorter than when the last checkpoint was made; put it back, or"
-                    f" delete {self.folder} to begin this run anew"
+                    f"{path} is not what it was at the last checkpoint; put it back, or delete"
+                    f" {self.folder} to begin this run anew"
                 )
             if path.exists():
                 os.truncate(path, size)
@@ -184,8 +185,12 @@ def _append(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _yaml(values: dict[str, Any]) -> str:

@@ -64,9 +64,14 @@ def test_going_on_leaves_what_is_published_already_as_it_is(run, tmp_path, monke
     assert not list((tmp_path / "out").glob("*.tmp"))
 
 
-def test_a_log_that_lost_lines_is_named(run, tmp_path):
-    (run.folder / "metrics.jsonl").write_text("")
-    with again(tmp_path) as run, pytest.raises(UserError, match=r"metrics\.jsonl is shorter than"):
+@pytest.mark.parametrize(
+    "content", [None, "", '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n']
+)
+def test_a_log_that_is_not_what_it_was_is_named(run, tmp_path, content):
+    path = run.folder / "metrics.jsonl"
+    path.unlink() if content is None else path.write_text(content)
+    message = r"metrics\.jsonl is not what it was at the last checkpoint; put it back, or delete"
+    with again(tmp_path) as run, pytest.raises(UserError, match=message):
         run.resume()
 
 
