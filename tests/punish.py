@@ -1,8 +1,8 @@
 """Kill every stage again and again, and see that it ends with the same bits: `make punish`.
 
-Each stage is made once in peace. Then it is made anew, killed by SIGKILL with its children at a
-random moment, started again by the same command, and so on; what it ends with is compared, file by
-file. Half of the moments are times; the others are calls by which the stage is about to read or
+Each stage is made once in peace. Then it is made anew, killed by SIGKILL at a random moment, mostly
+with its children, started again by the same command, and so on; what it ends with is compared, file
+by file. Half of the moments are times; the others are calls by which the stage is about to read or
 change its files (the 37th open, rename, remove, ...), so that kills fall inside checkpoints and
 publishing, which the clock seldom hits. All moments follow from the seed; those that are calls come
 again exactly. After MOST kills a making is left alone, so that no schedule goes on for ever.
@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -42,7 +43,7 @@ MODEL = "CONFIG/scale/smoke.yaml CONFIG/model/contextwm.yaml settings.yaml"
 SEEN = f"something {MODEL} --clips results/smoke/clips/something/store.json"
 WEIGHTS = "results/smoke/pretrain/something/contextwm/weights.json"
 LEARN = f"CONFIG/suite/SUITE.yaml {MODEL} CONFIG/variant/standard.yaml"
-STUDY = "--study CONFIG/study/smoke.yaml"
+SHOWN = "--study CONFIG/study/smoke.yaml"
 STAGES = {  # a command, and where the files lie that it makes; they need some of those before
     "download": (f"download {DATA}", "data/something"),
     "collect": (f"collect {DATA} --cores 2", "results/smoke/videos/something"),
@@ -67,11 +68,11 @@ STAGES = {  # a command, and where the files lie that it makes; they need some o
         "results/smoke/scores.csv",
     ),
     "table": (
-        f"table learning_curves results/smoke/scores.csv {STUDY}",
+        f"table learning_curves results/smoke/scores.csv {SHOWN}",
         "results/smoke/tables/curves",
     ),
     "figure": (
-        f"figure learning_curves results/smoke/tables/curves.csv results/smoke/scores.csv {STUDY}",
+        f"figure learning_curves results/smoke/tables/curves.csv results/smoke/scores.csv {SHOWN}",
         "results/smoke/figures/curves",
     ),
     # Shows every run in MLflow at its end, a new database first.
@@ -80,7 +81,7 @@ STAGES = {  # a command, and where the files lie that it makes; they need some o
 
 
 # All kinds of jobs, few of each; killed with their Snakemake and made again as `make all` does.
-STUDY_FILE = """
+STUDY = """
 figures:
   curves:
     kind: curves
@@ -99,13 +100,19 @@ CLOCKED = ("results/mlflow/", "results/smoke/logs/")  # of files; what MLflow sh
 
 
 class Kill(NamedTuple):
-    """When: at a time, or before a call."""
+    """When, at a time or before a call; and whether the children are left to notice it."""
 
     seconds: float | None
     call: int | None
+    alone: bool
 
     def __str__(self) -> str:
-        return f"{self.seconds:.2f} s" if self.call is None else f"call {self.call}"
+        when = f"{self.seconds:.2f} s" if self.call is None else f"call {self.call}"
+        return when + " alone" * self.alone
+
+    def do(self, process: int) -> None:
+        """Kill the first process of a group, or the group."""
+        (os.kill if self.alone else os.killpg)(process, signal.SIGKILL)
 
 
 class Ended(NamedTuple):
@@ -132,7 +139,7 @@ def attempt(folder: Path, words: list[str], kill: Kill | None) -> Ended:
     deadline = begun + (kill.seconds if kill and kill.seconds is not None else 600)
     while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
         if time.monotonic() > deadline:
-            os.killpg(child, signal.SIGKILL)
+            (kill or Kill(600, None, alone=False)).do(child)
             found = os.waitpid(child, 0)
             break
         time.sleep(0.002)
@@ -150,7 +157,7 @@ def _run(folder: Path, words: list[str], calls: mmap.mmap, kill: Kill | None) ->
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = ["cwm", *words]
-    sys.addaudithook(_watcher(str(folder), calls, kill.call if kill else None))
+    sys.addaudithook(_watcher(str(folder), calls, kill))
     try:
         cli.main()
     except SystemExit as end:
@@ -161,7 +168,7 @@ def _run(folder: Path, words: list[str], calls: mmap.mmap, kill: Kill | None) ->
     return 0
 
 
-def _watcher(folder: str, calls: mmap.mmap, fatal: int | None) -> Callable:
+def _watcher(folder: str, calls: mmap.mmap, kill: Kill | None) -> Callable:
     count, busy = 0, False
 
     def watch(event: str, arguments: tuple) -> None:
@@ -173,8 +180,8 @@ def _watcher(folder: str, calls: mmap.mmap, fatal: int | None) -> Callable:
             return  # libraries and settings
         count += 1
         calls[:8] = count.to_bytes(8, "big")
-        if count == fatal:
-            os.killpg(0, signal.SIGKILL)
+        if kill and count == kill.call:
+            kill.do(os.getpid())
         if event == "shutil.rmtree" and (Path(path) / "replay").is_dir():
             busy = True
             Path(folder, REPLAY).write_text(json.dumps(_files(Path(path) / "replay")))
@@ -218,15 +225,17 @@ def shown(database: Path) -> dict[str, str]:
 def punish(stage: str, kills: int, before: Path, peace: Path, calm: Ended, seed: int) -> None:
     """Make a stage from what there was `before`, with so many kills, until it is as in `peace`."""
     rng, expected = random.Random(f"{seed} {stage}"), results(peace, stage)
-    folder, made = before.with_name("killed"), 0
+    made = 0
     while made < kills:
+        folder = before.with_name(f"{stage}-{made}")
         shutil.copytree(before, folder)
         here: list[Kill] = []
         while True:
             kill = None
             if len(here) < min(MOST, kills - made):
-                by_clock = Kill(rng.uniform(0, calm.seconds), None)
-                kill = rng.choice((by_clock, Kill(None, rng.randint(1, calm.calls))))
+                seconds, call = rng.uniform(0, calm.seconds), rng.randint(1, calm.calls)
+                when = rng.choice([(seconds, None), (None, call)])
+                kill = Kill(*when, alone=rng.random() < 0.3)
             ended = attempt(folder, command(stage), kill)
             if ended.status != -signal.SIGKILL:
                 break
@@ -238,7 +247,7 @@ def punish(stage: str, kills: int, before: Path, peace: Path, calm: Ended, seed:
             raise Failure(f"{story}: ended with {ended.status}, see {folder}:\n{log[-2000:]}")
         _compare(expected, results(folder, stage), f"{story}, in {folder}")
         print(f"  {story}: the same", flush=True)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # of a child left alone, perhaps
 
 
 def punish_study(kills: int, folder: Path, seed: int) -> None:
@@ -248,8 +257,11 @@ def punish_study(kills: int, folder: Path, seed: int) -> None:
         for name in ("config", "workflow", "profiles"):
             shutil.copytree(ROOT / name, project / name)
         shutil.copy(ROOT / "Snakefile", project)
-        (project / "config/study/smoke.yaml").write_text(STUDY_FILE)
-        moments = [rng.uniform(0, calm / 3) for _ in range(kills)] if calm else []
+        (project / "config/study/smoke.yaml").write_text(STUDY)
+        scale = project / "config/scale/smoke.yaml"
+        often = r"\g<0>\n  checkpoint_seconds: 0"
+        scale.write_text(re.sub(r"^(pretrain|finetune):", often, scale.read_text(), flags=re.M))
+        moments = [rng.uniform(0, calm / 6) for _ in range(kills)] if calm else []
         for moment in [*moments, None]:
             begun = time.monotonic()
             with (project / "log.txt").open("a") as log:
