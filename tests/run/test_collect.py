@@ -1,6 +1,7 @@
 import pytest
 
 from cwm.data.corpora import DatasetConfig, read_videos
+from cwm.data.files import hold
 from cwm.data.standins import robot, something
 from cwm.data.video import Geometry, decode
 from cwm.errors import UserError
@@ -33,6 +34,12 @@ def test_a_standin_is_the_same_however_it_is_made(tmp_path):
     collect("something", standin("something", 4), part, workers=1)
     assert {name: data for name, data in files(part).items() if ".part" not in name} == all_of_them
     assert (part / first).stat().st_mtime_ns == modified
+
+
+def test_two_at_once_do_not_make_one_standin(tmp_path):
+    message = "another process is making clips in"
+    with hold(tmp_path / ".lock", ""), pytest.raises(UserError, match=message):
+        collect("something", standin("something", 4), tmp_path, workers=1)
 
 
 def test_robot_clips_show_an_arm_that_moves(tmp_path):

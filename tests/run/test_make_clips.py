@@ -12,6 +12,7 @@ from cwm.data import shards, video
 from cwm.data.clips import ClipStore
 from cwm.data.corpora import DatasetConfig
 from cwm.data.encode import H264, VP9, encode
+from cwm.data.files import hold
 from cwm.data.shards import Shards
 from cwm.data.video import Geometry, decode
 from cwm.errors import UserError
@@ -328,6 +329,13 @@ def test_of_a_few_videos_one_is_held_out(folder):
         store = ClipStore.open(build(folder, heldout=share) / "store.json")
         assert min(store.info["clips"].values()) == 1
     assert ClipStore.open(build(folder, heldout=0) / "store.json").info["clips"]["heldout"] == 0
+
+
+def test_two_at_once_do_not_decode_into_one_folder(folder):
+    out = build(folder)
+    message = "another process is decoding into"
+    with hold(out / "part-000/.lock", ""), pytest.raises(UserError, match=message):
+        gather(DatasetConfig(folder=folder, parts=1), out)
 
 
 def test_a_full_disk_is_not_the_fault_of_a_video(folder, monkeypatch):
