@@ -21,7 +21,7 @@ from cwm.errors import UserError
 from cwm.progress import Progress
 from cwm.run.finite import Guard
 from cwm.run.folder import Run, Score
-from cwm.run.policies import Actor
+from cwm.run.policies import Actor, Behind
 from cwm.run.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
 from cwm.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.world.vision import ModelConfig
@@ -37,6 +37,7 @@ class FinetuneConfig:
     prefill: int = 5000  # steps of random actions, up to the end of an episode
     offline_updates: int = 100  # updates before the agent acts
     train_every: int = 5  # steps between updates
+    overlap: bool = False  # act while a GPU is updating, with the weights before the update
     batch: int = 50
     length: int = 50
     eval_every: int = 10_000
@@ -69,6 +70,7 @@ class Finetuning:
             compile_regions(self.agent)
         if pretrained is not None:
             self._load(pretrained)
+        self.actor = (Behind if cfg.overlap else Actor)(self.agent, explore=True)
         replay = run.folder / "replay"
         # An episode has one entry more than steps, and none shorter than a window is kept.
         entries = cfg.steps + cfg.steps // cfg.length
@@ -78,7 +80,8 @@ class Finetuning:
         self.begun: int | None = None  # the step at which learning began
         self.restore()
         if device == "cuda" and runtime.graphs:
-            self.agent.capture()
+            for agent in {self.agent, self.actor.agent}:
+                agent.capture()
         self.collector = Collector(self.env, self.seed, self.replay.count)
         self.eval_envs = make_vector(run.task.what, env, cfg.eval_envs)
 
@@ -120,6 +123,7 @@ class Finetuning:
         """One update; returns figures if this one is logged."""
         i = self.agent.updates
         batch = self.replay.sample(self.seed, i, self.cfg.batch)
+        self.actor.follow()
         reseed(self.seed, "update", i)
         figures = {f"train/{name}": x for name, x in self.agent.update(batch).items()}
         self.guard.saw(i, figures, batch._asdict())
@@ -186,11 +190,10 @@ class Finetuning:
 def finetune(work: Finetuning) -> None:
     """Learn a task and publish the agent, its scores and a film of an evaluation episode."""
     cfg, run = work.cfg, work.run
-    actor = Actor(work.agent, explore=True)
     with Progress(total=cfg.steps, start=work.step, label=run.label) as bar:
         show = _shower(bar, work)
         while work.step < cfg.steps:
-            ended = work.collect(work.random_action if work.begun is None else actor)
+            ended = work.collect(work.random_action if work.begun is None else work.actor)
             if work.begun is None:
                 if ended and work.step >= cfg.prefill:
                     work.begun = work.step

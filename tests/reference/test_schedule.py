@@ -45,6 +45,7 @@ class Rehearsal(Finetuning):
     def __init__(self, cfg, run):
         self.cfg, self.env_cfg, self.run = cfg.finetune, cfg.env, run
         self.agent, self.guard = SimpleNamespace(state_dict=dict), Guard(run, "cpu")
+        self.actor = None
         self.step, self.begun = 0, None
         self.updates, self.evaluations, self.first = [], [], {}
         for name in ("metrics.jsonl", "timing.jsonl", "scores.csv", "episode.mp4"):

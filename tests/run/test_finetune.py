@@ -71,9 +71,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
     assert first["scores.csv"] != other["scores.csv"]
 
 
-def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("sets", [(), ("finetune.overlap=true",)], ids=["in turn", "overlapped"])
+def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch, sets):
     files, _ = settings()
-    straight = content(learn(tmp_path / "straight", files=files), *RESULTS)
+    straight = content(learn(tmp_path / "straight", files=files, sets=sets), *RESULTS)
 
     collect, stops = Finetuning.collect, iter((17, 46, 59, 73))
     stop = next(stops)
@@ -88,8 +89,27 @@ def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(Finetuning, "collect", interrupted)
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
-            learn(tmp_path / "stopped", files=files)
-    assert content(learn(tmp_path / "stopped", files=files), *RESULTS) == straight
+            learn(tmp_path / "stopped", files=files, sets=sets)
+    assert content(learn(tmp_path / "stopped", files=files, sets=sets), *RESULTS) == straight
+
+
+def test_an_overlapped_run_acts_with_the_weights_before_the_last_update(tmp_path, monkeypatch):
+    files, _ = settings()
+    acted, versions, update = [], [], Finetuning.update
+
+    def weight(agent):
+        return agent.behavior.actor.out[0].weight.sum().item()
+
+    def followed(self, rate):
+        acted.append(weight(self.actor.agent))
+        versions.append(weight(self.agent))
+        return update(self, rate)
+
+    monkeypatch.setattr(Finetuning, "update", followed)
+    learn(tmp_path / "run", files=files, sets=["finetune.overlap=true", "finetune.train_every=3"])
+    pairs = list(zip(acted[1:], versions, versions[1:], strict=False))
+    assert all(mine in (before, now) for mine, before, now in pairs)
+    assert sum(mine == before != now for mine, before, now in pairs) > len(pairs) / 2
 
 
 def test_processes_change_no_bit_even_if_one_is_killed(tmp_path, monkeypatch):
