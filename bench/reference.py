@@ -6,7 +6,8 @@ DIR is a checkout of github.com/thuml/ContextWM. Both get the same sizes (parame
 episodes and clips, threads and torch, and take updates in turn. An update is whole, with its batch
 from where each has it: the official replay, or its folders of JPEG files read by worker processes;
 our replay, or the clip store read ahead by a thread. So each draws its own windows of the same
-data. The queue of the bonus is full, as in most of a run; contexts are not augmented.
+data. Each is a process, as for its users, with a peak memory of its own. The queue of the bonus is
+full, as in most of a run; contexts are not augmented.
 
 On a GPU the official code trains in float16 with its loss scaler, on a CPU in float32. Beside that
 it runs with its autocast switched to bfloat16. A ratio is how many of our updates fit in one of the
@@ -17,6 +18,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -166,13 +169,12 @@ def official(
         bonus.queue.normal_()
         bonus.tf_queue_step = len(bonus.queue)
     train, stream = wmlib.CarryOverState(agent.train), batches()
+    torch.backends.cudnn.deterministic = True  # as its scripts say, and benchmark too
+    torch.backends.cudnn.benchmark = True
     autocast = partial(torch.autocast, device, torch.bfloat16)
     switched = patch.object(torch.cuda.amp, "autocast", lambda enabled: autocast())
 
     def take() -> None:
-        wmlib.ENABLE_FP16 = half
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.deterministic = True  # as its scripts say
         batch = {name: x.to(device=device, dtype=dtype) for name, x in next(stream).items()}
         with switched if precision == "bf16" else contextlib.nullcontext():
             train(batch)
@@ -180,22 +182,14 @@ def official(
     return Contender(f"official {precision}", take, learned(agent))
 
 
-def our_own(case: Case, precision: str, make: Callable[[str], update.Subject]) -> Contender:
-    subject = make(precision)
+def our_own(case: Case, precision: str, subject: update.Subject) -> Contender:
     owner = next(part.owner for part in subject.parts if part.name == "losses")
     agents = [part.owner for part in subject.parts if part.method == "_update_behavior"]
     for agent in agents:
         if agent.bonus is not None:
             agent.bonus.queue.normal_()
             agent.bonus.filled.fill_(len(agent.bonus.queue))
-
-    def take() -> None:
-        if torch.cuda.is_available():
-            torch.set_float32_matmul_precision("high")  # as cwm.runtime says
-            torch.backends.cudnn.deterministic = False
-        subject.update()
-
-    return Contender(f"ours {precision}", take, learned(agents[0] if agents else owner))
+    return Contender(f"ours {precision}", subject.whole, learned(agents[0] if agents else owner))
 
 
 def learned(module: nn.Module) -> int:
@@ -205,11 +199,11 @@ def learned(module: nn.Module) -> int:
 
 
 def our_config(
-    case: Case, model: str, sizes: Sizes, precision: str, threads: int, device: str
+    case: Case, model: str, sizes: Sizes, precision: str, options: argparse.Namespace
 ) -> config.Config:
     """Our settings at these sizes."""
     sets = [f"model.vision.depth={sizes.depth}", f"runtime.precision={precision}"]
-    sets += [f"runtime.threads={threads}", f"runtime.device={device}"]
+    sets += [f"runtime.threads={options.threads}", f"runtime.compile={options.compile}"]
     sets += [f"model.rssm.{name}={sizes.width}" for name in ("hidden", "deter")]
     sets += [f"model.rssm.{name}={sizes.latents}" for name in ("stoch", "classes")]
     sets += [f"{case.stage}.batch={sizes.batch}", f"{case.stage}.length={sizes.length}"]
@@ -246,54 +240,71 @@ def official_replay(
     return iter(replay.dataset(**cfg.dataset, pin_memory=torch.cuda.is_available()))
 
 
-def contenders(
-    case: Case, sizes: Sizes, options: argparse.Namespace, folder: Path, device: str
-) -> list[Contender]:
-    """Everyone in turn: the official code in its precision and in bf16, then ours."""
+def contender(
+    whose: str, precision: str, case: Case, sizes: Sizes, options: argparse.Namespace, folder: Path
+) -> tuple[Contender, str]:
+    """One of them with its data, and the device."""
+    cfg = our_config(case, options.model, sizes, precision.replace("fp16", "bf16"), options)
+    reseed(0)
+    frames, length = 2 * sizes.length, 5 * sizes.length
+    if whose == "ours":
+        device = set_up(cfg.runtime)
+        if case.stage == "pretrain":
+            store = inputs.clip_store(folder, update.CLIPS, frames)
+            return our_own(case, precision, update.pretraining(cfg, device, store)), device
+        episodes = inputs.episodes(update.EPISODES, length, case.actions)
+        subject = update.finetuning(cfg, device, episodes, folder / "replay", case.actions)
+        return our_own(case, precision, subject), device
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(options.threads)
+    multiprocessing.set_start_method("fork", force=True)  # its datasets know no other
     wmlib = load(options.reference)
     theirs = official_config(wmlib, case, options.model == "contextwm", sizes)
-    ours = partial(our_config, case, options.model, sizes, threads=options.threads, device=device)
-    made = partial(official, wmlib, theirs, case, device=device)
     if case.stage == "pretrain":
-        frames = 2 * sizes.length
-        store = inputs.clip_store(folder, update.CLIPS, frames)
-        inputs.jpeg_clips(folder / "jpeg", store)
-        batches = partial(
-            official_clips, wmlib, folder / "jpeg", update.CLIPS, frames, theirs, options.workers
-        )
-
-        def make(precision: str) -> update.Subject:
-            return update.pretraining(ours(precision), device, store)
-
+        inputs.jpeg_clips(folder / "jpeg", inputs.clip_store(folder, update.CLIPS, frames))
+        about = (folder / "jpeg", update.CLIPS, frames, theirs, options.workers)
+        batches = partial(official_clips, wmlib, *about)
     else:
-        episodes = inputs.episodes(update.EPISODES, 5 * sizes.length, case.actions)
+        episodes = inputs.episodes(update.EPISODES, length, case.actions)
         batches = partial(official_replay, wmlib, folder, episodes, theirs)
-
-        def make(precision: str) -> update.Subject:
-            place = Path(tempfile.mkdtemp(dir=folder))
-            return update.finetuning(ours(precision), device, episodes, place, case.actions)
-
-    own = "fp16" if device == "cuda" else "fp32"
-    result = [made(precision=precision, batches=batches) for precision in (own, "bf16")]
-    return result + [our_own(case, precision, make) for precision in options.precisions]
+    return official(wmlib, theirs, case, precision, batches, device), device
 
 
-def race(entries: list[Contender], rounds: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of `rounds` updates each, taken in turn after some to warm up."""
-    taken: dict[str, list[float]] = {each.name: [] for each in entries}
-    for number in range(-WARM_UP[device], rounds):
-        for each in entries:
-            (spent,) = update.milliseconds(each.update, 1, device)
+def serve(pipe: Connection, *about: Any) -> None:
+    """Take an update whenever asked to; the answer is its time in ms and the peak memory in MiB."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        entry, device = contender(*about, Path(folder))
+        peak = update.Peak(device)
+        pipe.send((entry.name, entry.parameters))
+        with contextlib.suppress(EOFError):
+            while True:
+                pipe.recv()
+                pipe.send((update.milliseconds(entry.update, 1, device)[0], peak.read()))
+
+
+def race(
+    pipes: dict[str, Connection], rounds: int, warm_up: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Milliseconds of `rounds` updates each, taken in turn after some to warm up; peak memory."""
+    taken: dict[str, list[float]] = {name: [] for name in pipes}
+    memory: dict[str, float] = {}
+    for number in range(-warm_up, rounds):
+        for name, pipe in pipes.items():
+            pipe.send(None)
+            spent, memory[name] = pipe.recv()
             if number >= 0:
-                taken[each.name].append(spent)
-    return taken
+                taken[name].append(spent)
+    return taken, memory
 
 
-def report(name: str, taken: dict[str, list[float]], record: Record) -> None:
-    print(f"{'':16}{'median ms':>12}{'fastest':>12}{'slowest':>12}")
+def report(
+    name: str, taken: dict[str, list[float]], memory: dict[str, float], record: Record
+) -> None:
+    print(f"{'':16}{'median ms':>12}{'fastest':>12}{'slowest':>12}{'peak MiB':>12}")
     for entry, times in taken.items():
         row = (statistics.median(times), min(times), max(times))
-        print(f"{entry:16}" + "".join(f"{value:12.1f}" for value in row))
+        print(f"{entry:16}" + "".join(f"{value:12.1f}" for value in (*row, memory[entry])))
+        record.add(f"{name}/{entry}/peak memory", memory[entry], "MiB")
         for what, value in zip(("median", "fastest", "slowest"), row, strict=True):
             record.add(f"{name}/{entry}/{what}", value, "ms")
     for a, b in product(taken, taken):
@@ -319,6 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=8, help="that read its JPEG files")
+    parser.add_argument("--compile", action="store_true", help="ours")
     parser.add_argument(
         "--precisions", nargs="+", choices=["bf16", "fp32"], help="of ours; bf16, on a CPU both"
     )
@@ -327,6 +339,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.precisions = options.precisions or ["bf16"] + ["fp32"] * (device == "cpu")
     command = ["git", "-C", str(options.reference), "rev-parse", "HEAD"]
     code = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    context = multiprocessing.get_context("spawn")
     record = Record("reference", **vars(options) | {"reference": code})
     for name in options.cases:
         case = CASES[name]
@@ -339,20 +352,25 @@ def main(arguments: list[str] | None = None) -> None:
             batch,
             options.length or case.length,
         )
-        start = our_config(case, options.model, sizes, "fp32", options.threads, device)
-        set_up(start.runtime)
-        torch.backends.cudnn.benchmark = True
-        reseed(0)
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            entries = contenders(case, sizes, options, Path(folder), device)
-            if len({each.parameters for each in entries}) > 1:
-                found = {each.name: each.parameters for each in entries}
-                sys.exit(f"these are different models, by their numbers of parameters: {found}")
-            print(
-                f"{name}, {options.model}: {sizes._asdict()}, {entries[0].parameters:,} parameters"
-            )
-            print(f"{device}, threads {options.threads}, {options.rounds} updates each, in turn")
-            report(name, race(entries, options.rounds, device), record)
+        own = "fp16" if device == "cuda" else "fp32"
+        entries = [("official", own), ("official", "bf16")]
+        entries += [("ours", precision) for precision in options.precisions]
+        pipes, found = {}, {}
+        for whose, precision in entries:
+            pipe, theirs = context.Pipe()
+            about = (theirs, whose, precision, case, sizes, options)
+            context.Process(target=serve, args=about).start()
+            theirs.close()
+            entry, parameters = pipe.recv()
+            found[entry] = parameters
+            pipes[entry] = pipe
+        if len(set(found.values())) > 1:
+            sys.exit(f"these are different models, by their numbers of parameters: {found}")
+        print(f"{name}, {options.model}: {sizes._asdict()}, {found[entry]:,} parameters")
+        print(f"{device}, threads {options.threads}, {options.rounds} updates each, in turn")
+        report(name, *race(pipes, options.rounds, WARM_UP[device]), record)
+        for pipe in pipes.values():
+            pipe.close()
     record.save()
 
 

@@ -18,9 +18,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +33,11 @@ from bench.parts import BACKWARD, Part
 from bench.record import Record
 from cwm import config
 from cwm.agent import Agent
+from cwm.compiled import compile_regions
 from cwm.data.batch import Batch, clip_batch
 from cwm.data.clips import ClipStore, prefetch
 from cwm.data.replay import Episode, Replay
+from cwm.graph import Graphed
 from cwm.optim import Optimizer, step_all
 from cwm.runtime import reseed, set_up
 from cwm.world.action_free import ActionFreeModel
@@ -51,6 +54,7 @@ CLIPS, EPISODES = 32, 4
 class Subject(NamedTuple):
     """An update to be measured, and its parts."""
 
+    whole: Callable[[], object]  # on a GPU a graph, of which parts cannot be told
     update: Callable[[], object]
     parts: list[Part]
 
@@ -58,7 +62,7 @@ class Subject(NamedTuple):
 class Feed:
     """Gives batches, and is a part of the update."""
 
-    def __init__(self, get: Callable[[], Batch]) -> None:
+    def __init__(self, get: Callable[[], Batch | torch.Tensor]) -> None:
         self.get = get
 
 
@@ -67,19 +71,21 @@ def pretraining(cfg: config.Config, device: str, store: ClipStore) -> Subject:
     world = ActionFreeModel(cfg.model, cfg.pretrain.world).to(device).train()
     optimizer = Optimizer(cfg.pretrain.optimizer, world.parameters())
     clips = prefetch(store, 0, 0, cfg.pretrain.batch, cfg.pretrain.length, device)
-    feed = Feed(lambda: clip_batch(next(clips)[1]))
+    feed = Feed(lambda: next(clips)[1])
     half = cfg.runtime.precision == "bf16"
 
-    def update() -> None:
-        batch = feed.get()
+    def learn(image: torch.Tensor) -> None:
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            loss = world.loss(batch).loss
+            loss = world.loss(clip_batch(image)).loss
         step_all(loss, [optimizer])
 
+    if cfg.runtime.compile:
+        compile_regions(world)
+    changing = (world.state_dict, optimizer.state)
+    graphed = graph(learn, lambda: chain(*(x().values() for x in changing)), cfg, device)
     named = [Part(feed, "get", "batch"), Part(optimizer, "step", "optimisers")]
-    return Subject(
-        update, named + world_parts(world) + [Part(world.rssm, "observe", "lower model")]
-    )
+    named += [*world_parts(world), Part(world.rssm, "observe", "lower model")]
+    return Subject(lambda: graphed(feed.get()), lambda: learn(feed.get()), named)
 
 
 def finetuning(
@@ -87,6 +93,8 @@ def finetuning(
 ) -> Subject:
     """An update as `cwm finetune` makes it."""
     agent = Agent(cfg.model, cfg.finetune.agent, actions, cfg.runtime.precision).to(device)
+    if cfg.runtime.compile:
+        compile_regions(agent)
     frames = sum(len(episode.reward) for episode in episodes)
     replay = Replay(cfg.finetune.replay, folder, cfg.finetune.length, frames, device)
     for episode in episodes:
@@ -103,7 +111,18 @@ def finetuning(
     named.append(Part(agent, "_update_behavior", "actor and critic"))
     named.append(Part(agent.behavior, "losses", "actor and critic"))
     named.append(Part(agent.world, "imagine", "imagination"))
-    return Subject(lambda: agent.update(feed.get()), named)
+    graphed = graph(agent._learn, agent._changing, cfg, device)
+    return Subject(lambda: graphed(*feed.get()), lambda: agent.update(feed.get()), named)
+
+
+def graph(
+    learn: Callable[..., object],
+    changing: Callable[[], Iterable[torch.Tensor]],
+    cfg: config.Config,
+    device: str,
+) -> Callable[..., object]:
+    """The function as a run would call it."""
+    return Graphed(learn, changing) if device == "cuda" and cfg.runtime.graphs else learn
 
 
 def world_parts(world: ActionFreeModel | StackedModel) -> list[Part]:
@@ -161,10 +180,12 @@ def report(
 ) -> None:
     """Measure, print and record one case; `record.settings` says how many updates."""
     peak = Peak(device)
-    update, named = make()
-    milliseconds(update, WARM_UP, device)
-    taken = milliseconds(update, record.settings["updates"], device)
-    memory, whole = peak.read(), statistics.median(taken)
+    whole, update, named = make()
+    milliseconds(whole, WARM_UP, device)
+    taken = milliseconds(whole, record.settings["updates"], device)
+    memory = peak.read()
+    launched = parts.kernels(whole) if device == "cuda" else 0
+    whole = statistics.median(taken)
     passes = [parts.milliseconds(update, named, device) for _ in taken]
     spent = {part: statistics.median(each[part] for each in passes) for part in passes[0]}
     work = parts.flops(update, named)
@@ -185,7 +206,7 @@ def report(
         "peak memory": (memory, "MiB"),
     }
     if device == "cuda":
-        values["kernels"] = (parts.kernels(update), "kernels")
+        values["kernels"] = (launched, "kernels")
     for what, (value, unit) in values.items():
         record.add(f"{name}/{what}", value, unit)
     print(", ".join(f"{what} {value:,.4g} {unit}" for what, (value, unit) in values.items()))
