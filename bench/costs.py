@@ -1,4 +1,4 @@
-"""What `cwm plan` counts with: python bench/costs.py [laptop ...] adds to bench/costs.csv
+"""What `cwm plan` counts with: python bench/costs.py [laptop ...] adds to cwm/costs.csv
 
 Every unit that a scale's study is made of (cwm/plan.py) is measured by itself, `--rounds` times:
 processor time on a CPU, time on a GPU. A row holds the median, the extremes, and the bytes that a
@@ -38,7 +38,7 @@ from cwm.source import commit
 from cwm.world.action_free import ActionFreeModel
 
 ROOT = Path(__file__).parents[1]
-TABLE = ROOT / "bench/costs.csv"
+TABLE = ROOT / "cwm/costs.csv"
 UPDATES, STEPS, CLIPS = 3, 20, 4  # in a round
 COLUMNS = (
     "what",

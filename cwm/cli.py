@@ -318,9 +318,9 @@ def plan(
     scale: Annotated[str | None, typer.Option(help="else that of config/config.yaml")] = None,
     cores: Annotated[int, typer.Option(help="of the machine", min=1)] = os.cpu_count() or 1,
     gpus: Annotated[int, typer.Option(help="of the machine", min=0)] = 0,
-    costs: Annotated[Path, typer.Option(help="a table of bench/costs.py")] = Path(
-        "bench/costs.csv"
-    ),
+    costs: Annotated[
+        Path, typer.Option(help="a table of bench/costs.py", show_default=False)
+    ] = Path(__file__).with_name("costs.csv"),
 ) -> None:
     """Say what a figure or a study costs before it is made: hours, disk, downloads, licences."""
     from cwm.plan import plan as words
