@@ -59,7 +59,8 @@ def test_jobs_by_hand(project):
     }
     assert jobs["baselines/toy/sphere"] == {"start": 1, "evaluate": 2 * 2}
     assert jobs["pretrain/something/plain/2"] == {"start": 1, "pretrain": 8, "watch": 2}
-    assert jobs["predict/something/plain/0"] == {"start": 1, "watch": 2}
+    held_out = pytest.approx(0.1 * 12)  # of which the prediction would show two
+    assert jobs["predict/something/plain/0"] == {"start": 1, "watch": held_out}
     assert jobs["videos/something"] == {"start": 1, "film": 12}
     assert jobs["clips/something/part-001"] == {"start": 1, "decode": 6}
     assert len(jobs) == 2 + 1 + 3 + 3 + 1 + 2
