@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cwm.data.clips import INDEX, ClipStore
+from cwm.data.clips import INDEX, SPLITS, ClipStore
 from cwm.data.files import sha256
 from cwm.data.replay import Episode
 from cwm.data.shards import shard_name
@@ -19,11 +19,12 @@ def smooth_frames(count: int) -> np.ndarray:
     return np.stack([np.array(Image.fromarray(frame).resize((64, 64))) for frame in coarse])
 
 
-def clip_store(folder: Path, clips: int, frames: int) -> ClipStore:
-    """A store of `clips` clips, all of the same frames."""
+def clip_store(folder: Path, clips: int, frames: int, heldout: int = 0) -> ClipStore:
+    """A store of `clips` clips, all of the same frames; the last ones are held out."""
     np.save(folder / shard_name(0), np.tile(smooth_frames(frames), (clips, 1, 1, 1)))
     index = np.zeros(clips, INDEX)
     index["offset"], index["length"] = np.arange(clips) * frames, frames
+    index["split"][clips - heldout :] = SPLITS.index("heldout")
     return write_store(folder, index, {shard_name(0): clips * frames})
 
 
@@ -31,7 +32,7 @@ def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> Clip
     np.save(folder / "index.npy", index)
     info = {"dataset": "made up", "labels": [], "frame_shape": [64, 64, 3]}
     info |= {"frame_bytes": FRAME_BYTES, "shards": shards}
-    info["sha256"] = {"index": sha256(folder / "index.npy")}
+    info["sha256"] = {"index": sha256(folder / "index.npy"), "manifest": "made up"}
     (folder / "store.json").write_text(json.dumps(info))
     return ClipStore.open(folder / "store.json")
 

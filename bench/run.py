@@ -62,7 +62,7 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
     from cwm.world.action_free import ActionFreeModel
 
     cfg = config.load(files, sets)
-    inputs.clip_store(Path(), 120, 40)
+    inputs.clip_store(Path(), 120, 40, heldout=12)
     clips = Path("store.json")
     what = task("pretrain", SHOWN["pretrain"], cfg, ("runtime", "model", "pretrain"), files, {})
     run = Run(what, Path("out"), cfg.pretrain.checkpoint_seconds)
@@ -115,10 +115,11 @@ def main(arguments: list[str] | None = None) -> None:
         mine, theirs = context.Pipe()
         about = (stage, options.sets, options.threads, theirs)
         context.Process(target=spend, args=about).start()
+        theirs.close()
         ready, first, spent = mine.recv()
         parts: dict[str, float] = {}
         for name, seconds in spent.items():
-            name = "update" if name.startswith("losses") else name
+            name = "update" if "backward" in name else name
             parts[name] = parts.get(name, 0.0) + seconds
         whole = sum(parts.values())
         outside = sum(seconds for name, seconds in parts.items() if name not in WORK)
