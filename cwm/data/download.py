@@ -96,9 +96,10 @@ def checksum(archive: Archive, folder: Path) -> str | None:
 def _bring(archive: Archive, path: Path) -> None:
     if path.exists():
         try:
-            return _check(archive, path, path)
+            _check(archive, path, path)
         except Fault as fault:
             raise UserError(f"{path}: {fault}; delete it and run again") from None
+        return _note(_part(path)).unlink(missing_ok=True)  # left by a kill at the end
     faults = []
     for url in archive.urls:
         try:

@@ -194,6 +194,15 @@ def test_the_first_checksum_holds(server, tmp_path, caplog):
     assert there(tmp_path)[FILE].read_bytes() == OTHER  # a person's file is theirs to delete
 
 
+def test_a_kill_right_after_a_file_got_its_name_leaves_nothing(server, tmp_path):
+    begin(tmp_path, b"", url=server.url("good"), mark=None, total=len(CONTENT))
+    (tmp_path / f"archives/{FILE}.part").unlink()
+    (tmp_path / "archives" / FILE).write_bytes(CONTENT)
+    download([archive(server, "good")], tmp_path)
+    assert_right(tmp_path)
+    assert not server.asked
+
+
 def test_a_disk_that_is_too_small_is_noticed_before(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=300_000))
