@@ -21,6 +21,7 @@ rule finetune:
         f"{FINETUNE}/log.txt",
     benchmark:
         f"{FINETUNE}/benchmark.tsv"
+    threads: SIZES.runtime.threads
     resources:
         gpu=GPU,
     params:
@@ -54,6 +55,7 @@ rule baselines:
         f"{BASELINES}/log.txt",
     benchmark:
         f"{BASELINES}/benchmark.tsv"
+    threads: SIZES.runtime.threads
     resources:
         gpu=GPU,
     params:

@@ -16,6 +16,7 @@ rule pretrain:
         f"{PRETRAIN}/benchmark.tsv"
     wildcard_constraints:
         dataset=f"(?!{OFFICIAL})[a-z0-9-]+",
+    threads: SIZES.runtime.threads
     resources:
         gpu=GPU,
     params:
@@ -68,6 +69,7 @@ rule predict:
         f"{PREDICT}/log.txt",
     benchmark:
         f"{PREDICT}/benchmark.tsv"
+    threads: SIZES.runtime.threads
     resources:
         gpu=GPU,
     params:
@@ -94,6 +96,7 @@ rule represent:
         f"{REPRESENT}/log.txt",
     benchmark:
         f"{REPRESENT}/benchmark.tsv"
+    threads: SIZES.runtime.threads
     resources:
         gpu=GPU,
     params:
@@ -108,6 +111,7 @@ rule pretrain_videos:
     """A model of one's own videos: snakemake --config videos=DIR -- pretrain_videos."""
     log:
         f"{RESULTS}/own/log.txt",
+    threads: SIZES.runtime.threads
     resources:
         gpu=GPU,
     params:
