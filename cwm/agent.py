@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -35,7 +35,7 @@ class AgentConfig:
     encoder_optimizer: OptimizerConfig = OptimizerConfig()  # encoder, context and lower model
     actor_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
     critic_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
-    encoder_frozen: int = 0  # first updates during which the encoder's rate is zero
+    encoder_frozen: NonNegativeInt = 0  # first updates during which the encoder's rate is zero
 
 
 class Agent(nn.Module):

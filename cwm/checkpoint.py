@@ -10,13 +10,24 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, StringConstraints
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
+from cwm import json_file
 from cwm.errors import UserError
+
+
+class Index(TypedDict):
+    """A `weights.json`; what else it says is up to who wrote it."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    file: Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]  # beside it
+    sha256: str
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -55,14 +66,14 @@ def save_weights(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]
 
 def load_weights(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors that a `weights.json` describes, and the description."""
+    about = json_file.read(index, Index)
+    path = index.parent / about["file"]
     try:
-        about = json.loads(index.read_text())
-        path = index.parent / about["file"]
         if file_sha256(path) != about["sha256"]:
             raise UserError(f"{path} is damaged: its sha256 is not the one in {index}")
         return load_file(path), about
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights of {index}: {error!r}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights of {index}: {error}") from error
 
 
 def load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], source: Path) -> None:
@@ -112,9 +123,9 @@ class Checkpoints:
             return None
         folder = complete[-1].parent
         try:
-            sums = json.loads(complete[-1].read_text())
+            sums = json_file.read(complete[-1], dict[str, str])
             damaged = [name for name, sha in sums.items() if file_sha256(folder / name) != sha]
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, UserError) as error:
             damaged = [str(error)]
         if damaged:
             raise UserError(

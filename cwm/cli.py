@@ -17,6 +17,8 @@ from cwm import machine
 from cwm.errors import UserError
 from envs.errors import EnvError
 
+LONGEST = 2000  # characters of an error
+
 app = typer.Typer(
     help="ContextWM: from videos to world models to agents to figures.",
     no_args_is_help=True,
@@ -302,10 +304,11 @@ def scores(
     out: Out,
 ) -> None:
     """Gather the scores of many runs in one tidy table."""
-    from cwm.analysis.runs import folder_of, read_json
+    from cwm import json_file
+    from cwm.analysis.runs import folder_of
     from cwm.analysis.scores import collect
 
-    stages = {path: read_json(folder_of(path) / "run.json").get("stage") for path in folders}
+    stages = {path: json_file.read(folder_of(path) / "run.json").get("stage") for path in folders}
     runs = [path for path, stage in stages.items() if stage != "baselines"]
     collect(runs, [path for path in folders if path not in runs], out)
 
@@ -493,8 +496,13 @@ def main() -> None:
 
 
 def _fail(said: str) -> NoReturn:
-    print(f"cwm: {said}", file=sys.stderr)
+    print(f"cwm: {_line(said)}", file=sys.stderr)
     sys.exit(2)
+
+
+def _line(text: str) -> str:
+    """One line that a terminal shows as it is, whatever names and values it quotes."""
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)[:LONGEST]
 
 
 def _stop(number: int, _: FrameType | None) -> None:

@@ -7,6 +7,7 @@ Later files win; mappings merge, everything else replaces. A file states only wh
 
 import difflib
 import json
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from cwm.run.represent import RepresentConfig
 from cwm.run.rollout import EnvConfig
 from cwm.runtime import RuntimeConfig
 from cwm.world.vision import ModelConfig
-from cwm.yaml_file import read
+from cwm.yaml_file import mapping, parse, read
 
 LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/
 
@@ -74,11 +75,13 @@ def load(files: Sequence[Path], sets: Sequence[str] = (), task: str | None = Non
 def _layers(path: Path, suite: str | None, task: str | None) -> Iterator[Layer]:
     """A file's settings, then those that it has for the suite or for the task only."""
     values = read(path)
-    options = {kind: values.pop(kind, None) or {} for kind in ("suites", "tasks")}
+    kinds = ("suites", "tasks")
+    options = {kind: mapping(values.pop(kind, None), f"{path}: {kind}") for kind in kinds}
     yield Layer(str(path), values)
     for kind, chosen in (("suites", suite), ("tasks", task)):
         for name, own in options[kind].items():
-            layer = Layer(f"{path}, {kind} {name}", own or {})
+            source = f"{path}, {kind} {name}"
+            layer = Layer(source, mapping(own, source))
             _validate(layer.values, [layer])  # also where it is not chosen
             if name == chosen:
                 yield layer
@@ -123,12 +126,10 @@ def schema() -> str:
 
 
 def _parse_set(word: str) -> dict[str, Any]:
-    import yaml
-
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise UserError(f"--set {word!r} must look like key.path=value")
-    result = yaml.safe_load(value)
+    result = parse(value, f"--set {word}")
     for part in reversed(key.split(".")):
         result = {part: result}
     return result
@@ -145,7 +146,7 @@ def _explain(error: ValidationError, layers: list[Layer]) -> UserError:
         valid = [".".join([*location[:-1], name]) for name in _names(Config, location[:-1])]
         near = difflib.get_close_matches(path, valid, n=3, cutoff=0.3) or valid
         return UserError(f"{source}: unknown setting {path!r}; did you mean: {', '.join(near)}?")
-    return UserError(f"{source}: {path} is {first['input']!r}: {first['msg']}")
+    return UserError(f"{source}: {path} is {reprlib.repr(first['input'])}: {first['msg']}")
 
 
 def _has(layer: Any, location: Sequence[str]) -> bool:

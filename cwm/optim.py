@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 class OptimizerConfig:
     """Adam; reference `core/torch_utils.py`."""
 
-    lr: float = 3e-4
-    eps: float = 1e-5
-    clip: float = 100.0  # of the norm of all gradients together, before weight decay
-    weight_decay: float = 1e-6  # added to the gradient (coupled), for every parameter
+    lr: NonNegativeFloat = 3e-4
+    eps: PositiveFloat = 1e-5
+    clip: PositiveFloat = 100.0  # of the norm of all gradients together, before weight decay
+    weight_decay: NonNegativeFloat = 1e-6  # added to the gradient (coupled), for every parameter
 
 
 class Optimizer:

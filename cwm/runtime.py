@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm import gpus
@@ -23,7 +23,7 @@ class RuntimeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"  # of the networks' forward passes
-    threads: int = 1  # on a CPU
+    threads: PositiveInt = 1  # on a CPU
     deterministic: bool = False  # on a GPU: the same bits every time, more slowly
     graphs: bool = True  # on a GPU: an update, or an action, is one CUDA graph
     compile: bool = False  # fuse small operations; costs minutes at the first start

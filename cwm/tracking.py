@@ -7,7 +7,6 @@ untracked. How far a run was sent is kept on the MLflow run itself (tags `cwm.li
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -19,8 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
+from cwm import json_file
 from cwm.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,12 +101,12 @@ def sync(run: Path, failed: bool = False) -> bool:
     early = time.monotonic() < _quiet_until
     if early and ("mlflow" not in sys.modules or _status(run, failed) == "RUNNING"):
         return False
-    return _deliver(_read_run(run, failed))
+    return _unless_damaged(lambda: _deliver(_read_run(run, failed)))
 
 
 def sync_figure(stem: Path) -> bool:
     """Show a figure (STEM.pdf, STEM.png, STEM.json) as a run of the experiment `figures`."""
-    about = json.loads(stem.with_suffix(".json").read_text())
+    about = json_file.read(stem.with_suffix(".json"), _Figure)
     files = [file for file in map(stem.with_suffix, (".pdf", ".png", ".json")) if file.exists()]
     name = f"{about['scale']}/{stem.name}"
     tags = {"scale": about["scale"], "mlflow.note.content": about["caption"]}
@@ -114,8 +117,9 @@ def sync_all(results: Path = Path("results")) -> bool:
     """Bring MLflow up to date with all runs and figures: with what is there already, in seconds."""
     runs = [file.parent for stage in LAST for file in results.glob(f"*/{stage}/**/run.json")]
     figures = [file.with_suffix("") for file in results.glob(f"*/{FIGURES}/*.json")]
-    sent = [_deliver(_read_run(run)) for run in sorted(runs)]
-    return all(sent + [sync_figure(stem) for stem in sorted(figures)])
+    sent = [_unless_damaged(lambda run=run: _deliver(_read_run(run))) for run in sorted(runs)]
+    sent += [_unless_damaged(lambda stem=stem: sync_figure(stem)) for stem in sorted(figures)]
+    return all(sent)
 
 
 def ui(port: int = 5000) -> None:
@@ -141,10 +145,38 @@ def ui(port: int = 5000) -> None:
 # --- what the files say -------------------------------------------------------------------------
 
 
-def _read_run(run: Path, failed: bool = False) -> Record:
-    import yaml
+class _Figure(TypedDict):
+    scale: str
+    caption: str
 
-    about = json.loads((run / "run.json").read_text())
+
+class _About(TypedDict):
+    """What MLflow is told of a run.json, beside the run's identity."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    stage: str
+    key: str
+    commit: NotRequired[str | None]
+    inputs: NotRequired[dict[str, str]]
+
+
+class _Clock(TypedDict):
+    time: float
+
+
+def _unless_damaged(send: Callable[[], bool]) -> bool:
+    """Send something of which the files may be damaged; then a line says so, and the next come."""
+    try:
+        return send()
+    except UserError as error:
+        print(f"not shown in MLflow: {error}", file=sys.stderr)
+        return False
+
+
+def _read_run(run: Path, failed: bool = False) -> Record:
+    from cwm import yaml_file
+
+    about = json_file.read(run / "run.json", _About)
     identity = {name: str(about[name]) for name in IDENTITY if about.get(name) not in (None, "")}
     tags = {**identity, "stage": about["stage"], "cwm.path": run.as_posix()}
     tags["mlflow.source.git.commit"] = about.get("commit") or "unknown"
@@ -157,13 +189,13 @@ def _read_run(run: Path, failed: bool = False) -> Record:
         status=_status(run, failed),
         tags=tags,
         artifacts=[file for name in ARTIFACTS for file in sorted(run.glob(name))],
-        params=dict(_flatten(yaml.safe_load(config.read_text()))) if config.exists() else {},
+        params=dict(_flatten(yaml_file.read(config))) if config.exists() else {},
         lines=_read_lines(run),
     )
 
 
 def _status(run: Path, failed: bool) -> str:
-    stage = json.loads((run / "run.json").read_text())["stage"]
+    stage = json_file.read(run / "run.json", _About)["stage"]
     done = (run / LAST.get(stage, "run.json")).exists()
     return "FAILED" if failed else "FINISHED" if done else "RUNNING"
 
@@ -186,9 +218,15 @@ def _read_lines(run: Path) -> Lines:
     files = (run / "metrics.jsonl", run / "timing.jsonl")
     if not all(file.exists() for file in files):
         return ()
-    texts = (file.read_bytes().split(b"\n")[:-1] for file in files)  # the last is half written
-    pairs = zip(*texts, strict=False)  # and one file may be a line ahead
-    return [(json.loads(values), int(json.loads(at)["time"] * 1000)) for values, at in pairs]
+    texts = (file.read_text(errors="replace").split("\n")[:-1] for file in files)
+    pairs = zip(*texts, strict=False)  # the last line is half written, and one file may be ahead
+    return [
+        (
+            json_file.parse(values, dict[str, int | float], f"a line of {files[0]}"),
+            int(json_file.parse(at, _Clock, f"a line of {files[1]}")["time"] * 1000),
+        )
+        for values, at in pairs
+    ]
 
 
 # --- what MLflow is told ------------------------------------------------------------------------

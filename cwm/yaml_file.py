@@ -11,13 +11,36 @@ from cwm.errors import UserError, unknown
 def read(path: Path) -> dict[str, Any]:
     """One YAML file as a mapping; an empty one says that nothing differs."""
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
     except OSError as error:
         near = unknown("file", path.name, (p.name for p in path.parent.glob("*.yaml")))
         raise UserError(f"cannot read {path}: {error.strerror}; {near}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if content is not None and not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UserError(f"{path} holds a {kind}; it must be a mapping of settings")
-    return content or {}
+    return mapping(parse(text, str(path)), str(path))
+
+
+def parse(text: str, source: str) -> Any:
+    """What YAML says, of which the plain kinds are known; UserError naming its source."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a thirteenth month, and the like
+        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{source} is nested too deeply") from None
+
+
+def mapping(content: Any, what: str) -> dict[str, Any]:
+    """Settings by their names; nothing is an empty mapping, anything else a UserError."""
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{what} holds a {type(content).__name__}; it must be a mapping of settings"
+        )
+    for name in content:
+        if not isinstance(name, str):
+            raise UserError(
+                f"{what}: {name!r} is a {type(name).__name__}, not the name of a setting"
+            )
+    return content

@@ -34,7 +34,10 @@ def test_damaged_weights_are_refused(saved):
     with pytest.raises(UserError, match="cannot read the weights"):
         load_weights(path)
     path.write_text("{")
-    with pytest.raises(UserError, match="cannot read the weights"):
+    with pytest.raises(UserError, match=r"weights\.json is not JSON"):
+        load_weights(path)
+    path.write_text('{"file": "../weights.safetensors", "sha256": ""}')
+    with pytest.raises(UserError, match=r"weights\.json is not what it should be: file"):
         load_weights(path)
 
 

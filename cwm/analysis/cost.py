@@ -1,6 +1,5 @@
 """What the runs of a study cost: time by stage and model, from Snakemake's benchmark.tsv."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from typing_extensions import TypedDict
 
+from cwm import json_file
 from cwm.analysis import panels
 from cwm.analysis.provenance import About, Shown, save
 from cwm.analysis.runs import folder_of, read_identity
@@ -164,10 +165,15 @@ def interrupted(folder: Path) -> bool:
     return _lasted(folder) > 1.1 * benchmark(folder / "benchmark.tsv")["wall"] + 60
 
 
+class _Clock(TypedDict):
+    time: float
+
+
 def _lasted(folder: Path) -> float:
     """Seconds from the first to the last line of a run's timing.jsonl, 0 without one."""
     path = folder / "timing.jsonl"
-    times = [json.loads(line)["time"] for line in path.open()] if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    times = [json_file.parse(line, _Clock, f"a line of {path}")["time"] for line in lines]
     return times[-1] - times[0] if times else 0.0
 
 

@@ -60,7 +60,12 @@ def save(figure: Figure, out: Path, description: str, shown: Shown, about: About
         "command": about.command,
         "commit": about.commit,
         "config": about.config,
-        "data": {path.as_posix(): sha256(path.read_bytes()).hexdigest() for path in about.data},
+        "data": {p.as_posix(): sha256(p.read_bytes()).hexdigest() for p in map(_file, about.data)},
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     out.with_name(f"{out.name}.json").write_text(text, encoding="utf-8")
+
+
+def _file(path: Path) -> Path:
+    """What stands for a run folder is its run.json."""
+    return path / "run.json" if path.is_dir() else path

@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from cwm import json_file
 from cwm.analysis.data import data_page
-from cwm.analysis.runs import folder_of, read_identity, read_json
+from cwm.analysis.runs import folder_of, read_identity
 from cwm.analysis.style import Method, scale_words
 from cwm.errors import UserError
 
@@ -86,7 +87,7 @@ def _store(path: Path) -> dict[str, Any]:
     page = {"dataset": _complete(path, "dataset", "clips", "frames", "sha256")["dataset"]}
     page |= {"page": data_page(path), "picture": _embedded(path.with_name("contact.png"), PNG)}
     manifest = path.with_name("manifest.parquet")
-    if "members" in read_json(path):
+    if "members" in json_file.read(path):
         return page | {"left_out": [], "unshown": 0}
     try:
         table = pd.read_parquet(manifest, columns=["file", "status", "reason"])
@@ -121,7 +122,7 @@ def _versions(identities: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _complete(path: Path, *keys: str) -> dict[str, Any]:
-    content = read_json(path)
+    content = json_file.read(path)
     if missing := [key for key in keys if key not in content]:
         raise UserError(f"{path} lacks {', '.join(missing)}")
     return content

@@ -3,13 +3,15 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict, NonNegativeInt
+from typing_extensions import TypedDict
 
 from cwm.errors import UserError
+from cwm.json_file import read
 
 
 def folder_of(path: Path) -> Path:
@@ -19,22 +21,26 @@ def folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; UserError naming the file if it is missing or broken."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a JSON object")
-    return content
+class Identity(TypedDict, total=False):
+    """A run.json; which of these a run has depends on its stage."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    stage: str
+    scale: str
+    suite: str
+    task: str
+    model: str
+    dataset: str
+    variant: str
+    seed: NonNegativeInt
+    key: str
+    commit: str | None
+    versions: dict[str, str]
 
 
-def read_identity(folder: Path, *keys: str) -> dict[str, Any]:
+def read_identity(folder: Path, *keys: str) -> Identity:
     """The run's run.json; UserError if one of `keys` is not in it."""
-    run = read_json(folder / "run.json")
+    run = read(folder / "run.json", Identity)
     if missing := [key for key in keys if run.get(key) is None]:
         raise UserError(f"{folder / 'run.json'} lacks {', '.join(missing)}")
     return run
@@ -78,7 +84,7 @@ def read_metrics(folder: Path, names: list[str]) -> pd.DataFrame:
         frame = pd.DataFrame(rows).astype(float)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not lines of JSON with numbers: {error}") from error
     if missing := [name for name in ["step", *names] if name not in frame]:
         raise UserError(f"{path} has no line with {', '.join(missing)}")

@@ -15,7 +15,7 @@ Shapes: H horizon, N imagined trajectories, F features, A action; time first.
 from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ from cwm.nn.dists import (
     truncated_normal_mean,
     truncated_normal_sample,
 )
+from cwm.ranges import Share
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -36,12 +37,12 @@ class BehaviorConfig:
 
     actor: MLPConfig = MLPConfig()
     critic: MLPConfig = MLPConfig()
-    horizon: int = 15
-    discount: float = 0.99
-    lambda_: float = 0.95
-    entropy: float = 1e-4
-    target_every: int = 100  # updates between copies of the critic to its slow target
-    reward_momentum: float = 1.0  # of the magnitude that imagined rewards are divided by; 1: fixed
+    horizon: PositiveInt = 15
+    discount: Share = 0.99
+    lambda_: Share = 0.95
+    entropy: NonNegativeFloat = 1e-4
+    target_every: PositiveInt = 100  # updates between copies of the critic to its slow target
+    reward_momentum: Share = 1.0  # of the magnitude that imagined rewards are divided by; 1: fixed
 
 
 class Policy(NamedTuple):

@@ -7,25 +7,26 @@ Shapes: B sequences, T steps, F features of the action-free model, Q projected w
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.behavior.normalize import RunningMagnitude
 from cwm.errors import UserError
+from cwm.ranges import Share
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BonusConfig:
     """reward + beta * bonus is what the behaviour is trained on; beta 0 switches it off."""
 
-    beta: float = 1.0
+    beta: NonNegativeFloat = 1.0
     kind: Literal["abs", "rel"] = "abs"  # rel: beta follows the running magnitude of the reward
-    window: int = 5  # consecutive features averaged into one clip
-    neighbours: int = 16
-    queue: int = 4096  # clips remembered
-    width: int = 128  # of the random projection
-    momentum: float = 0.99
+    window: PositiveInt = 5  # consecutive features averaged into one clip
+    neighbours: PositiveInt = 16
+    queue: PositiveInt = 4096  # clips remembered
+    width: PositiveInt = 128  # of the random projection
+    momentum: Share = 0.99
 
 
 class VideoBonus(nn.Module):

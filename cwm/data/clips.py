@@ -10,20 +10,22 @@ Axes: B batch, T time; frames are uint8 (64, 64, 3).
 A store may also be made of others: its `store.json` then has `members` in the place of shards.
 """
 
-import json
 import os
 import resource
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from typing_extensions import TypedDict
 
+from cwm import json_file
 from cwm.data.ahead import in_order
-from cwm.data.corpora import Split
+from cwm.data.corpora import Split, Text
 from cwm.data.files import sha256
 from cwm.data.video import SIZE
 from cwm.errors import UserError
@@ -37,6 +39,44 @@ INDEX = np.dtype(
 # At a time; systems allow 1024 open files (`ulimit -n`), and each store takes a quarter of them.
 OPEN_SHARDS = max(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 AGAIN = "run `cwm clips` again"
+
+
+class _Checksums(TypedDict):
+    index: str
+    manifest: str
+    content: NotRequired[str]
+
+
+class _Store(TypedDict):
+    """What must be in a `store.json`."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    dataset: str
+    labels: list[Text]
+    frame_shape: tuple[Literal[64], Literal[64], Literal[3]]
+    frame_bytes: Literal[12288]
+    shards: dict[str, NonNegativeInt]  # frames
+    sha256: _Checksums
+
+
+class _Member(TypedDict):
+    dataset: str
+    weight: PositiveFloat
+    clips: PositiveInt | None
+    heldout: PositiveInt | None
+    store: str
+    content: str
+
+
+class _Mixed(TypedDict):
+    """The same of a store made of others."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    dataset: str
+    seed: NonNegativeInt
+    members: Annotated[list[_Member], Field(min_length=1)]
+    clips: dict[Split, NonNegativeInt]
+    sha256: dict[str, str]
 
 
 class Shard:
@@ -71,23 +111,22 @@ class ClipStore:
     @staticmethod
     def open(path: Path) -> "ClipStore | Mixture":
         """Open a store by its `store.json`; UserError where a file is missing, short or another."""
-        try:
-            info = json.loads(path.read_text())
-        except FileNotFoundError as error:
-            raise UserError(f"no clip store {path}; `cwm clips` writes it") from error
-        if "members" in info:
+        remedy = "`cwm clips` writes it"
+        if "members" in json_file.read(path, remedy=remedy):
+            info = json_file.read(path, _Mixed, remedy)
             return Mixture(info, [_open_member(path, m, info["seed"]) for m in info["members"]])
+        info = json_file.read(path, _Store, remedy)
         bytes_of = {name: HEADER + n * info["frame_bytes"] for name, n in info["shards"].items()}
         for name, size in {"index.npy": 1, **bytes_of}.items():
             file = path.parent / name
-            if not file.exists():
+            if not file.is_file():
                 raise UserError(f"{file} is missing; {AGAIN}")
             if file.stat().st_size < size:
                 raise UserError(f"{file} is too short ({file.stat().st_size} bytes); {AGAIN}")
         index = path.with_name("index.npy")
         if sha256(index) != info["sha256"]["index"]:
             raise UserError(f"{index} is not the one {path} was written for; {AGAIN}")
-        return ClipStore(path.parent, info, np.load(index, mmap_mode="r"))
+        return ClipStore(path.parent, info, _read_index(index, info))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -211,9 +250,32 @@ class Mixture:
         return np.stack(windows, 1).reshape(-1, *windows[0].shape[1:])[:n]
 
 
-def _open_member(path: Path, member: dict[str, Any], seed: int) -> ClipStore:
+def _read_index(path: Path, info: "_Store") -> np.ndarray:
+    """The clips of a store, each of which lies in one of its shards."""
+    try:
+        index = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
+    if index.dtype != INDEX or index.ndim != 1:
+        raise UserError(f"{path} is {index.dtype} {index.shape}, not a list of clips; {AGAIN}")
+    ends = np.array([0, *info["shards"].values()])  # the last one for index -1
+    for begin in range(0, len(index), 2**20):  # not all at once, they may be many
+        clips = index[begin : begin + 2**20]
+        good = (clips["shard"] >= 0) & (clips["shard"] < len(ends) - 1)
+        good &= (clips["offset"] >= 0) & (clips["length"] > 0)
+        good &= clips["offset"] <= ends[np.where(good, clips["shard"] + 1, 0)] - clips["length"]
+        good &= (clips["label"] >= -1) & (clips["label"] < len(info["labels"]))
+        if not good.all():
+            number = begin + np.argmin(good)
+            raise UserError(f"{path}: clip {number} lies in no shard of the store; {AGAIN}")
+    return index
+
+
+def _open_member(path: Path, member: "_Member", seed: int) -> ClipStore:
     store = ClipStore.open(where := path.parent / member["store"])
-    if store.info["sha256"]["content"] != member["content"]:
+    if isinstance(store, Mixture):
+        raise UserError(f"{where} is a mixture, of which none is made")
+    if store.info["sha256"].get("content") != member["content"]:
         raise UserError(f"{where} has changed since {path}; `cwm mix` again")
     store.restrict(member["clips"], member["heldout"], seed)
     return store

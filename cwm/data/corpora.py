@@ -6,11 +6,23 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
+from cwm import json_file
 from cwm.data import episodes, stills
 from cwm.data.download import Archive
 from cwm.data.files import read_lines, sha256
@@ -18,6 +30,7 @@ from cwm.data.standins import StandinConfig
 from cwm.data.stills import Run
 from cwm.data.video import Geometry
 from cwm.errors import UserError
+from cwm.ranges import Share
 
 VIDEOS = ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv"
 SUFFIXES = {
@@ -26,7 +39,6 @@ SUFFIXES = {
     "episode": episodes.SUFFIXES,
 }
 Kind = Literal["video", "stills", "episode"]
-Share = Annotated[float, Field(ge=0, le=1)]
 Split = Literal["train", "heldout"]
 GROUP = "group"  # in dataset.names: clips of the same group are held out together
 
@@ -35,7 +47,7 @@ GROUP = "group"  # in dataset.names: clips of the same group are held out togeth
 class Member:
     """A dataset that another one is made of, or the part of it that is trained on."""
 
-    dataset: str
+    dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
     weight: PositiveFloat = 1.0  # how often a clip of a batch is one of its, before the others'
     clips: PositiveInt | None = None  # that are trained on, drawn at random; none: all
     heldout: PositiveInt | None = None  # that stay so at most, others are trained on; none: all
@@ -65,7 +77,7 @@ class DatasetConfig:
     time_limit: PositiveFloat = 600.0  # seconds to decode one video
     parts: PositiveInt = 64  # jobs among which the decoding is divided
     members: tuple[Member, ...] = ()  # instead of all the above
-    seed: int = 0  # of the choice among the members' clips
+    seed: NonNegativeInt = 0  # of the choice among the members' clips
 
     @field_validator("names")
     @classmethod
@@ -82,15 +94,18 @@ def folder_of(name: str, cfg: DatasetConfig) -> Path:
     return cfg.folder or Path("data") / name
 
 
+Text = InstanceOf[str]  # also names that are not UTF-8, as file systems have them
+
+
 class Video(NamedTuple):
     """A clip of a corpus as `videos.jsonl` lists it."""
 
-    file: str  # below the root, with forward slashes; of stills, the first
-    bytes: int
+    file: Text  # below the root, with forward slashes; of stills, the first
+    bytes: NonNegativeInt
     sha256: str | None  # of stills: of their names and sizes; none: cannot be read
-    label: str | None
+    label: Text | None
     split: Split
-    traits: dict[str, str]  # what else its name says: subject, camera, ...
+    traits: dict[Text, Text]  # what else its name says: subject, camera, ...
     stills: Run | None = None  # none: one file
 
     @property
@@ -143,6 +158,11 @@ def _expected(cfg: DatasetConfig) -> str:
     return f"expected: a folder of clips, {suffixes}{how}"
 
 
+class _Annotation(TypedDict):
+    id: str | int
+    template: str
+
+
 def _annotations(root: Path, cfg: DatasetConfig) -> dict[str, tuple[str, Split]]:
     """Label and split of every clip by its name, from Something-Something's JSON files."""
     known: dict[str, tuple[str, Split]] = {}
@@ -151,12 +171,8 @@ def _annotations(root: Path, cfg: DatasetConfig) -> dict[str, tuple[str, Split]]
         if len(paths) != 1:
             what = f"{len(paths)} files {pattern}"
             raise UserError(f"{what} in {root} instead of one; {_expected(cfg)}")
-        try:
-            for entry in json.loads(paths[0].read_text()):
-                label = re.sub(r"[\[\]]", "", entry["template"])
-                known[str(entry["id"])] = (label, split)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{paths[0]} is not a list of id and template: {error}") from error
+        for entry in json_file.read(paths[0], list[_Annotation], _expected(cfg)):
+            known[str(entry["id"])] = (re.sub(r"[\[\]]", "", entry["template"]), split)
     return known
 
 
@@ -205,13 +221,14 @@ def read_videos(path: Path) -> tuple[Path, Iterator[Video]]:
 
     Its head is the root, absolute or relative to the folder of that file, its rows are `Video`s.
     """
-    lines = read_lines(path, _video, "cwm collect")
-    root = next(lines)
-    if not isinstance(root, str):
-        raise UserError(f"{path} is not a list of clips; run `cwm collect` again")
-    return path.parent / root, lines
+    lines = read_lines(path, Text, _Listed, "cwm collect")
+    return path.parent / next(lines), lines
 
 
-def _video(fields: list[Any]) -> Video:
-    *most, run = fields
-    return Video(*most, stills=run and Run(*run))
+def _is_named(video: Video) -> Video:
+    if "\0" in video.file or (video.stills and not stills.NUMBERED.fullmatch(video.file)):
+        raise ValueError(f"{video.file!r} is no name of a clip")
+    return video
+
+
+_Listed = Annotated[Video, AfterValidator(_is_named)]

@@ -5,18 +5,19 @@ that says which file of which address it is a part of. `NAME.json` keeps the che
 where the settings give none, the first download is believed, and none that differs from it.
 """
 
-import json
 import logging
 import os
 import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import ConfigDict, PositiveInt, StringConstraints, model_validator
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, StringConstraints, model_validator
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
+from cwm import json_file
 from cwm.data.files import check_space, human, sha256, write_json
 from cwm.errors import UserError
 
@@ -276,10 +277,17 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _read(note: Path) -> dict[str, Any]:
+class _Note(TypedDict, total=False):
+    url: str
+    mark: str | None
+    total: NonNegativeInt | None
+    bytes: int
+    sha256: str
+
+
+def _read(note: Path) -> _Note:
     """What a note says; nothing if it is missing or no note."""
     try:
-        content = json.loads(note.read_text())
-    except (OSError, ValueError):
+        return json_file.read(note, _Note)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
+from cwm import json_file
 from cwm.data.download import FOLDER, PACKED, Archive, checksum
 from cwm.data.files import human
 from cwm.errors import UserError
@@ -73,12 +74,12 @@ def groups(archives: Iterable[Archive]) -> list[Group]:
 def is_extracted(group: Group, folder: Path) -> bool:
     """Whether the folder is there and made of the files that the settings ask for."""
     try:
-        made_of = json.loads((group.target(folder) / MARKER).read_text())
-        return [file.file for file in group.files] == list(made_of) and all(
-            file.sha256 in (None, made_of[file.file]) for file in group.files
-        )
-    except (OSError, ValueError, TypeError):
+        made_of = json_file.read(group.target(folder) / MARKER)
+    except UserError:
         return False
+    return [file.file for file in group.files] == list(made_of) and all(
+        file.sha256 in (None, made_of[file.file]) for file in group.files
+    )
 
 
 def extract(archives: Iterable[Archive], folder: Path) -> None:

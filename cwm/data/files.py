@@ -5,12 +5,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypeVar
 
+from cwm import json_file
 from cwm.errors import UserError
+
+H = TypeVar("H")
+R = TypeVar("R")
 
 
 def sha256(path: Path) -> str:
@@ -42,18 +46,19 @@ def write_lines(path: Path, head: object, rows: Iterable[object]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def read_lines(path: Path, make: Callable[[Any], Any], command: str) -> Iterator[Any]:
-    """The head of such a file, then what is made of each row, as they are asked for.
+def read_lines(path: Path, head: type[H], row: type[R], command: str) -> Iterator[H | R]:
+    """The head of such a file, then its rows, as they are asked for: of these types.
 
     Raises UserError, with the command that writes the file, when it is missing or not one.
     """
+    remedy = f"run `{command}` again"
     try:
-        with path.open() as file:
-            yield json.loads(file.readline())
-            for line in file:
-                yield make(json.loads(line))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read {path}: {error}; run `{command}` again") from error
+        with path.open(encoding="utf-8") as file:
+            yield json_file.parse(file.readline(), head, f"line 1 of {path}", remedy)
+            for number, line in enumerate(file, start=2):
+                yield json_file.parse(line, row, f"line {number} of {path}", remedy)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; {remedy}") from error
 
 
 def human(size: float) -> str:

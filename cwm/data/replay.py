@@ -4,14 +4,15 @@ Reference: `core/replay.py`. Shapes: B batch, L length, n steps of an episode, A
 """
 
 import os
-import zipfile
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.data.batch import Batch
@@ -22,7 +23,7 @@ from cwm.errors import UserError
 class ReplayConfig:
     """How much is remembered, and which part of it is learned from."""
 
-    capacity: int = 1_000_000  # frames; the oldest episodes make room
+    capacity: PositiveInt = 1_000_000  # frames; the oldest episodes make room
     prioritize_ends: bool = False  # draw the last window of an episode far more often
 
 
@@ -32,6 +33,23 @@ class Episode(NamedTuple):
     image: np.ndarray  # (n+1, 64, 64, 3) uint8
     action: np.ndarray  # (n+1, A) float32; action[t] led to image[t]
     reward: np.ndarray  # (n+1,) float32
+
+
+def _read(path: Path) -> Episode:
+    """An episode from its file; UserError where it is damaged."""
+    try:
+        with np.load(path) as arrays:
+            episode = Episode(**arrays)
+        steps = len(episode.reward)
+        shapes = [x.shape for x in episode]
+        if shapes != [(steps, 64, 64, 3), (steps, *shapes[1][1:2]), (steps,)]:
+            raise ValueError(f"arrays {shapes}")
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, ZlibError) as error:
+        raise UserError(
+            f"cannot read {path}, which the checkpoint needs ({error}); put it back, or delete"
+            f" {path.parents[1]} to begin this run anew"
+        ) from error
+    return episode
 
 
 class Replay:
@@ -110,23 +128,7 @@ class Replay:
         Raises UserError where the file of one is missing or damaged.
         """
         for number in remembered:
-            path = self._path(number)
-            try:
-                with np.load(path) as arrays:
-                    episode = Episode(**arrays)
-            except (
-                OSError,
-                EOFError,
-                KeyError,
-                TypeError,
-                ValueError,
-                zipfile.BadZipFile,
-            ) as error:
-                raise UserError(
-                    f"cannot read {path}, which the checkpoint needs ({error}); put it back, or"
-                    f" delete {self.folder.parent} to begin this run anew"
-                ) from error
-            self._remember(number, episode)
+            self._remember(number, _read(self._path(number)))
         self.count = count
         self.prune()
 

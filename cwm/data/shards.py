@@ -4,16 +4,23 @@ Journal and shards are no outputs of a rule, so they survive Snakemake: new vide
 decoding only, and a killed job goes on where it was.
 """
 
+import itertools
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
+from cwm import json_file
 from cwm.data.clips import HEADER
 from cwm.data.files import replacing
 from cwm.data.video import FRAME_BYTES, SIZE, Clip
+from cwm.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SHARD_FRAMES = 2**30 // FRAME_BYTES  # about 1 GiB
 UNSAFE_FRAMES = SHARD_FRAMES // 16  # frames that a kill may cost
@@ -33,9 +40,18 @@ class Stored(NamedTuple):
     height: int
     seconds: float | None
     cuts: tuple[int, ...]
-    frames: int
-    shard: int
-    offset: int
+    frames: PositiveInt
+    shard: NonNegativeInt
+    offset: NonNegativeInt
+
+
+def _in_order(clip: Stored) -> Stored:
+    if any(a >= b for a, b in itertools.pairwise([0, *clip.cuts, clip.frames])):
+        raise ValueError("cuts out of order")
+    return clip
+
+
+Line = Annotated[Stored, AfterValidator(_in_order)]  # as it is read
 
 
 class Shards:
@@ -55,18 +71,29 @@ class Shards:
 
     def _read(self, key: str) -> None:
         """Remember what the journal says and is true, and write it anew."""
-        with self._journal.open() as old, replacing(self._journal) as part, part.open("w") as new:
+        if not self._journal.is_file():
+            raise UserError(f"{self._journal} is not a file; move it away, and decode again")
+        with (
+            self._journal.open(errors="replace") as old,
+            replacing(self._journal) as part,
+            part.open("w") as new,
+        ):
             new.write(key)
             if old.readline() != key:
                 for frames in self._folder.glob("frames-*.npy"):
                     frames.unlink()
                 return
             for line in old:
-                if line.endswith("\n"):  # or else it was cut off by a kill
-                    clip = Stored(*json.loads(line))
-                    if self._holds(clip):
-                        self._remember(clip)
-                        new.write(line)
+                if not line.endswith("\n"):  # cut off by a kill
+                    continue
+                try:
+                    clip = json_file.parse(line, Line, f"a line of {self._journal}")
+                except UserError as error:
+                    log.warning("%s: its clip is decoded anew", error)
+                    continue
+                if self._holds(clip):
+                    self._remember(clip)
+                    new.write(line)
 
     def _path(self, shard: int) -> Path:
         return self._folder / shard_name(shard)

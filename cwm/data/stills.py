@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field, PositiveInt
 
 from cwm.data.video import SIZE, Clip, DecodeError, Geometry, as_frames
 from cwm.errors import UserError
@@ -29,8 +30,8 @@ ONE = 2048  # of OpenCV's fixed-point weights
 class Run(NamedTuple):
     """Stills of one clip after the first: numbers rise by `step`."""
 
-    step: int
-    count: int  # with the first
+    step: PositiveInt
+    count: Annotated[int, Field(ge=1, le=10**7)]  # with the first
 
 
 def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[str, Run]]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -72,8 +72,8 @@ class GRUCell(nn.Module):
 class MLPConfig:
     """Every head of the model, the actor and the critic: `layers` of `units` with ELU."""
 
-    layers: int = 4
-    units: int = 400
+    layers: NonNegativeInt = 4
+    units: PositiveInt = 400
 
 
 class MLP(nn.Module):

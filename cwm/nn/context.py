@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.encoder import ResNet, VisionConfig
+from cwm.ranges import Fraction
 
 Choice = Literal["random", "first", "last"]
 Fusion = Literal["attention", "concat"]
@@ -22,8 +23,8 @@ class ContextConfig:
 
     choice: Choice = "random"
     fusion: Fusion = "attention"  # concat: features beside the decoder's, all of them, no attention
-    masked: float = 0.75  # share of context tokens hidden from each decoded frame in training
-    dropout: float = 0.1  # of the cross-attention
+    masked: Fraction = 0.75  # share of context tokens hidden from each decoded frame in training
+    dropout: Fraction = 0.1  # of the cross-attention
 
 
 class ContextEncoder(nn.Module):

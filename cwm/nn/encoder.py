@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -22,8 +22,8 @@ class VisionConfig:
     """Encoder and decoder of the images."""
 
     network: Literal["resnet", "cnn"] = "resnet"  # cnn: DreamerV2's
-    depth: int = 48  # channels of the first stage; doubles at each further one
-    layers: int = 2  # residual layers in a stage
+    depth: PositiveInt = 48  # channels of the first stage; doubles at each further one
+    layers: PositiveInt = 2  # residual layers in a stage
 
 
 class ResNet(nn.Module):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -21,11 +21,11 @@ from cwm.nn.dists import gumbel, one_hot_sample
 class RSSMConfig:
     """Sizes of one recurrent state-space model."""
 
-    deter: int = 1024  # recurrent state
-    stoch: int = 32  # categorical variables
-    classes: int = 32  # values of each
-    hidden: int = 1024
-    action_pad: int = 50  # actions are padded to this width by zeros; 0: not padded
+    deter: PositiveInt = 1024  # recurrent state
+    stoch: PositiveInt = 32  # categorical variables
+    classes: PositiveInt = 32  # values of each
+    hidden: PositiveInt = 1024
+    action_pad: NonNegativeInt = 50  # actions are padded to this width by zeros; 0: not padded
 
     @property
     def features(self) -> int:

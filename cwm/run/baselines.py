@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
@@ -22,10 +22,10 @@ from cwm.world.vision import ModelConfig
 class BaselinesConfig:
     """How well the policies that learn nothing are known."""
 
-    episodes: int = 20  # of the random policy, of the best constant one, of each untrained agent
-    untrained: int = 5  # agents
-    trials: int = 5  # episodes of each constant action, to find the best one; 0: none is tried
-    envs: int = 1  # episodes that are stepped together
+    episodes: PositiveInt = 20  # of the random policy, the best constant one, an untrained agent
+    untrained: NonNegativeInt = 5  # agents
+    trials: NonNegativeInt = 5  # of each constant action, to find the best one; 0: none is tried
+    envs: PositiveInt = 1  # episodes that are stepped together
 
 
 def baselines(

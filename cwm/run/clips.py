@@ -21,9 +21,9 @@ from pyarrow.parquet import ParquetWriter
 
 from cwm.data.clips import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 from cwm.data.contact import write_contact_sheet
-from cwm.data.corpora import DatasetConfig, read_videos
+from cwm.data.corpora import DatasetConfig, Text, read_videos
 from cwm.data.files import read_lines, replacing, sha256, write_json
-from cwm.data.shards import Stored, shard_name
+from cwm.data.shards import Line, Stored, shard_name
 from cwm.data.video import FRAME_BYTES, SIZE
 from cwm.errors import UserError
 from cwm.run.decode import key, part_folder, part_of
@@ -113,15 +113,10 @@ def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
 
 def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
     """What became of the clips of a part, by identity, in the order of the list."""
-    lines = read_lines(path, _outcome, "cwm decode")
+    lines = read_lines(path, int, tuple[Text, Line | Text], "cwm decode")
     if (of := next(lines)) != parts:
         raise UserError(f"{path} is one of {of} parts, not of {parts}; decode again")
     return lines
-
-
-def _outcome(line: Sequence[Any]) -> tuple[str, Stored | str]:
-    identity, found = line
-    return identity, found if isinstance(found, str) else Stored(*found)
 
 
 def _shots(stored: Stored, min_frames: int) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
@@ -33,18 +33,29 @@ class FinetuneConfig:
 
     agent: AgentConfig = AgentConfig()
     replay: ReplayConfig = ReplayConfig()
-    steps: int = 255_000  # agent steps
-    prefill: int = 5000  # steps of random actions, up to the end of an episode
-    offline_updates: int = 100  # updates before the agent acts
-    train_every: int = 5  # steps between updates
+    steps: PositiveInt = 255_000  # agent steps
+    prefill: NonNegativeInt = 5000  # steps of random actions, up to the end of an episode
+    offline_updates: NonNegativeInt = 100  # updates before the agent acts
+    train_every: PositiveInt = 5  # steps between updates
     overlap: bool = False  # act while a GPU is updating, with the weights before the update
-    batch: int = 50
-    length: int = 50
-    eval_every: int = 10_000
-    eval_episodes: int = 10
-    eval_envs: int = 1  # evaluation episodes that are stepped together
-    log_every: int = 100  # updates
-    checkpoint_seconds: float = 300.0
+    batch: PositiveInt = 50
+    length: PositiveInt = 50
+    eval_every: PositiveInt = 10_000
+    eval_episodes: PositiveInt = 10
+    eval_envs: PositiveInt = 1  # evaluation episodes that are stepped together
+    log_every: PositiveInt = 100  # updates
+    checkpoint_seconds: NonNegativeFloat = 300.0
+
+
+def _check(cfg: FinetuneConfig) -> None:
+    """What settings must be to one another."""
+    if cfg.prefill >= cfg.steps:
+        raise UserError(f"finetune.prefill {cfg.prefill} must be less than steps {cfg.steps}")
+    bonus = cfg.agent.bonus
+    if bonus.beta and bonus.window > cfg.length:
+        raise UserError(
+            f"finetune.agent.bonus.window {bonus.window} is more than finetune.length {cfg.length}"
+        )
 
 
 class Finetuning:
@@ -59,6 +70,7 @@ class Finetuning:
         pretrained: Path | None,
         run: Run,
     ) -> None:
+        _check(cfg)
         self.cfg, self.env_cfg, self.run = cfg, env, run
         self.seed = int(run.task.labels["seed"])
         device = set_up(runtime)
@@ -211,6 +223,8 @@ def finetune(work: Finetuning) -> None:
                 work.save()
     work.close()
     work.guard.check()
+    if work.begun is None:
+        raise UserError(f"no episode ended within finetune.steps {cfg.steps}; lower env.time_limit")
     about = {"kind": "agent", "steps": cfg.steps, **run.task.labels}
     save_weights(run.folder, work.agent.state_dict(), about)
     logs = ("metrics.jsonl", "timing.jsonl", "scores.csv")

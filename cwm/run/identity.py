@@ -1,9 +1,11 @@
 """What identifies a run, from what its command was given."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
+from cwm import json_file
 from cwm.checkpoint import file_sha256
 from cwm.config import Config, labels, resolved
 from cwm.errors import UserError
@@ -35,10 +37,23 @@ def task(
         names["seed"] = seed
     hashes = {name: file_sha256(_existing(path)) for name, path in inputs.items()}
     if "clips" in inputs:  # also what every source of the clips is, and became
-        hashes["manifest"] = json.loads(inputs["clips"].read_text())["sha256"]["manifest"]
+        store = json_file.read(inputs["clips"], _Store, "`cwm clips` writes it")
+        hashes["manifest"] = store["sha256"]["manifest"]
     settings = resolved(cfg, sections)
     settings.get("env", {}).pop("server", None)  # where it is simulated makes no other run of it
     return Task(stage, what, names, settings, hashes)
+
+
+class _Checksums(TypedDict):
+    manifest: str
+
+
+class _Store(TypedDict):
+    sha256: _Checksums
+
+
+class _Weights(TypedDict):
+    dataset: str
 
 
 def _existing(path: Path) -> Path:
@@ -50,7 +65,6 @@ def _existing(path: Path) -> Path:
 def _dataset(weights: Path | None) -> str:
     if weights is None:
         return "none"
-    try:
-        return json.loads(_existing(weights).read_text())["dataset"]
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise UserError(f"{weights} is not the weights.json of a pre-trained model") from None
+    return json_file.read(weights, _Weights, "it must be the weights.json of a pre-trained model")[
+        "dataset"
+    ]

@@ -1,12 +1,11 @@
 """A folder of one's own videos -> a pre-trained model, its predictions and a page about both."""
 
-import json
 import logging
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from cwm import config
+from cwm import config, json_file
 from cwm.run.clips import make_clips
 from cwm.run.collect import collect
 from cwm.run.decode import decode_part, part_folder
@@ -50,7 +49,9 @@ def pretrain_on(folder: Path, scale: str, out: Path, workers: int) -> None:
 def _made(todo: Task, last: Path) -> bool:
     """Whether the folder holds this run, to its last file."""
     about = last.with_name("run.json")
-    return last.exists() and about.exists() and json.loads(about.read_text())["key"] == todo.key
+    if not (last.exists() and about.exists()):
+        return False
+    return json_file.read(about, remedy="delete it").get("key") == todo.key
 
 
 def _show(folder: Path, out: Path, store: Path, weights: Path) -> None:
@@ -64,6 +65,6 @@ def _show(folder: Path, out: Path, store: Path, weights: Path) -> None:
     about = About(title, command, commit(), data=(errors,))
     draw_prediction([errors], out / "prediction/strip", about)
     strip = out / "prediction/strip.json"
-    scale = json.loads(strip.read_text())["scale"]
+    scale = json_file.read(strip)["scale"]
     write_report(scale, [strip], [], [store], [], out / "report.html", [weights])
     log.info("weights: %s; to look at: %s", out / "weights.safetensors", out / "report.html")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cwm.checkpoint import load_parts, load_weights
 from cwm.data.batch import Batch, clip_batch
 from cwm.data.clips import ClipStore
+from cwm.errors import UserError
 from cwm.run.folder import Run
 from cwm.run.pretrain import PretrainConfig
 from cwm.run.ssim import ssim, within
@@ -28,10 +29,10 @@ MEASURES = ("mse", "mse_moving", "ssim", "ssim_moving")
 class PredictConfig:
     """Video prediction on held-out clips."""
 
-    clips: int = 64  # at most, each another one
-    length: int = 25
-    observed: int = 5  # frames that the model sees before it predicts
-    shown: int = 4  # clips kept as pictures
+    clips: PositiveInt = 64  # at most, each another one
+    length: PositiveInt = 25
+    observed: PositiveInt = 5  # frames that the model sees before it predicts
+    shown: PositiveInt = 4  # clips kept as pictures
 
 
 @torch.no_grad()
@@ -45,6 +46,8 @@ def predict_clips(
     run: Run,
 ) -> None:
     """Write `errors.csv`, a row per clip and frame, and `predictions.npz`, the clips shown."""
+    if cfg.observed >= cfg.length:
+        raise UserError(f"predict.observed {cfg.observed} must be less than length {cfg.length}")
     device = set_up(runtime)
     store = ClipStore.open(clips)
     world = ActionFreeModel(model, pretrained.world).to(device).eval()

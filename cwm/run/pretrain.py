@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -33,14 +33,14 @@ class PretrainConfig:
 
     world: ActionFreeConfig = ActionFreeConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    updates: int = 1_200_000
-    batch: int = 16
-    length: int = 25
-    seed: int = 0
-    log_every: int = 100  # updates
-    heldout_every: int = 5000  # updates between looks at held-out clips
-    heldout_clips: int = 64
-    checkpoint_seconds: float = 300.0
+    updates: PositiveInt = 1_200_000
+    batch: PositiveInt = 16
+    length: PositiveInt = 25
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 100  # updates
+    heldout_every: PositiveInt = 5000  # updates between looks at held-out clips
+    heldout_clips: PositiveInt = 64
+    checkpoint_seconds: NonNegativeFloat = 300.0
 
 
 SHOWN = {"train/image": "image", "train/kl": "kl", "heldout/image": "held out"}

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 import envs
@@ -26,8 +26,8 @@ class EnvConfig:
     """How a suite is seen and stepped."""
 
     render: Literal["reference", "fast"] = "reference"  # fast: no shadows, reflections, smoothing
-    action_repeat: int = 1
-    time_limit: int = 0  # agent steps; 0: the suite's own
+    action_repeat: PositiveInt = 1
+    time_limit: NonNegativeInt = 0  # agent steps; 0: the suite's own
     processes: bool = False  # each evaluation environment in a process of its own
     server: envs.ServerConfig | None = None  # CARLA's; no part of what identifies a run
     # DMC Remastered alone

@@ -6,7 +6,7 @@ Shapes: B clips, T frames, F features, S latent variables of K classes.
 
 from typing import NamedTuple
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ class ActionFreeConfig:
     """The pre-training loss: image + kl_weight * kl."""
 
     kl: KLConfig = KLConfig()
-    kl_weight: float = 1.0
+    kl_weight: NonNegativeFloat = 1.0
 
 
 class Watched(NamedTuple):

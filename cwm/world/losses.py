@@ -3,19 +3,20 @@
 Shapes: B batch, T time, S latent variables of K classes.
 """
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cwm.nn.dists import categorical_kl, full
+from cwm.ranges import Share
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class KLConfig:
     """The balanced KL of DreamerV2 (its section 2.2)."""
 
-    balance: float = 0.8  # share that trains the prior
-    free: float = 0.0  # nats below which a side is left alone
+    balance: Share = 0.8  # share that trains the prior
+    free: NonNegativeFloat = 0.0  # nats below which a side is left alone
 
 
 def balanced_kl(post: Tensor, prior: Tensor, cfg: KLConfig) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -28,11 +28,13 @@ RewardTarget = Callable[[Tensor, Tensor], Tensor]
 class LossWeights:
     """Weights of the fine-tuning loss."""
 
-    image: float = 1.0
-    kl: float = 1.0
-    reward: float = 1.0
-    aux_reward: float = 0.0  # of the representative reward predictor, built unless 0; ContextWM: 1
-    action_free_kl: float = 0.0  # of the lower model, in the paper's objective; official: 0
+    image: NonNegativeFloat = 1.0
+    kl: NonNegativeFloat = 1.0
+    reward: NonNegativeFloat = 1.0
+    aux_reward: NonNegativeFloat = (
+        0.0  # of the second reward predictor, built unless 0; ContextWM: 1
+    )
+    action_free_kl: NonNegativeFloat = 0.0  # of the lower model, as in the paper; official: 0
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

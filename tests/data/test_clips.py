@@ -123,7 +123,7 @@ def test_a_store_with_a_missing_or_foreign_part_does_not_open(path):
     index.write_bytes(right[:-1] + b"\0")
     with pytest.raises(UserError, match=r"index\.npy is not the one"):
         ClipStore.open(path)
-    with pytest.raises(UserError, match="no clip store"):
+    with pytest.raises(UserError, match=r"nothing\.json: No such file.*`cwm clips` writes it"):
         ClipStore.open(path.with_name("nothing.json"))
 
 
@@ -143,11 +143,11 @@ def test_a_store_may_have_more_shards_than_files_may_be_open(tmp_path):
     for number in range(1, count):
         (tmp_path / shard_name(number)).hardlink_to(tmp_path / shard_name(0))
     index = np.zeros(count, INDEX)
-    index["shard"], index["length"] = np.arange(count), 3
+    index["shard"], index["length"], index["label"] = np.arange(count), 3, -1
     np.save(tmp_path / "index.npy", index)
     info = {"dataset": "many", "labels": [], "frame_shape": [64, 64, 3], "frame_bytes": 12288}
     info |= {"shards": {shard_name(number): 3 for number in range(count)}}
-    info |= {"sha256": {"index": sha256(tmp_path / "index.npy")}}
+    info |= {"sha256": {"index": sha256(tmp_path / "index.npy"), "manifest": ""}}
     (tmp_path / "store.json").write_text(json.dumps(info))
     store = ClipStore.open(tmp_path / "store.json")
     every = store.windows_of(np.arange(count), np.zeros(count, int), 3)

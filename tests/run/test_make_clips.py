@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 from functools import partial
 
@@ -319,8 +320,32 @@ def test_parts_that_are_missing_or_others_are_named(folder):
     with pytest.raises(UserError, match=r"new\.webm is not in .*part-00\d; run `cwm decode` again"):
         make_clips("own", cfg, out / "videos.jsonl", out)
     (out / "part-001/part.jsonl").write_text("{")
-    with pytest.raises(UserError, match=r"cannot read .*part-001/part\.json"):
+    with pytest.raises(UserError, match=r"line 1 of .*part-001/part\.jsonl is not JSON"):
         make_clips("own", cfg, out / "videos.jsonl", out)
+
+
+def test_a_damaged_line_is_named_and_of_a_journal_costs_its_clip_only(folder, caplog):
+    out = build(folder)
+    right = (out / "store.json").read_bytes()
+    journal = out / "part-000/journal.jsonl"
+    key, first, second, *rest = journal.read_text().splitlines(keepends=True)
+    shuffled = [*json.loads(first)[:5], [9, 3], *json.loads(first)[6:]]
+    journal.write_text("".join([key, json.dumps(shuffled) + "\n", second[1:], *rest]))
+    cfg = DatasetConfig(folder=folder, parts=1)
+    gather(cfg, out)
+    assert "cuts out of order: its clip is decoded anew" in caplog.text
+    assert "is not JSON" in caplog.text
+    assert json.loads(right)["sha256"]["content"] == content(out)
+    listed = out / "videos.jsonl"
+    lines = listed.read_text().splitlines(keepends=True)
+    for line, wrong in (("[1]\n", "line 3 of .* is not what it should be"), ("\xff", "codec")):
+        listed.write_text("".join([*lines[:2], line, *lines[3:]]), encoding="latin-1")
+        with pytest.raises(UserError, match=f"{wrong}.*run `cwm collect` again"):
+            make_clips("own", cfg, listed, out)
+
+
+def content(out):
+    return json.loads((out / "store.json").read_text())["sha256"]["content"]
 
 
 def test_of_a_few_videos_one_is_held_out(folder):
