@@ -464,11 +464,12 @@ def ui(port: int = 5000) -> None:
 @app.command()
 def doctor(
     unlock: Annotated[bool, typer.Option(help="remove a dead run's Snakemake lock")] = False,
+    fix: Annotated[bool, typer.Option(help="mend what nothing can be lost by")] = False,
 ) -> None:
-    """Say what is missing on this machine, and the line that puts it right."""
+    """Say what is missing on this machine, what killed runs left, and the line that mends it."""
     from cwm import doctor
 
-    raise typer.Exit(doctor.unlock() if unlock else doctor.doctor())
+    raise typer.Exit(doctor.unlock() if unlock else doctor.doctor(fix))
 
 
 @app.command()

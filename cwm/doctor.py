@@ -1,16 +1,23 @@
-"""What this machine lacks, and the line that mends it."""
+"""What this machine lacks, what killed runs left, and the line that mends it."""
 
+import importlib.metadata
+import os
 import platform
+import re
+import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
-from cwm import gpus, tracking
+from cwm import gpus, remains
 from cwm.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 DRAW = """
 import os
 from envs.rendering import Renderer, load
@@ -18,6 +25,9 @@ scene = "<mujoco><worldbody><camera name='eye'/></worldbody></mujoco>"
 Renderer(load("mujoco").MjModel.from_xml_string(scene), "eye", "fast")
 print(os.environ["MUJOCO_GL"])
 """
+FULL, LITTLE = 200e6, 5e9  # bytes left of a disk
+DRIVERS = {12: 525, 13: 580}  # CUDA's major version -> the oldest driver that runs it
+FIX = "cwm doctor --fix"
 
 
 @dataclass(frozen=True)
@@ -29,21 +39,25 @@ class Finding:
     detail: str
     remedy: str = ""  # one line that a person can do
     needed: bool = True  # the study cannot run without it
+    fix: Callable[[], None] | None = None  # does the same, where nothing can be lost
 
 
 def diagnose() -> list[Finding]:
-    """Look at everything that a study needs from the machine."""
-    return [python(), torch(), gpu(), opengl(), ffmpeg(), mlflow(), snakemake()]
+    """Look at everything that a study needs, of the machine and in this folder."""
+    looks = [python, libraries, torch, gpu, opengl, ffmpeg, disk, snakemake, half_written]
+    return [look() for look in [*looks, unfinished, weights, mlflow, stale]]
 
 
-def doctor() -> int:
-    """Print what was found; 1 if something needed is missing, else 0."""
+def doctor(fix: bool = False) -> int:
+    """Print what was found, and mend what is safe to; 1 if something needed is missing, else 0."""
     findings = diagnose()
     for found in findings:
         mark = "ok" if found.ok else "MISSING" if found.needed else "note"
         print(f"{mark:9}{found.what:11}{found.detail}")
         if not found.ok:
-            print(f"{'':9}{'':11}-> {found.remedy}")
+            if mended := fix and found.fix is not None:
+                found.fix()
+            print(f"{'':9}{'':11}-> {'mended' if mended else found.remedy}")
     return int(any(found.needed and not found.ok for found in findings))
 
 
@@ -51,6 +65,45 @@ def python() -> Finding:
     """The interpreter is one that requirements.lock was made for."""
     good = sys.version_info[:2] in ((3, 11), (3, 12))
     return Finding("Python", good, platform.python_version(), "make setup PYTHON=python3.11")
+
+
+def libraries() -> Finding:
+    """What the study imports is installed, in the versions of requirements.lock."""
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ \\]+)", lock, re.MULTILINE))
+    wanted = (ROOT / "requirements.txt").read_text().partition("# development")[0]
+    try:
+        there = _installed(re.findall("^[a-z].*", wanted, re.MULTILINE))
+    except ImportError as error:  # of `packaging`, which tells what needs what
+        there, wrong = {}, [str(error)]
+    else:
+        others = {name: have for name, have in there.items() if have != locked.get(name, have)}
+        wrong = [
+            f"{name} {have or 'is missing'}, not {locked[name]}" for name, have in others.items()
+        ]
+    remedy = "rm -f .venv/libraries-* .venv/ready-*; make setup"
+    return Finding("libraries", not wrong, _some(wrong) or f"{len(there)}, as locked", remedy)
+
+
+def _installed(wanted: list[str]) -> dict[str, str | None]:
+    """Versions of what requirements ask for, directly or not; none: it is missing."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, str | None] = {}
+    left = [Requirement(line) for line in wanted]
+    while left:
+        asked = left.pop()
+        name = re.sub(r"[-_.]+", "-", asked.name).lower()
+        if name in found or (asked.marker and not asked.marker.evaluate({"extra": ""})):
+            continue
+        try:
+            installed = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+        else:
+            found[name] = installed.version
+            left += [Requirement(line) for line in installed.requires or ()]
+    return found
 
 
 def torch() -> Finding:
@@ -67,13 +120,31 @@ def torch() -> Finding:
 
 
 def gpu() -> Finding:
-    """The driver answers; without one everything is computed on the CPU."""
+    """The driver answers and fits torch; without one everything is computed on the CPU."""
+
+    def note(detail: str, remedy: str) -> Finding:
+        return Finding("GPU", False, detail, remedy, needed=False)
+
     try:
+        import torch
+
         found = gpus.cards()
-    except UserError as error:
-        return Finding("GPU", False, str(error), "reinstall the driver or reboot", needed=False)
+        driver = gpus.driver() if found else ""
+    except (UserError, ImportError) as error:
+        return note(str(error), "reboot; if that is no help, reinstall the driver")
+    if not found:
+        return Finding("GPU", True, "none: the CPU computes")
     names = ", ".join(f"{c.index} ({c.used} of {c.total} MiB in use)" for c in found)
-    return Finding("GPU", True, names or "none: the CPU computes")
+    cuda, major = torch.version.cuda, driver.partition(".")[0]
+    if cuda is None:
+        return note(f"{names}, but torch is built for the CPU", "make setup TORCH=torch==2.13.0")
+    oldest = DRIVERS.get(int(cuda.partition(".")[0]), 0)
+    if major.isdigit() and int(major) < oldest:
+        what = f"{names}, but driver {driver} is too old for torch's CUDA {cuda}"
+        return note(what, f"as root: install NVIDIA's driver {oldest} or later, and reboot")
+    if not torch.cuda.is_available():
+        return note(f"{names}, but torch cannot use it", "reboot, which loads the driver anew")
+    return Finding("GPU", True, f"{names}, driver {driver}")
 
 
 def opengl() -> Finding:
@@ -100,23 +171,89 @@ def ffmpeg() -> Finding:
 
 def mlflow() -> Finding:
     """The store that runs are shown in answers."""
+    from cwm import tracking
+
     problem = tracking.problem()
     remedy = "runs are kept in files meanwhile; `make ui` sends them later"
     return Finding("MLflow", problem is None, problem or "the store answers", remedy, needed=False)
 
 
+def disk() -> Finding:
+    """What is written has room and may be written."""
+    places = [Path(name) for name in ("results", "data", ".snakemake")]
+    places = [Path(), *(path for path in places if path.exists()), Path(tempfile.gettempdir())]
+    closed = [path.absolute() for path in places if not os.access(path, os.W_OK)]
+    if closed:
+        remedy = f"make it writable: chmod u+w {shlex.quote(str(closed[0]))}, or mount it so"
+        return Finding("disk", False, f"nothing can be written in {closed[0]}", remedy)
+    free, place = min((shutil.disk_usage(path).free, path.absolute()) for path in places)
+    detail = f"{free / 1e9:.1f} GB free in {place}"
+    remedy = "make room; what takes most: du -xhd4 results data .snakemake | sort -h | tail"
+    nodes = os.statvfs(place)
+    if nodes.f_files and not nodes.f_favail:
+        return Finding("disk", False, f"no more files can be made in {place}", remedy)
+    return Finding("disk", free >= LITTLE, detail, remedy, needed=free < FULL)
+
+
 def snakemake() -> Finding:
-    """This folder is not locked, or only by a Snakemake that is dead."""
-    holder = _holder()
-    if holder:
+    """This folder is not locked."""
+    if holder := remains.holder():
         return Finding("Snakemake", False, f"locked {holder[0]}", holder[1], needed=False)
-    dead = "locked by a run that was killed, `make all` goes on from there"
-    return Finding("Snakemake", True, dead if _locks() else "not locked")
+    if not remains.locks():
+        return Finding("Snakemake", True, "not locked")
+    detail, remedy = "locked by a run that was killed", f"make all, which goes on; or {FIX}"
+    return Finding("Snakemake", False, detail, remedy, needed=False, fix=unlock)
+
+
+def half_written() -> Finding:
+    """Nothing lies about that a killed process did not write to its end."""
+    found = remains.half_written()
+    detail = f"half written, and read by nobody: {_some(found)}" if found else "none half written"
+    mend = partial(remains.remove, found)
+    return Finding("files", not found, detail, FIX, needed=False, fix=mend)
+
+
+def unfinished() -> Finding:
+    """No run was stopped before its end; one that is being made is no such run."""
+    left = [work for work in remains.works() if not work.held]
+    some = _some([f"{work.folder} ({work.name})" for work in left])
+    detail = f"{len(left)} stopped: {some}" if left else "none was stopped"
+    remedy = "make all goes on with those of the study; of others, if they may be lost: rm -r"
+    return Finding("runs", not left, detail, remedy, needed=False)
+
+
+def weights() -> Finding:
+    """Weights are those that their weights.json names."""
+    found = remains.damaged_weights()
+    detail = f"damaged: {_some(found)}" if found else "none damaged"
+    remedy = f"put back a copy, or: rm {shlex.join(map(str, found))}; make all"
+    return Finding("weights", not found, detail, remedy, needed=False)
+
+
+def stale() -> Finding:
+    """MLflow shows no run as running that no process is making."""
+    from cwm import tracking
+
+    ours = [run for run in tracking.running() if tracking.is_local() or run.work.exists()]
+    left = [run for run in ours if not remains.is_held(run.work.with_suffix(".lock"))]
+    some = _some([run.name for run in left])
+    detail = f"{len(left)} seem to run, and nobody makes them: {some}" if left else "none stale"
+
+    def mend() -> None:
+        tracking.sync_all()  # of some it only has not heard
+        still = {run.id for run in tracking.running()}
+        tracking.end([run for run in left if run.id in still])
+
+    return Finding("tracking", not left, detail, FIX, needed=False, fix=mend)
+
+
+def _some(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def unlock() -> int:
     """Remove a Snakemake lock whose owner is dead; 1 and one line if it may be alive, else 0."""
-    locks, holder = _locks(), _holder()
+    locks, holder = remains.locks(), remains.holder()
     if holder:
         print(f"this folder is locked {holder[0]}: {holder[1]}", file=sys.stderr)
         return 1
@@ -125,50 +262,3 @@ def unlock() -> int:
     if locks:
         print("removed the lock of a Snakemake that was killed", file=sys.stderr)
     return 0
-
-
-def _locks() -> list[Path]:
-    return sorted(Path(".snakemake/locks").glob("*.lock"))
-
-
-def _holder() -> tuple[str, str] | None:
-    """Who may still hold the lock and what to do then; nothing if there is none or it is dead.
-
-    The lock itself names nobody. It is dead if Snakemake's log files of that time come from this
-    host, and neither a Snakemake nor a job that one left behind runs in this folder.
-    """
-    stats = [lock.stat() for lock in _locks()]
-    if not stats:
-        return None
-    for process in _running(stats[0].st_uid):
-        return f"by {process}", "wait for it or end it"
-    hosts = _hosts(min(stat.st_mtime for stat in stats))
-    if hosts != {platform.node()}:
-        where = ", ".join(sorted(hosts)) or "an unknown host"
-        return f"from {where}", "if nothing runs there any more: snakemake --unlock"
-    return None
-
-
-def _running(user: int) -> Iterator[str]:
-    """Processes in this folder that are Snakemake or a job of the study."""
-    import psutil
-
-    here = str(Path.cwd())
-    for process in psutil.process_iter(["pid", "cmdline", "cwd", "uids"]):
-        words = process.info["cmdline"] or []
-        names = [Path(word).name for word in words[:3]]  # python, -m, snakemake
-        if "snakemake" in names or ("cwm" in names and "--out" in words):
-            hidden = process.info["cwd"] is None and process.info["uids"].real == user
-            if hidden or process.info["cwd"] == here:
-                yield f"process {process.info['pid']} ({' '.join(words[1:])[:60]})"
-
-
-def _hosts(locked: float) -> set[str]:
-    """Hosts in the logs that Snakemake wrote shortly before the lock was made, or since."""
-    hosts = set()
-    for log in Path(".snakemake/log").glob("*.snakemake.log"):
-        if log.stat().st_mtime > locked - 600:
-            with log.open() as file:
-                lines = [line.strip() for line in islice(file, 20)]
-            hosts |= {line.removeprefix("Host: ") for line in lines if line.startswith("Host: ")}
-    return hosts

@@ -20,6 +20,7 @@ from cwm.errors import UserError
 LOCKS = Path(os.environ.get("CWM_GPU_LOCKS", "/tmp/cwm-gpus"))
 SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
 QUERY = "--query-gpu=index,uuid,memory.used,memory.total"
+SILENCE = 60.0  # seconds until the driver is taken to hang
 POLL = 1.0  # seconds between looks for a free place
 
 
@@ -42,21 +43,36 @@ def cards() -> list[Card]:
     """
     if shutil.which("nvidia-smi") is None:
         return []
-    command = ["nvidia-smi", QUERY, "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise UserError(
-            f"the NVIDIA driver does not answer: {said[0] if said else 'nvidia-smi failed'};"
-            " mend it, or set runtime.device=cpu"
-        )
-    rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
-    found = [Card(int(row[0]), row[1], _number(row[2]), _number(row[3])) for row in rows]
+    found = [Card(int(row[0]), row[1], _number(row[2]), _number(row[3])) for row in _ask(QUERY)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return found
     names = [name.strip() for name in visible.split(",")]
     return [c for c in found if any(_means(name, c) for name in names)]
+
+
+def driver() -> str:
+    """The version of the driver, where there are cards."""
+    return _ask("--query-gpu=driver_version")[0][0]
+
+
+def _ask(query: str) -> list[list[str]]:
+    """The rows of nvidia-smi's answer."""
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SILENCE)
+    except subprocess.TimeoutExpired:
+        raise _dead(f"nvidia-smi was silent for {SILENCE:g} s") from None
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise _dead(said[0] if said else "nvidia-smi failed")
+    return [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
+
+
+def _dead(why: str) -> UserError:
+    return UserError(
+        f"the NVIDIA driver does not answer: {why}; mend it, or set runtime.device=cpu"
+    )
 
 
 def _means(name: str, card: Card) -> bool:

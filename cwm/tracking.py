@@ -15,10 +15,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
@@ -120,6 +120,45 @@ def sync_all(results: Path = Path("results")) -> bool:
     sent = [_unless_damaged(lambda run=run: _deliver(_read_run(run))) for run in sorted(runs)]
     sent += [_unless_damaged(lambda stem=stem: sync_figure(stem)) for stem in sorted(figures)]
     return all(sent)
+
+
+class Open(NamedTuple):
+    """A run that MLflow takes to be running."""
+
+    id: str
+    name: str
+    work: Path  # its folder
+
+
+def running() -> list[Open]:
+    """Every run of ours that MLflow takes to be running; none where the store does not answer."""
+    found: list[Open] = []
+
+    def look() -> None:
+        client, page = _client(), ""
+        stages = [e.experiment_id for e in client.search_experiments() if e.name in LAST]
+        while stages and page is not None:
+            wanted = "attributes.status = 'RUNNING'"
+            runs = client.search_runs(stages, wanted, page_token=page or None)
+            about = ((run.info, run.data.tags.get("cwm.path", "")) for run in runs)
+            found.extend(Open(info.run_id, info.run_name, Path(path)) for info, path in about)
+            page = runs.token or None
+
+    if _database_exists():
+        _trouble(look)
+    return found
+
+
+def is_local() -> bool:
+    """Whether the store is this study's own, and not a server that others use too."""
+    return _database() is not None
+
+
+def end(runs: Iterable[Open]) -> None:
+    """Say of runs that they were killed; one that goes on is running again."""
+    line = _trouble(lambda: [_client().set_terminated(run.id, "KILLED") for run in runs])
+    if line:
+        raise UserError(line)
 
 
 def ui(port: int = 5000) -> None:

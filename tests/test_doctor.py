@@ -1,5 +1,7 @@
 """Doctor: what is looked at is really tried, and only a dead Snakemake loses its lock."""
 
+import fcntl
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -10,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from cwm import doctor
+from cwm import doctor, remains, tracking
+from cwm.checkpoint import save_weights
 
 SNAKEFILE = """
 rule all:
@@ -103,6 +107,18 @@ def test_the_lock_of_an_unknown_host_stays(killed, capsys):
     assert "unknown host" in capsys.readouterr().err
 
 
+def test_a_dead_lock_is_found_and_mended(killed, capsys):
+    found = doctor.snakemake()
+    assert (found.ok, found.needed, found.detail) == (
+        False,
+        False,
+        "locked by a run that was killed",
+    )
+    assert "cwm doctor --fix" in found.remedy
+    found.fix()
+    assert doctor.snakemake().ok
+
+
 def test_a_folder_without_a_lock_has_nothing_to_unlock(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert doctor.unlock() == 0
@@ -136,3 +152,215 @@ def test_a_store_that_is_down_is_a_note_and_no_error(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "diagnose", lambda: [doctor.mlflow()])
     assert doctor.doctor() == 0
     assert capsys.readouterr().out.startswith("note     MLflow")
+
+
+HALF = (
+    "results/smoke/finetune/run/weights.safetensors.tmp",
+    "results/smoke/work/abc/replay/0000003.tmp",
+    "results/smoke/clips/x/store.json.part",
+    "results/smoke/videos/x/.part-1.webm",
+    "data/x/.set.part/1.webm",
+)
+KEPT = (
+    "data/x/archives/set.tgz.part",  # a download goes on from it
+    "data/x/archives/set.tgz.part.json",
+    "results/smoke/work/abc/replay/0000002.npz",
+    "results/smoke/work/abc/checkpoint/000000001/done",
+    "results/smoke/clips/x/part-000/journal.jsonl",
+)
+
+
+@pytest.fixture
+def left(monkeypatch, tmp_path):
+    """What a killed study leaves, in a folder where nobody works."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(remains, "QUIET", 0.0)
+    for name in (*HALF, *KEPT):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("x")
+    return tmp_path
+
+
+def test_what_was_half_written_is_found_and_goes_and_what_can_be_gone_on_with_stays(left):
+    found = doctor.half_written()
+    assert not found.ok
+    assert not found.needed
+    assert set(remains.half_written()) == {*map(Path, HALF[:-1]), Path("data/x/.set.part")}
+    found.fix()
+    assert doctor.half_written().ok
+    assert all(Path(name).exists() for name in KEPT)
+    assert not any(Path(name).exists() for name in HALF)
+
+
+def test_what_somebody_may_be_writing_stays(left, monkeypatch):
+    work, data = Path(HALF[1]), Path("data/x/.set.part")
+    Path("results/smoke/work/abc.lock").touch()
+    (data.parent / ".lock").touch()
+    for lock, path in (("results/smoke/work/abc.lock", work), ("data/x/.lock", data)):
+        with Path(lock).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert path not in remains.half_written()
+        assert path in remains.half_written()
+    monkeypatch.setattr(remains, "QUIET", 60.0)
+    assert remains.half_written() == []  # it has only just been written
+    monkeypatch.setattr(remains, "QUIET", 0.0)
+    Path(".snakemake/locks").mkdir(parents=True)
+    Path(".snakemake/locks/0.input.lock").touch()
+    assert remains.half_written() == []  # whoever locked this folder may work on another host
+
+
+def test_runs_that_were_stopped_are_named_and_nothing_removes_them(left, capsys):
+    work = Path("results/smoke/work/abc")
+    (work / "run.json").write_text('{"stage": "pretrain", "dataset": "x", "model": "plain"}')
+    found = doctor.unfinished()
+    assert f"{work} (pretrain/x/plain)" in found.detail
+    assert "make all goes on" in found.remedy
+    assert found.fix is None
+    work.with_suffix(".lock").touch()
+    with work.with_suffix(".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert doctor.unfinished().ok  # it is being made
+
+
+def test_damaged_weights_are_named_and_stay(left):
+    folder = Path("results/smoke/pretrain/x/plain")
+    folder.mkdir(parents=True)
+    save_weights(folder, {"x": torch.ones(3)}, {})
+    assert doctor.weights().ok
+    for name in ("weights.safetensors", "weights.json"):
+        whole = (folder / name).read_bytes()
+        for spoilt in (whole[:-9], b"", None):
+            (folder / name).write_bytes(spoilt) if spoilt is not None else (folder / name).unlink()
+            found = doctor.weights()
+            if name == "weights.json" and spoilt is None:
+                assert found.ok  # nothing vouches for them, and Snakemake makes them again
+                continue
+            assert not found.ok
+            assert f"rm {folder / 'weights.json'}; make all" in found.remedy
+            assert found.fix is None
+        (folder / name).write_bytes(whole)
+
+
+@pytest.fixture
+def shown(monkeypatch, tmp_path):
+    """A store that takes two runs to be running, of which one is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for key in ("dead", "live"):
+        work = Path("results/smoke/work") / key
+        work.mkdir(parents=True)
+        about = f'{{"stage": "pretrain", "key": "{key}", "dataset": "{key}"}}'
+        (work / "run.json").write_text(about)
+        assert tracking._deliver(tracking._read_run(work))
+        work.with_suffix(".lock").touch()
+    with Path("results/smoke/work/live.lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_stale_run_is_found_and_ended_and_goes_on_as_running(shown):
+    assert {run.name for run in tracking.running()} == {"dead", "live"}
+    found = doctor.stale()
+    assert (found.ok, found.needed) == (False, False)
+    assert found.detail.endswith("nobody makes them: dead")
+    found.fix()
+    assert [run.name for run in tracking.running()] == ["live"]
+    assert doctor.stale().ok
+    tracking._deliver(tracking._read_run(Path("results/smoke/work/dead")))
+    assert {run.name for run in tracking.running()} == {"dead", "live"}
+
+
+def test_a_run_of_another_folder_on_a_server_is_left_alone(shown, monkeypatch):
+    shutil.rmtree("results/smoke/work/dead")
+    assert not doctor.stale().ok  # in the study's own store
+    monkeypatch.setattr(tracking, "is_local", lambda: False)
+    assert doctor.stale().ok
+
+
+def test_a_missing_or_another_library_is_named_with_the_line_that_installs_it(monkeypatch):
+    assert doctor.libraries().ok
+    real = importlib.metadata.distribution
+
+    class Other:
+        version, requires = "0.1", None
+
+    def changed(name):
+        if name == "mujoco":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return Other() if name == "markupsafe" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", changed)
+    found = doctor.libraries()
+    assert (found.ok, found.needed) == (False, True)
+    assert "mujoco is missing, not 3.10.0" in found.detail
+    assert "markupsafe 0.1, not 3.0.4" in found.detail
+    assert found.remedy == "rm -f .venv/libraries-* .venv/ready-*; make setup"
+
+
+@pytest.mark.parametrize(("free", "mark"), [(10**7, "MISSING"), (10**9, "note"), (10**11, "ok")])
+def test_a_full_disk_is_an_error_and_a_nearly_full_one_a_note(monkeypatch, capsys, free, mark):
+    usage = shutil.disk_usage(".")._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(doctor, "diagnose", lambda: [doctor.disk()])
+    assert doctor.doctor() == (mark == "MISSING")
+    out = capsys.readouterr().out
+    assert out.startswith(mark)
+    assert ("du -xhd4" in out) == (mark != "ok")
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != Path("results"))
+    found = doctor.disk()
+    assert (found.ok, found.needed) == (False, True)
+    assert found.remedy.startswith(f"make it writable: chmod u+w {tmp_path / 'results'}")
+
+
+CARD = "0, GPU-1, 5, 100"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "usable", "detail", "remedy"),
+    [
+        (None, "580.65", False, "torch is built for the CPU", "make setup TORCH=torch==2.13.0"),
+        ("13.0", "535.1", False, "driver 535.1 is too old for torch's CUDA 13.0", "driver 580"),
+        ("13.0", "580.65", False, "torch cannot use it", "reboot"),
+        ("13.0", "580.65", True, "0 (5 of 100 MiB in use), driver 580.65", None),
+    ],
+)
+def test_a_driver_that_does_not_fit_is_named(
+    monkeypatch, tmp_path, cuda, driver, usable, detail, remedy
+):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\ncase $1 in *driver*) echo {driver};; *) echo {CARD};; esac\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    found = doctor.gpu()
+    assert found.ok == usable
+    assert detail in found.detail
+    assert remedy is None or remedy in found.remedy
+
+
+def test_a_driver_that_hangs_does_not_hang_us(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 100\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(doctor.gpus, "SILENCE", 0.2)
+    assert "nvidia-smi was silent for 0.2 s" in doctor.gpu().detail
+
+
+def test_fix_mends_what_it_may_and_says_the_rest(left, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "diagnose", lambda: [doctor.half_written(), doctor.unfinished()])
+    assert doctor.doctor() == 0
+    out = capsys.readouterr().out
+    assert "-> cwm doctor --fix" in out
+    assert Path(HALF[0]).exists()
+    assert doctor.doctor(fix=True) == 0
+    out = capsys.readouterr().out
+    assert "-> mended" in out
+    assert "-> make all goes on" in out
+    assert not Path(HALF[0]).exists()
