@@ -4,11 +4,19 @@ study = load("laptop")   # config/study/laptop.yaml
 """
 
 import itertools
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from cwm.errors import UserError, unknown
@@ -19,18 +27,21 @@ SCRATCH = "none"  # the dataset of a run that is not pre-trained
 PICTURES = ("prediction", "composition", "representations")  # kinds that show single models
 OFFICIAL = "official-"  # before a dataset's name: not our model of its videos, but the authors'
 
-Names = Annotated[list[str], Field(min_length=1)]
+# Names are words of paths and of commands, so they are plain ones.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+FigureName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+Names = Annotated[list[Name], Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Runs:
     """Fine-tuning runs: every combination of the names, with seeds 0, 1, ..."""
 
-    suite: str
+    suite: Name
     tasks: Names
     models: Names
     datasets: Names
-    variants: tuple[str, ...] = ("standard",)
+    variants: tuple[Name, ...] = ("standard",)
     seeds: PositiveInt = 1
 
 
@@ -69,7 +80,7 @@ class Figure:
 class Study:
     """All figures of a scale, by name."""
 
-    figures: dict[str, Figure]
+    figures: dict[FigureName, Figure]
 
     def figure(self, name: str) -> Figure:
         """One figure; an unknown name is an error that lists the nearest."""
@@ -176,7 +187,8 @@ def read(path: Path) -> Study:
         where = ".".join(map(str, first["loc"]))
         if first["type"] == "unexpected_keyword_argument":
             raise UserError(f"{path}: unknown key {where}") from None
-        raise UserError(f"{path}: {where} is {first['input']!r}: {first['msg']}") from None
+        said = reprlib.repr(first["input"])
+        raise UserError(f"{path}: {where} is {said}: {first['msg']}") from None
 
 
 def _check(figure: Figure, scale: str) -> None:

@@ -11,7 +11,7 @@ rule scores:
     log:
         f"{RESULTS}/logs/scores-{{figure}}.txt",
     shell:
-        "cwm scores {input} --out {output} 2>&1 | tee {log}"
+        "cwm scores {input:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule table:
@@ -26,8 +26,8 @@ rule table:
     params:
         out=TABLE,
     shell:
-        "cwm table {wildcards.figure} {input.made_of} --study {input.study}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm table {wildcards.figure:q} {input.made_of:q} --study {input.study:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule figure:
@@ -49,8 +49,8 @@ rule figure:
     params:
         out=FIGURE,
     shell:
-        "cwm figure {wildcards.figure} {input.drawn_from} --study {input.study}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm figure {wildcards.figure:q} {input.drawn_from:q} --study {input.study:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -68,8 +68,8 @@ rule report:
     log:
         f"{RESULTS}/logs/report.txt",
     shell:
-        "cwm report {input.figures} {input.tables} {input.stores} {input.episodes}"
-        " {input.models} {input.looks} --out {output} 2>&1 | tee {log}"
+        "cwm report {input.figures:q} {input.tables:q} {input.stores:q} {input.episodes:q}"
+        " {input.models:q} {input.looks:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 for name in STUDY.figures:

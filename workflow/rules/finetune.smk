@@ -28,8 +28,8 @@ rule finetune:
         out=FINETUNE,
         pretrained=pretrained_option,
     shell:
-        "cwm finetune {wildcards.suite}/{wildcards.task} {input.config}"
-        " --seed {wildcards.seed} {params.pretrained} --out {params.out} 2>&1 | tee {log}"
+        "cwm finetune {wildcards.suite:q}/{wildcards.task:q} {input.config:q}"
+        " --seed {wildcards.seed:q} {params.pretrained} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule looks:
@@ -41,8 +41,8 @@ rule looks:
     log:
         f"{RESULTS}/logs/looks-{{suite}}-{{task}}.txt",
     shell:
-        "cwm looks {wildcards.suite}/{wildcards.task} {input.config} --out {output}"
-        " 2>&1 | tee {log}"
+        "cwm looks {wildcards.suite:q}/{wildcards.task:q} {input.config:q} --out {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule baselines:
@@ -61,8 +61,8 @@ rule baselines:
     params:
         out=BASELINES,
     shell:
-        "cwm baselines {wildcards.suite}/{wildcards.task} {input.config}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm baselines {wildcards.suite:q}/{wildcards.task:q} {input.config:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule tracking:
@@ -72,4 +72,4 @@ rule tracking:
     log:
         "results/mlflow/log.txt",
     shell:
-        "cwm tracking-init 2>&1 | tee {log}"
+        "cwm tracking-init 2>&1 | tee {log:q}"

@@ -22,8 +22,8 @@ rule pretrain:
     params:
         out=PRETRAIN,
     shell:
-        "cwm pretrain {wildcards.dataset} {input.config} --clips {input.clips}"
-        " --set pretrain.seed={wildcards.seed} --out {params.out} 2>&1 | tee {log}"
+        "cwm pretrain {wildcards.dataset:q} {input.config:q} --clips {input.clips:q}"
+        " --set pretrain.seed={wildcards.seed:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule convert:
@@ -49,8 +49,8 @@ rule convert:
         source=lambda w, input: Path(input.official[0]).parent,
         out=PRETRAIN,
     shell:
-        "cwm convert {params.source} {input.config} --dataset {wildcards.dataset}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm convert {params.source:q} {input.config:q} --dataset {wildcards.dataset:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule predict:
@@ -75,9 +75,9 @@ rule predict:
     params:
         out=PREDICT,
     shell:
-        "cwm predict {wildcards.dataset} {input.config} --clips {input.clips}"
-        " --weights {input.weights} --set pretrain.seed={wildcards.seed}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm predict {wildcards.dataset:q} {input.config:q} --clips {input.clips:q}"
+        " --weights {input.weights:q} --set pretrain.seed={wildcards.seed:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule represent:
@@ -102,9 +102,9 @@ rule represent:
     params:
         out=REPRESENT,
     shell:
-        "cwm represent {wildcards.dataset} {input.config} --clips {input.clips}"
-        " --weights {input.weights} --set pretrain.seed={wildcards.seed}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm represent {wildcards.dataset:q} {input.config:q} --clips {input.clips:q}"
+        " --weights {input.weights:q} --set pretrain.seed={wildcards.seed:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule pretrain_videos:
@@ -119,4 +119,4 @@ rule pretrain_videos:
         scale=config["scale"],
         out=f"{RESULTS}/own",
     shell:
-        "cwm videos {params.folder:q} --scale {params.scale} --out {params.out} 2>&1 | tee {log}"
+        "cwm videos {params.folder:q} --scale {params.scale:q} --out {params.out:q} 2>&1 | tee {log:q}"

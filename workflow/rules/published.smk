@@ -26,8 +26,10 @@ rule redraw:
         directory(REDRAWN),
     log:
         "results/logs/redraw-{published}.txt",
+    wildcard_constraints:
+        published="[a-z0-9-]+",
     localrule: True
     params:
         results=PUBLISHED,
     shell:
-        "cwm redraw {params.results} --study {input.study} --out {output} 2>&1 | tee {log}"
+        "cwm redraw {params.results:q} --study {input.study:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -10,7 +10,7 @@ rule download:
     log:
         f"{VIDEOS}/download.txt",
     shell:
-        "cwm download {wildcards.dataset} {input.config} 2>&1 | tee {log}"
+        "cwm download {wildcards.dataset:q} {input.config:q} 2>&1 | tee {log:q}"
 
 
 rule collect:
@@ -28,8 +28,8 @@ rule collect:
     params:
         out=VIDEOS,
     shell:
-        "cwm collect {wildcards.dataset} {input.config} --cores {threads} --out {params.out}"
-        " 2>&1 | tee {log}"
+        "cwm collect {wildcards.dataset:q} {input.config:q} --cores {threads} --out {params.out:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule decode:
@@ -48,8 +48,8 @@ rule decode:
         out=PART,
         part=lambda w: int(w.part),
     shell:
-        "cwm decode {wildcards.dataset} {input.config} --videos {input.videos}"
-        " --part {params.part} --cores {threads} --out {params.out} 2>&1 | tee {log}"
+        "cwm decode {wildcards.dataset:q} {input.config:q} --videos {input.videos:q}"
+        " --part {params.part:q} --cores {threads} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule clips:
@@ -68,8 +68,8 @@ rule clips:
     params:
         out=CLIPS,
     shell:
-        "cwm clips {wildcards.dataset} {input.config} --videos {input.videos}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm clips {wildcards.dataset:q} {input.config:q} --videos {input.videos:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule mix:
@@ -90,5 +90,5 @@ rule mix:
         out=CLIPS,
         stores=lambda w, input: [f"--store {store}" for store in input.stores],
     shell:
-        "cwm mix {wildcards.dataset} {input.config} {params.stores}"
-        " --out {params.out} 2>&1 | tee {log}"
+        "cwm mix {wildcards.dataset:q} {input.config:q} {params.stores}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
