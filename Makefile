@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test image-test report-test box-test slurm-test punish smoke ui bench setup libraries lock
+.PHONY: all test image-test report-test box-test slurm-test punish smoke ui bench fuzz soak audit setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -19,7 +19,7 @@ READY := $(call stamp,ready,requirements.lock pyproject.toml)
 
 # Snakemake starts no more jobs on GPUs than there are places (config/config.yaml).
 CARDS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-JOBS_PER_GPU := $(shell sed -n 's/^jobs_per_gpu: *//p' config/config.yaml)
+JOBS_PER_GPU := $(shell sed -n 's/^jobs_per_gpu: *\([0-9]*\).*/\1/p' config/config.yaml)
 LIMIT := $(if $(filter-out 0,$(CARDS)),--resources gpu=$(shell echo $$(($(CARDS) * $(JOBS_PER_GPU)))))
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
@@ -75,6 +75,19 @@ bench: setup
 	@for each in update loader environment looks decode; do python "bench/$$each.py"; done
 	$(if $(REFERENCE),python bench/reference.py --reference '$(REFERENCE)')
 	echo "The results are in bench/out; python bench/compare.py A.json B.json sets two side by side."
+
+# Bad input by the thousand: three quarters of an hour on two cores. INPUTS=20000 asks for more.
+fuzz: setup
+	@exec python tests/fuzz/fuzz.py $(if $(INPUTS),--inputs $(INPUTS))
+
+# Training for an hour, or for MINUTES=5, while memory, files and threads are watched.
+soak: setup
+	@exec python tests/soak.py $(if $(MINUTES),--minutes $(MINUTES))
+
+# Known vulnerabilities of what is locked, asked of osv.dev.
+audit: setup
+	@exec uv tool run pip-audit==2.10.1 --requirement requirements.lock --require-hashes \
+	  --disable-pip --vulnerability-service osv --progress-spinner off
 
 setup: $(READY)
 

@@ -4,6 +4,7 @@ study = load("laptop")   # config/study/laptop.yaml
 """
 
 import itertools
+import re
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,6 +222,8 @@ def _pretraining(figure: Figure) -> Iterator[PretrainedRun]:
 
 
 def _known(folder: str, name: str) -> Path:
+    if not re.fullmatch("[a-z0-9-]+", name):
+        raise UserError(f"{folder} {name!r} is not a plain name: small letters, digits and hyphens")
     path = CONFIG / folder / f"{name}.yaml"
     if not path.exists():
         raise unknown(folder, name, _names(folder))

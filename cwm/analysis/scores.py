@@ -52,7 +52,9 @@ def gather(runs: Sequence[Path], baselines: Sequence[Path]) -> pd.DataFrame:
 def load(path: Path) -> pd.DataFrame:
     """A table that `collect` wrote."""
     text = [name for name in COLUMNS if name not in NUMBERS]
-    return read_csv(path, text, NUMBERS).astype({"seed": int})[COLUMNS]
+    frame = read_csv(path, text, NUMBERS)
+    _refuse_gaps(frame, path, ["seed"])
+    return frame.astype({"seed": int})[COLUMNS]
 
 
 def points(tidy: pd.DataFrame) -> pd.DataFrame:
