@@ -1,7 +1,23 @@
 """The one kind of error that a user's mistake raises, and the sentence that helps them on."""
 
 import difflib
+import zlib
 from collections.abc import Iterable
+from tokenize import TokenError
+from zipfile import BadZipFile
+
+# What `np.load` raises on a damaged file, or whoever looks for an array in it.
+DAMAGED_ARRAYS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    SyntaxError,
+    TokenError,
+    BadZipFile,
+    zlib.error,
+)
 
 
 class UserError(ValueError):

@@ -3,14 +3,13 @@
 import json
 import math
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, NonNegativeInt
 from typing_extensions import TypedDict
 
-from cwm.errors import UserError
+from cwm.errors import DAMAGED_ARRAYS, UserError
 from cwm.json_file import read
 
 
@@ -96,9 +95,7 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             content = dict(arrays)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except (ValueError, BadZipFile) as error:
+    except DAMAGED_ARRAYS as error:
         raise UserError(f"{path} is not a file of arrays: {error}") from error
     if missing := set(names) - content.keys():
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}")

@@ -28,7 +28,7 @@ from cwm.data.ahead import in_order
 from cwm.data.corpora import Split, Text
 from cwm.data.files import sha256
 from cwm.data.video import SIZE
-from cwm.errors import UserError
+from cwm.errors import DAMAGED_ARRAYS, UserError
 
 HEADER = 128  # bytes of a shard before its first frame
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -254,7 +254,7 @@ def _read_index(path: Path, info: "_Store") -> np.ndarray:
     """The clips of a store, each of which lies in one of its shards."""
     try:
         index = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+    except DAMAGED_ARRAYS as error:
         raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
     if index.dtype != INDEX or index.ndim != 1:
         raise UserError(f"{path} is {index.dtype} {index.shape}, not a list of clips; {AGAIN}")

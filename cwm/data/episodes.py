@@ -1,12 +1,11 @@
 """Clips that are recorded episodes: the images of APV's .npz files, without their actions."""
 
 from pathlib import Path
-from zipfile import BadZipFile
-from zlib import error as ZlibError
 
 import numpy as np
 
 from cwm.data.video import SIZE, Clip, DecodeError, Geometry
+from cwm.errors import DAMAGED_ARRAYS
 
 SUFFIXES = (".npz",)
 
@@ -16,7 +15,7 @@ def read(path: Path, geometry: Geometry) -> Clip:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             image = arrays["image"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, ZlibError) as error:
+    except DAMAGED_ARRAYS as error:
         raise DecodeError(f"not an episode: {str(error).strip(chr(39))}") from error
     if image.dtype != np.uint8 or image.shape[1:] != (SIZE, SIZE, 3) or not len(image):
         raise DecodeError(f"image is {image.dtype} {image.shape}, not uint8 (T, {SIZE}, {SIZE}, 3)")

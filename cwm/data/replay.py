@@ -7,8 +7,6 @@ import os
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
-from zlib import error as ZlibError
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.data.batch import Batch
-from cwm.errors import UserError
+from cwm.errors import DAMAGED_ARRAYS, UserError
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -44,7 +42,7 @@ def _read(path: Path) -> Episode:
         shapes = [x.shape for x in episode]
         if shapes != [(steps, 64, 64, 3), (steps, *shapes[1][1:2]), (steps,)]:
             raise ValueError(f"arrays {shapes}")
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, ZlibError) as error:
+    except DAMAGED_ARRAYS as error:
         raise UserError(
             f"cannot read {path}, which the checkpoint needs ({error}); put it back, or delete"
             f" {path.parents[1]} to begin this run anew"

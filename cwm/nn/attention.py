@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cwm.errors import UserError
+
 HEADS = 4
 
 
@@ -46,6 +48,11 @@ class ContextAttention(nn.Module):
 
     def __init__(self, channels: int, size: int, dropout: float) -> None:
         super().__init__()
+        if channels % HEADS:
+            raise UserError(
+                f"model.vision.depth gives the cross-attention {channels} channels; they must be"
+                f" a multiple of {HEADS}"
+            )
         self.dropout = dropout  # of attention weights, and again of the output
         self.query_position = nn.Parameter(torch.zeros(size * size, channels))
         self.context_position = nn.Parameter(torch.zeros(size * size, channels))

@@ -111,7 +111,7 @@ def apart(argv: list[str]) -> tuple[int, str]:
     """The same in a process of its own."""
     command = [Path(sys.executable).with_name("cwm"), *argv]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LIMIT)
-    assert "Traceback" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr[-900:]
     return done.returncode, last_line(done.stdout + done.stderr)
 
 

@@ -80,7 +80,7 @@ HOSTILE = [
 
 def make(root: Path) -> dict[Kind, float]:
     """Every kind with its share of the inputs; the files that it damages lie in `root`."""
-    tracking._quiet_until = math.inf  # MLflow has tests of its own
+    tracking._deliver = lambda _: True  # MLflow has tests of its own
     os.environ |= {"MPLCONFIGDIR": str(root), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     import matplotlib.font_manager  # noqa: F401  which looks for fonts the first time
 
@@ -390,7 +390,7 @@ def official(draw: Draw, root: Path) -> list[list[str]]:
                     spoilt = name.endswith(("data.pkl", "version", "byteorder"))
                     archive.writestr(name, draw(damaged(part)) if spoilt else part)
         case 2:
-            path.write_bytes(pickle.dumps(draw(UNPICKLED.filter(lambda x: x != 3))))
+            path.write_bytes(pickle.dumps(draw(UNPICKLED)))
         case _:
             _spoil(draw, path)
     return [OFFICIAL]
