@@ -1,6 +1,6 @@
 """Train for an hour at laptop scale, and watch what a leak would show in: `make soak`.
 
-Pre-training for a quarter of the time, then fine-tuning on `toy/sphere` with a replay so small that
+Pre-training for two fifths of the time, then fine-tuning on `toy/sphere` with a replay so small that
 its ring turns many times. Both are ordinary commands, looked at from outside every few seconds; the
 first third of each is warm-up. All samples are left in results/soak.
 """
@@ -123,12 +123,12 @@ def main() -> None:
     watched = ["pretrain", *data, *config(model="contextwm"), "--clips", "clips/store.json"]
     cwm(*watched, "--out", "model", "--set", "pretrain.updates=50")
     endless = [*watched, "--out", "never", "--set", f"pretrain.updates={ENDLESS}"]
-    seen = {"pre-training": watch("pre-training", seconds / 4, *endless)}
+    seen = {"pre-training": watch("pre-training", 0.4 * seconds, *endless)}
     layers = config(suite="toy", scale="laptop", model="contextwm", variant="standard")
     learn = ["finetune", "toy/sphere", *layers, "--pretrained", "model/weights.json"]
     learn += ["--out", "never", "--set", f"finetune.steps={ENDLESS}"]
     learn += ["--set", f"finetune.replay.capacity={CAPACITY}"]
-    seen["fine-tuning"] = watch("fine-tuning", 3 * seconds / 4, *learn)
+    seen["fine-tuning"] = watch("fine-tuning", 0.6 * seconds, *learn)
     found = [line for name, samples in seen.items() for line in judge(name, samples)]
     sys.exit("\n".join(found) if found else 0)
 
