@@ -1,8 +1,8 @@
 """Train for an hour at laptop scale, and watch what a leak would show in: `make soak`.
 
-Pre-training for two fifths of the time, then fine-tuning on `toy/sphere` with a replay so small that
-its ring turns many times. Both are ordinary commands, looked at from outside every few seconds; the
-first third of each is warm-up. All samples are left in results/soak.
+Pre-training for two fifths of the time, then fine-tuning on `toy/sphere` with a replay so small
+that its ring turns many times. Both are ordinary commands, looked at from outside every few
+seconds; the first third of each is warm-up. All samples are left in results/soak.
 """
 
 import argparse
