@@ -76,7 +76,7 @@ bench: setup
 	$(if $(REFERENCE),python bench/reference.py --reference '$(REFERENCE)')
 	echo "The results are in bench/out; python bench/compare.py A.json B.json sets two side by side."
 
-# Bad input by the thousand: three quarters of an hour on two cores. INPUTS=20000 asks for more.
+# Bad input by the thousand: an hour and a half on two busy cores. INPUTS=20000 asks for more.
 fuzz: setup
 	@exec python tests/fuzz/fuzz.py $(if $(INPUTS),--inputs $(INPUTS))
 
