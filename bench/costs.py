@@ -28,7 +28,8 @@ from bench import inputs, record, update
 from cwm import plan, study
 from cwm.agent import Agent
 from cwm.data import standins
-from cwm.data.corpora import DatasetConfig, describe, find, write_videos
+from cwm.data.corpora import DatasetConfig, describe, find
+from cwm.data.files import write_lines
 from cwm.run.decode import decode_part
 from cwm.run.policies import Actor
 from cwm.run.pretrain import heldout
@@ -125,10 +126,10 @@ def work(unit: plan.Unit, folder: Path, device: str) -> Work:
             film, numbers = filming(unit.of, folder / "videos"), itertools.count()
             for clip in range(CLIPS):
                 film(clip)
-            out, videos = (folder / f"clips{i}" for i in numbers), folder / "videos.json"
+            out, videos = (folder / f"clips{i}" for i in numbers), folder / "videos.jsonl"
             cfg = DatasetConfig(kinds=("video", "stills"), parts=1, min_frames=1)
             found = find(folder / "videos", cfg)
-            write_videos(videos, "videos", [describe(folder / "videos", x, cfg) for x in found])
+            write_lines(videos, "videos", [describe(folder / "videos", x, cfg) for x in found])
             decode = partial(decode_part, unit.of, cfg, videos, 0)
             decode(first := next(out), 1)
             return (lambda: decode(next(out), 1)), CLIPS, below(first) / CLIPS

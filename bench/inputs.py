@@ -29,6 +29,7 @@ def clip_store(folder: Path, clips: int, frames: int, heldout: int = 0) -> ClipS
 
 
 def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> ClipStore:
+    index["label"] = -1  # none
     np.save(folder / "index.npy", index)
     info = {"dataset": "made up", "labels": [], "frame_shape": [64, 64, 3]}
     info |= {"frame_bytes": FRAME_BYTES, "shards": shards}
