@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -178,17 +179,27 @@ def test_compare_refuses_other_machines(tmp_path, capsys):
 
 def test_updates_are_taken_in_turn(saved, capsys):
     calls = []
-    entries = [
-        reference.Contender(name, lambda name=name: calls.append(name), 0)
-        for name in ("official fp32", "ours bf16")
-    ]
-    taken = reference.race(entries, 2, "cpu")
+
+    class Pipe(NamedTuple):
+        name: str
+
+        def send(self, _):
+            calls.append(self.name)
+
+        def recv(self):
+            return len(calls), 10 * len(calls)
+
+    pipes = {name: Pipe(name) for name in ("official fp32", "ours bf16")}
+    taken, memory = reference.race(pipes, 2, 1)
     assert calls == ["official fp32", "ours bf16"] * 3  # once to warm up
-    assert [len(times) for times in taken.values()] == [2, 2]
+    assert taken == {"official fp32": [3, 5], "ours bf16": [4, 6]}
+    assert memory == {"official fp32": 50, "ours bf16": 60}
     log = record.Record("reference")
-    reference.report("case", {"official fp32": [8, 6, 5], "ours bf16": [2, 2, 1]}, log)
+    times = {"official fp32": [8, 6, 5], "ours bf16": [2, 2, 1]}
+    reference.report("case", times, memory, log)
     rows = {row["name"]: row["value"] for row in log.rows}
     assert rows["case/official fp32/median"] == 6
+    assert rows["case/ours bf16/peak memory"] == 60
     assert rows["case/official fp32 over ours bf16"] == 4  # of 4, 3 and 5
     assert "official fp32 / ours bf16: 4.00 (3.00 to 5.00)" in capsys.readouterr().out
 
