@@ -6,6 +6,8 @@ import kinds
 import pytest
 from fuzz import attack
 
+from cwm import tracking
+
 INPUTS = 300  # of all kinds together
 NAMES = ["settings", "used", "videos", "archives", "stores", "weights", "official"]
 NAMES += ["checkpoints", "tables"]
@@ -14,7 +16,11 @@ NAMES += ["checkpoints", "tables"]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("files")
-    return {kind.__name__: (kind, share) for kind, share in kinds.make(folder).items()}
+    with pytest.MonkeyPatch.context() as before:  # put back for other tests what `make` changes
+        before.setattr(tracking, "_deliver", tracking._deliver)
+        for name in ("MPLCONFIGDIR", "MLFLOW_TRACKING_URI"):
+            before.setenv(name, "")
+        yield {kind.__name__: (kind, share) for kind, share in kinds.make(folder).items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
