@@ -21,6 +21,7 @@ OURS_ALONE = {
     "env.textures",
     "env.heldout",
     "model.context.fusion",
+    "finetune.overlap",
     "finetune.log_every",
     "finetune.checkpoint_seconds",
     "pretrain.heldout_every",
