@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import inputs, record, update
 from cwm import plan, study
 from cwm.agent import Agent
-from cwm.data import standins
 from cwm.data.corpora import DatasetConfig, describe, find
 from cwm.data.files import write_lines
 from cwm.run.decode import decode_part
@@ -96,7 +96,7 @@ def jobs(folder: Path, *commands: str) -> Callable[[], object]:
 
 def filming(name: str, folder: Path) -> Callable[[int], int]:
     """What films clip number i of a stand-in, and returns its bytes."""
-    module = standins._module(name)
+    module = import_module(f"cwm.data.standins.{name}")
     studio = module.Studio()
 
     def film(clip: int) -> int:

@@ -108,7 +108,7 @@ def test_what_has_to_be_fetched_is_named(project):
     )
 
 
-@pytest.mark.parametrize("what", ["pretrain", "evaluate"])
+@pytest.mark.parametrize("what", ["film", "decode", "pretrain", "evaluate"])
 def test_a_unit_is_measured(project, capsys, what):
     units = (unit for job in plan.jobs("smoke", study.load("smoke")) for unit in job.work)
     row = bench.measure(next(unit for unit in units if unit.what == what), 1)
