@@ -111,7 +111,7 @@ def finetuning(
     named.append(Part(agent, "_update_behavior", "actor and critic"))
     named.append(Part(agent.behavior, "losses", "actor and critic"))
     named.append(Part(agent.world, "imagine", "imagination"))
-    graphed = graph(agent._learn, agent._changing, cfg, device)
+    graphed = graph(agent.learn, agent.changing, cfg, device)
     return Subject(lambda: graphed(*feed.get()), lambda: agent.update(feed.get()), named)
 
 

@@ -82,10 +82,10 @@ class Agent(nn.Module):
 
     def capture(self) -> None:
         """From now on updates and actions are CUDA graphs; the agent must be on the GPU."""
-        self._learn = Graphed(self._learn, self._changing)
+        self.learn = Graphed(self.learn, self.changing)
         self._see = Graphed(self._see)
 
-    def _changing(self) -> Iterator[Tensor]:
+    def changing(self) -> Iterator[Tensor]:
         """Everything that an update changes."""
         yield from self.state_dict().values()
         for optimizer in self.optimizers.values():
@@ -94,19 +94,19 @@ class Agent(nn.Module):
     def update(self, batch: Batch, *given: Any) -> dict[str, Tensor]:
         """One update of the world model, then of the behaviour from its posterior states.
 
-        `given` are the start, draws, uniform and noise of `_learn`, if they are not to be the
+        `given` are the start, draws, uniform and noise of `learn`, if they are not to be the
         usual ones. Returns figures, all (), still on the device; the next update changes them.
         """
         self.train()
         if "encoder" in self.optimizers:
             self.optimizers["encoder"].freeze(self.updates < self.cfg.encoder_frozen)
-        figures = self._learn(*batch, *given)
+        figures = self.learn(*batch, *given)
         if self.updates % self.cfg.behavior.target_every == 0:
             self.behavior.copy_target()
         self.updates += 1
         return figures
 
-    def _learn(
+    def learn(
         self,
         image: Tensor,
         is_first: Tensor,
@@ -197,5 +197,4 @@ class Agent(nn.Module):
         with self.autocast():
             after = self.world.filter(before, image, first, noise_free, noise)
             policy = self.behavior.policy(after.post.feat)
-        eps = torch.finfo(uniform.dtype).eps
-        return policy.sample(uniform.clamp(eps, 1 - eps)), policy.mode(), after
+        return policy.sample(uniform), policy.mode(), after

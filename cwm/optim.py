@@ -95,6 +95,8 @@ def fixed(module: nn.Module) -> Iterator[None]:
     """What is computed inside teaches the module nothing, and so saves nothing for that."""
     learning = [p for p in module.parameters() if p.requires_grad]
     module.requires_grad_(False)
-    yield
-    for parameter in learning:
-        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

@@ -53,8 +53,9 @@ def set_up(cfg: RuntimeConfig) -> str:
 def keep_memory() -> None:
     """Let glibc keep what torch frees, for the next tensor.
 
-    It gives large blocks back at once, and half of a pointwise operation's time is then the
-    system's, clearing pages. Other C libraries, which lack the call, are left as they are.
+    It gives large blocks back at once, and the system clears their pages anew for the next tensor,
+    which took an eighth of an update (docs/performance.md). Other C libraries, which lack the call,
+    are left as they are.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -46,7 +46,7 @@ def test_nothing_in_an_update_depends_on_a_value(model, variant, monkeypatch):
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
     agent, batch = made(model, variant, "meta")
     agent.train()
-    assert agent._learn(*batch)["image"].device.type == "meta"
+    assert agent.learn(*batch)["image"].device.type == "meta"
 
 
 @on_a_gpu

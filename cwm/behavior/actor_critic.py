@@ -53,10 +53,9 @@ class Policy(NamedTuple):
 
     def sample(self, uniform: Tensor | None = None) -> Tensor:
         """Reparameterised sample from `uniform` (..., A) in (0, 1), drawn if None."""
-        if uniform is None:
-            eps = torch.finfo(self.loc.dtype).eps
-            uniform = torch.rand_like(self.loc).clamp(eps, 1 - eps)
-        return truncated_normal_sample(self.loc, self.scale, uniform)
+        eps = torch.finfo(self.loc.dtype).eps
+        uniform = torch.rand_like(self.loc) if uniform is None else uniform
+        return truncated_normal_sample(self.loc, self.scale, uniform.clamp(eps, 1 - eps))
 
     def mode(self) -> Tensor:
         """The likeliest action."""

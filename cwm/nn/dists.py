@@ -22,6 +22,7 @@ def full(x: Tensor) -> Tensor:
 def gumbel(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Standard Gumbel noise of `shape`, so that argmax(logits + noise) is a categorical sample."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    # A 0, drawn once in 16 million, becomes -inf: a class that is then not sampled.
     return -torch.rand(shape, dtype=dtype, device=like.device).log().neg().log()
 
 

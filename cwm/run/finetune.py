@@ -78,8 +78,6 @@ class Finetuning:
         (action_dim,) = self.env.action_space.shape
         reseed(self.seed, "weights")
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
-        if runtime.compile:
-            compile_regions(self.agent)
         if pretrained is not None:
             self._load(pretrained)
         self.actor = (Behind if cfg.overlap else Actor)(self.agent, explore=True)
@@ -91,8 +89,10 @@ class Finetuning:
         self.step = 0
         self.begun: int | None = None  # the step at which learning began
         self.restore()
-        if device == "cuda" and runtime.graphs:
-            for agent in {self.agent, self.actor.agent}:
+        for agent in {self.agent, self.actor.agent}:  # not before one is copied from the other
+            if runtime.compile:
+                compile_regions(agent)
+            if device == "cuda" and runtime.graphs:
                 agent.capture()
         self.collector = Collector(self.env, self.seed, self.replay.count)
         self.eval_envs = make_vector(run.task.what, env, cfg.eval_envs)

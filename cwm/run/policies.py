@@ -36,7 +36,7 @@ class Behind(Actor):
     def __init__(self, agent: Agent, explore: bool) -> None:
         super().__init__(deepcopy(agent), explore)
         self.ahead = agent
-        self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        self.stream = torch.cuda.Stream() if next(agent.parameters()).is_cuda else None
 
     def __call__(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
         """Actions (B, A) at images (B, 64, 64, 3); rows with `is_first` begin anew."""

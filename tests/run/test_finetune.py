@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cwm import config
 from cwm.run.finetune import Finetuning, finetune
@@ -110,6 +111,29 @@ def test_an_overlapped_run_acts_with_the_weights_before_the_last_update(tmp_path
     pairs = list(zip(acted[1:], versions, versions[1:], strict=False))
     assert all(mine in (before, now) for mine, before, now in pairs)
     assert sum(mine == before != now for mine, before, now in pairs) > len(pairs) / 2
+
+
+def test_the_overlapped_actor_is_compiled_with_its_own_weights(tmp_path, monkeypatch):
+    def compiled(function, **_):  # a plain function, which a copy of a module shares
+        def wrapped(*args):
+            return function(*args)
+
+        wrapped.of = function
+        return wrapped
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    files, _ = settings()
+    sets = ["finetune.overlap=true", "runtime.compile=true"]
+    cfg = config.load(files, sets, "blob")
+    sections = ("runtime", "model", "env", "finetune")
+    with Run(
+        task("finetune", "toy/blob", cfg, sections, files, {}, 0), tmp_path / "run", 0.0
+    ) as run:
+        work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
+    for agent in (work.agent, work.actor.agent):
+        assert agent.world.rssm.cell.gate.of.__self__ is agent.world.rssm.cell
+    assert work.agent is not work.actor.agent
+    work.close()
 
 
 def test_processes_change_no_bit_even_if_one_is_killed(tmp_path, monkeypatch):
