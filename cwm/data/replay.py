@@ -147,7 +147,9 @@ class Replay:
         extra = self.length if self.cfg.prioritize_ends else 0
         start = np.minimum(rng.integers(last + 1 + extra), last)
         index = (table[:, 1] + start)[:, None] + np.arange(self.length)
-        index = torch.as_tensor(index % self.size, device=self.device)
+        index = torch.as_tensor(index % self.size)
+        if self.device != "cpu":  # or else this would wait for the update that is going on
+            index = index.pin_memory().to(self.device, non_blocking=True)
         is_first = torch.zeros(batch, self.length, device=self.device)
         is_first[:, 0] = 1
         return Batch(self.image[index], is_first, self.action[index], self.reward[index])
