@@ -1,6 +1,7 @@
 """Several environments stepped together, in this process or each in a process of its own."""
 
 import contextlib
+import logging
 import multiprocessing.connection
 import os
 import signal
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 import envs
 from envs.errors import EnvError
 
+log = logging.getLogger(__name__)
 SECONDS = 300.0  # that a reset or a step may take in a process; reference quality needs one
 
 
@@ -112,7 +114,8 @@ class _Processes(AsyncVectorEnv):
     def _raise_if_errors(self, successes: Sequence[bool]) -> None:
         if not all(successes):
             index, _, _, trace = self.error_queue.get()
-            raise self._failure(index, f"failed:\n{trace}")
+            log.error("%s", trace)
+            raise self._failure(index, f"failed: {trace.strip().splitlines()[-1]}")
 
     def _failure(self, index: int, how: str) -> WorkerError:
         self._state = AsyncState.DEFAULT  # or closing would wait for what never comes

@@ -87,15 +87,14 @@ def test_a_process_that_hangs_is_named_and_ended(pair, ask, monkeypatch):
         pair.reset(seed=[0, 1]) if ask == "reset" else pair.step(np.zeros((2, 2)))
 
 
-def test_an_error_in_a_process_arrives_with_its_traceback(pair):
+def test_an_error_in_a_process_arrives_with_its_traceback(pair, caplog):
     with pytest.raises(WorkerError) as error:
         pair.step(np.array([[0, 0], [0, np.nan]]))
-    lines = str(error.value).splitlines()
-    assert lines[:2] == [
-        "process 2 of 2 of toy/sphere failed:",
-        "Traceback (most recent call last):",
-    ]
-    assert "is not 2 finite numbers within [-1, 1]" in lines[-1]
+    said = "action array([ 0., nan]) is not 2 finite numbers within [-1, 1]"
+    cause = f"envs.errors.EnvError: {said}"
+    assert str(error.value) == f"process 2 of 2 of toy/sphere failed: {cause}"
+    lines = caplog.messages[-1].strip().splitlines()
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", cause)
 
 
 def test_processes_draw_with_one_thread(pair):
