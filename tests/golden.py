@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cwm.behavior.actor_critic import BehaviorConfig
+from cwm.compiled import compile_regions
 from cwm.convert import FILLED, official_name
 from cwm.data.batch import Batch
 from cwm.nn.blocks import MLPConfig
@@ -30,6 +32,7 @@ from cwm.nn.encoder import VisionConfig
 from cwm.nn.rssm import RSSMConfig, State
 from cwm.world.vision import Draws, ModelConfig
 
+COMPILED = "COMPILED" in os.environ  # also what torch compiles; in float64 only, and for minutes
 DATA = Path(os.environ.get("GOLDEN", Path(__file__).parent / "reference" / "data"))
 ENTRIES = 512  # kept of a recorded array
 # In float32, ours may land this many times as far from the float64 figure as the official code did
@@ -74,7 +77,10 @@ class Numbers:
         self.errors: dict[str, float] = {}  # array -> the worst error, in tolerances
 
     def cast(self, module: nn.Module) -> nn.Module:
-        return module.double() if self.dtype == torch.float64 else module
+        module = module.double() if self.dtype == torch.float64 else module
+        if COMPILED:
+            compile_regions(module)
+        return module
 
 
 def in_float64_and_float32(test: Callable) -> Callable:
@@ -83,7 +89,7 @@ def in_float64_and_float32(test: Callable) -> Callable:
     @pytest.mark.parametrize("numbers", ["float64", "float32"])
     @functools.wraps(test)
     def run(*args: Any, numbers: str, **case: Any) -> None:
-        with Decisions() as decisions:
+        with nullcontext() if COMPILED else Decisions() as decisions:
             test(*args, numbers=Numbers(torch.float64), **case)
         if numbers == "float32":
             single = Numbers(torch.float32)
