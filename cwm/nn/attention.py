@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cwm.errors import UserError
+from cwm.nn.recompute import recomputed
 
 HEADS = 4
 
@@ -24,19 +25,31 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor
         return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate)
     # On a CPU the fused kernels know no dropout, and for bfloat16 are slow without it too.
     weights = (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1)
-    return dropout(weights, rate) @ values
+    if rate == 0:
+        return weights @ values
+    some = kept(weights.shape, rate)
+    return recomputed(lambda w, k, v: dropped(w, k, rate) @ v, weights, some, values)
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Zero each entry with probability `rate`, and divide the others by 1 - rate.
-
-    On a CPU every random number serves four entries, so the rate is met to 2^-15.
-    """
+    """Zero each entry with probability `rate`, and divide the others by 1 - rate."""
     if rate == 0 or x.is_cuda:
         return F.dropout(x, rate)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.long).random_().view(torch.int16)
-    kept = bits[: x.numel()].bitwise_and_(2**15 - 1) >= round(rate * 2**15)
-    return x * kept.view(x.shape).to(x.dtype).mul_(1 / (1 - rate))
+    return dropped(x, kept(x.shape, rate), rate)
+
+
+def kept(shape: torch.Size, rate: float) -> Tensor:
+    """Which entries a dropout leaves, on a CPU.
+
+    Every random number serves four entries, so the rate is met to 2^-15.
+    """
+    bits = torch.empty(-(-shape.numel() // 4), dtype=torch.long).random_().view(torch.int16)
+    return (bits[: shape.numel()].bitwise_and_(2**15 - 1) >= round(rate * 2**15)).view(shape)
+
+
+def dropped(x: Tensor, kept: Tensor, rate: float) -> Tensor:
+    """The entries that are kept, divided by 1 - rate, and zeros."""
+    return x * kept.to(x.dtype).mul_(1 / (1 - rate))
 
 
 class ContextAttention(nn.Module):

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.dists import full
+from cwm.nn.recompute import recomputed
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -42,10 +43,13 @@ class ResidualLayer(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """x (N, inputs, H, W), z (N, inputs + extra, H, W) -> (N, outputs, H, W)."""
-        y = F.relu(self.norm1(self.conv1(x if z is None else z)), inplace=True)
-        y = self.norm2(self.conv2(y))
+        y = self.conv1(x if z is None else z)
+        y = self.norm2(recomputed(self._second, y, norm=self.norm1))
         skip = x if self.widen is None else self.widen_norm(self.widen(x))
         return F.relu(y.add_(skip), inplace=True)  # in place: no step back needs what a norm gave
+
+    def _second(self, y: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.norm1(y), inplace=True))
 
 
 class GRUCell(nn.Module):

@@ -1,6 +1,5 @@
 """Whole losses and train steps are the official ones, given the same weights and draws."""
 
-
 import pytest
 import torch
 from golden import (
