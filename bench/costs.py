@@ -9,7 +9,6 @@ of the code's speed: `--anew`.
 import argparse
 import csv
 import itertools
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from cwm.agent import Agent
 from cwm.data.corpora import DatasetConfig, describe, find
 from cwm.data.files import write_lines
 from cwm.run.decode import decode_part
+from cwm.run.folder import processor_seconds
 from cwm.run.policies import Actor
 from cwm.run.pretrain import heldout
 from cwm.run.rollout import Collector, evaluate, make, make_vector
@@ -65,8 +65,7 @@ def seconds(device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()
-    usage = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(each.ru_utime + each.ru_stime for each in usage)
+    return processor_seconds()
 
 
 def size(module: nn.Module) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cwm import study, yaml_file
-from cwm.analysis.cost import benchmark, interrupted
+from cwm.analysis.cost import measured
 from cwm.analysis.runs import read_csv
 from cwm.config import Config, load, resolved
 from cwm.data.corpora import folder_of
@@ -188,9 +188,9 @@ def _priced(
 def _spent(scale: str, job: Job, gpu: bool) -> float:
     """Seconds that a job took, of the processor or beside a GPU; NaN if not all of it was timed."""
     folder = Path("results", scale, job.folder)
-    if not job.folder or not (folder / "benchmark.tsv").exists() or interrupted(folder):
+    if not job.folder or not (folder / "benchmark.tsv").exists():
         return math.nan
-    return benchmark(folder / "benchmark.tsv")["wall" if job.gpu and gpu else "processor"]
+    return measured(folder)["wall" if job.gpu and gpu else "processor"]
 
 
 def _wanting(scale: str, of: study.Study) -> Iterator[str]:

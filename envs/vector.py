@@ -108,7 +108,8 @@ class _Processes(AsyncVectorEnv):
             how = f"died with exit status {self.processes[index].exitcode}"
             raise self._failure(index, how) from error
         except multiprocessing.TimeoutError as error:
-            index = [pipe.poll() for pipe in self.parent_pipes].index(False)
+            silent = [i for i, pipe in enumerate(self.parent_pipes) if not pipe.poll()]
+            index = silent[0] if silent else 0  # all have answered just now
             raise self._failure(index, f"did not answer within {SECONDS:g} s") from error
 
     def _raise_if_errors(self, successes: Sequence[bool]) -> None:

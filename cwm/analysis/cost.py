@@ -1,7 +1,9 @@
-"""What the runs of a study cost: time by stage and model, from Snakemake's benchmark.tsv."""
+"""What the runs of a study cost: time by stage and model, from benchmark.tsv and timing.jsonl."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NotRequired
 
 import matplotlib as mpl
 import numpy as np
@@ -30,17 +32,17 @@ WATCHED = ("stage", "dataset", "model")
 FINETUNED = ("stage", "suite", "task", "model", "dataset", "variant", "seed")
 UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
 WORDS = (
-    "Time of a run by stage and model, from Snakemake's benchmarks: on the clock, which other "
-    "work on the machine lengthens, and of all processor cores together. A value is the mean over "
-    "runs, with its 95 % bootstrap interval where there are several"
+    "Time of a run by stage and model: on the clock, which other work on the machine lengthens, "
+    "and of all processor cores together. A value is the mean over runs, with its 95 % bootstrap "
+    "interval where there are several"
 )
 
 
 def read_costs(runs: Sequence[Path]) -> tuple[pd.DataFrame, Shown]:
     """A row per run with a benchmark: stage, model, `wall` and `processor` seconds.
 
-    `runs` are run folders or files in them. Those without a benchmark are remarked, and those whose
-    last sitting is all that was measured.
+    `runs` are run folders or files in them. Those without a benchmark are remarked, and those that
+    were interrupted.
     """
     rows, notes, names, scales = [], [], [], set()
     for folder in dict.fromkeys(map(folder_of, runs)):
@@ -52,16 +54,12 @@ def read_costs(runs: Sequence[Path]) -> tuple[pd.DataFrame, Shown]:
         if not (folder / "benchmark.tsv").exists():
             notes.append(f"{name}: no benchmark, so it is left out.")
             continue
-        measured = benchmark(folder / "benchmark.tsv")
-        if interrupted(folder):
-            notes.append(
-                f"{name}: its log spans {_lasted(folder):.0f} s and its benchmark "
-                f"{measured['wall']:.0f} s, so it was interrupted, and only its last sitting is "
-                "counted."
-            )
+        spent = measured(folder)
+        if np.isnan(spent["wall"]):
+            notes.append(f"{name}: it was interrupted, and the clock of its last sitting left out.")
         what = STAGES.get(run["stage"], run["stage"])
         where = f"{what}, {run['suite']}" if run.get("suite") else what
-        rows.append({"stage": where, "model": run["model"], **measured})
+        rows.append({"stage": where, "model": run["model"], **spent})
     if not names:
         raise UserError("no runs to draw")
     if len(scales) > 1:
@@ -151,30 +149,35 @@ def _bar(ax: Axes, at: float, value: np.ndarray, runs: pd.Series, look: Look, mo
     ax.plot(value[:1], [at], look.marker, color=look.colour, ms=4, label=model_label(model))
 
 
-def benchmark(path: Path) -> dict[str, float]:
-    """Seconds of the last row of a benchmark.tsv; processor time is NaN where it was not taken."""
+def measured(folder: Path) -> dict[str, float]:
+    """Seconds that a run took: `wall`, NaN if it was interrupted, and `processor`.
+
+    Snakemake's benchmark knows the last sitting only, and looks at the processor every 30 s, the
+    last time up to 30 s before the end. A run's own log knows all sittings, where there is one.
+    """
+    path = folder / "benchmark.tsv"
     try:
         table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
-        return {ours: float(table[theirs].iloc[-1]) for ours, theirs in COLUMNS.items()}
+        spent = {ours: float(table[theirs].iloc[-1]) for ours, theirs in COLUMNS.items()}
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{path} is not a benchmark of Snakemake: {error}") from error
-
-
-def interrupted(folder: Path) -> bool:
-    """Whether the benchmark of a run is that of its last sitting only."""
-    return _lasted(folder) > 1.1 * benchmark(folder / "benchmark.tsv")["wall"] + 60
+    clock = _read_clock(folder / "timing.jsonl")
+    if clock and clock[-1]["time"] - clock[0]["time"] > 1.1 * spent["wall"] + 60:  # interrupted
+        spent = dict.fromkeys(COLUMNS, np.nan)
+    taken = [line.get("processor") for line in clock]
+    if taken and None not in taken:  # in each sitting it begins anew
+        spent["processor"] = sum(x for x, after in pairwise([*taken, 0.0]) if after < x)
+    return spent
 
 
 class _Clock(TypedDict):
     time: float
+    processor: NotRequired[float]
 
 
-def _lasted(folder: Path) -> float:
-    """Seconds from the first to the last line of a run's timing.jsonl, 0 without one."""
-    path = folder / "timing.jsonl"
+def _read_clock(path: Path) -> list[_Clock]:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    times = [json_file.parse(line, _Clock, f"a line of {path}")["time"] for line in lines]
-    return times[-1] - times[0] if times else 0.0
+    return [json_file.parse(line, _Clock, f"a line of {path}") for line in lines]
 
 
 def _thin(costs: pd.DataFrame) -> Iterator[str]:

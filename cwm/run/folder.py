@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shlex
 import shutil
 import sys
@@ -112,6 +113,7 @@ class Run:
         values = {name: float(x) for name, x in figures.items()}
         _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
         clock = {"step": step, "time": time.time(), "steps_per_second": rate}
+        clock["processor"] = processor_seconds()
         _append(self.folder / "timing.jsonl", json.dumps(clock))
         tracking.sync(self.folder)
         return values
@@ -171,6 +173,12 @@ class Run:
         finished = self.folder.rename(self.folder.with_suffix(FINISHED))
         shutil.rmtree(finished, ignore_errors=True)
         Path(self.lock.name).unlink()
+
+
+def processor_seconds() -> float:
+    """What this process and its children that have ended took of the processor."""
+    usage = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in usage)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,13 +1,14 @@
 """What runs cost, by hand."""
 
 import json
+import math
 
 import pandas as pd
 import pytest
 import study
 from pictures import ABOUT, assert_embedded, facts, shows
 
-from cwm.analysis.cost import draw_cost, make_cost_table, unit_of
+from cwm.analysis.cost import draw_cost, make_cost_table, measured, unit_of
 from cwm.analysis.style import MODELS
 from cwm.errors import UserError
 
@@ -52,8 +53,18 @@ def test_a_run_that_was_interrupted_or_not_measured_is_remarked(runs, tmp_path):
     (runs[1] / "benchmark.tsv").unlink()
     draw_cost(runs, tmp_path / "cost", ABOUT)
     first, second, *_ = facts(tmp_path / "cost")["notes"]
-    assert "its log spans 1000 s and its benchmark 100 s, so it was interrupted" in first
+    assert first.endswith("0: it was interrupted, and the clock of its last sitting left out.")
     assert second.endswith("standard/1: no benchmark, so it is left out.")
+
+
+def test_the_processor_is_counted_over_all_sittings(runs):
+    taken = [5.0, 8.0, 3.0, 9.5]  # killed after the second line, begun anew
+    lines = [{"time": 1e9 + 500 * i, "processor": x} for i, x in enumerate(taken)]
+    (runs[0] / "timing.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    spent = measured(runs[0])
+    assert spent["processor"] == 17.5
+    assert math.isnan(spent["wall"])
+    assert measured(runs[1]) == {"wall": 300, "processor": 100}
 
 
 def test_nothing_measured_is_no_crash(runs, tmp_path):
