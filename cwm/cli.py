@@ -372,7 +372,7 @@ def figure(
     out: Out,
 ) -> None:
     """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
-    from cwm.analysis import figures, video
+    from cwm.analysis.draw import draw
     from cwm.analysis.provenance import About
     from cwm.source import commit
     from cwm.study import read
@@ -381,29 +381,7 @@ def figure(
     command = f"snakemake fig_{name}"
     whence = (study.as_posix(), tuple(inputs))
     about = About(spec.title, command, commit(), spec.claim, spec.notes, *whence)
-    match spec.kind:
-        case "curves":
-            figures.draw_curves(*inputs, out, about)
-        case "domains":
-            figures.draw_domains(*inputs, out, about)
-        case "ablations":
-            figures.draw_ablations(*inputs, out, about)
-        case "pretraining":
-            video.draw_pretraining(inputs, out, about)
-        case "prediction":
-            video.draw_prediction(inputs, out, about)
-        case "prediction_errors":
-            video.draw_prediction_errors(inputs, out, about)
-        case "composition":
-            video.draw_composition(inputs, out, about)
-        case "representations":
-            from cwm.analysis.representations import draw_representations
-
-            draw_representations(inputs, out, about)
-        case "cost":
-            from cwm.analysis.cost import draw_cost
-
-            draw_cost(inputs, out, about)
+    draw(spec.kind, inputs, out, about)
 
 
 @app.command()
@@ -412,7 +390,7 @@ def redraw(
     study: Study,
     out: Out,
 ) -> None:
-    """Draw a study's figures of scores, with a page, from the runs that are there.
+    """Draw a study's figures of scores and curves, with a page, from the runs that are there.
 
     Which runs are missing is said in each figure. Nothing in RESULTS is written, torch not needed.
     """

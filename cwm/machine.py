@@ -13,6 +13,8 @@ DISK = {
     errno.EACCES: "change its owner or rights",
     errno.EPERM: "change its owner or rights",
     errno.EIO: "look after the disk",
+    errno.EISDIR: "this folder is in a file's place: move it away",
+    errno.ENOTDIR: "a file is in a folder's place: move it away",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 MEMORY = (  # how torch, for CPUs and GPUs, and numpy say so
@@ -27,7 +29,7 @@ MEMORY = (  # how torch, for CPUs and GPUs, and numpy say so
 def limit(error: BaseException) -> str | None:
     """What to do about an error that is the machine's limit; none: it is another kind of error."""
     if isinstance(error, OSError) and error.errno in DISK:
-        place = error.filename or Path.cwd()
+        place = error.filename2 or error.filename or Path.cwd()
         return f"{error.strerror}: {place}; {DISK[error.errno]}: {GOES_ON}"
     if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY):
         first = next(iter(str(error).splitlines()), "") or "no memory is left"

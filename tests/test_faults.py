@@ -141,6 +141,17 @@ def test_too_large_a_batch_is_named(watch, tmp_path):
     assert "Needed is a smaller batch" in said
 
 
+def test_a_folder_where_weights_belong_is_named(watch, tmp_path, straight):
+    out = tmp_path / "out"
+    (out / "weights.json").mkdir(parents=True)
+    status, said = cwm(tmp_path, *watch)
+    assert status == 2
+    assert "Is a directory: out/weights.json; this folder is in a file's place: move it" in said
+    (out / "weights.json").rmdir()
+    assert cwm(tmp_path, *watch)[0] == 0
+    assert content(out, *MADE) == straight
+
+
 def test_what_a_gpu_and_numpy_say_is_understood_and_other_errors_are_not():
     full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
     assert machine.limit(full).startswith("out of memory (CUDA out of memory. Tried to allocate")

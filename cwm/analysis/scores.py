@@ -54,6 +54,8 @@ def load(path: Path) -> pd.DataFrame:
     text = [name for name in COLUMNS if name not in NUMBERS]
     frame = read_csv(path, text, NUMBERS)
     _refuse_gaps(frame, path, ["seed"])
+    if not (frame["split"] == "eval").any():
+        raise UserError(f"{path} has no evaluation (no row with split eval)")
     return frame.astype({"seed": int})[COLUMNS]
 
 

@@ -70,6 +70,14 @@ def test_broken_scores_are_named(tmp_path, text, message):
     assert not (tmp_path / "s.csv").exists()
 
 
+def test_a_table_without_evaluations_is_named(tmp_path):
+    path = tmp_path / "s.csv"
+    scores.collect([study.finetune(tmp_path, {0: [1]})], [], path)
+    broken(tmp_path, "s.csv", path.read_text().replace("eval", "train"))
+    with pytest.raises(UserError, match=r"s.csv has no evaluation"):
+        scores.load(path)
+
+
 def test_missing_and_wrong_runs_are_named(tmp_path):
     run = study.finetune(tmp_path, {0: [1]})
     out = tmp_path / "s.csv"

@@ -23,6 +23,14 @@ STUDY = """figures:
     kind: curves
     title: Other
     runs: [{suite: dmc, tasks: [walker-walk], models: [plain], datasets: [none]}]
+  losses:
+    kind: pretraining
+    title: Losses
+    pretrained: &models [{datasets: [something], models: [plain, contextwm]}]
+  errors:
+    kind: prediction_errors
+    title: Errors
+    pretrained: *models
   strip:
     kind: prediction
     title: Strip
@@ -64,7 +72,7 @@ def test_nothing_is_missing(results, caplog):
     assert "all seeds end alike, so the interval has no width" in notes
     assert "baseline policies that were not measured: constant, untrained" in notes
     assert "other is not drawn: none of its 1 runs are there" in caplog.text
-    assert "strip is not drawn: it shows no scores" in caplog.text
+    assert "strip is not drawn: it shows more than scores and curves" in caplog.text
     assert drawn["learning"]["seeds"]["Random policy on toy/sphere"] == 2
 
 
@@ -78,6 +86,17 @@ def test_a_failed_run_is_named_and_the_others_drawn(results):
     assert "no seed 1 of ContextWM, none (scratch)" in notes
     assert "one seed, so no interval, for ContextWM, none (scratch)" in notes
     assert "Missing runs" in (results.parent / "out/report.html").read_text()
+
+
+def test_pretrained_models_are_drawn_as_far_as_they_are_there(results):
+    study.pretrain(results, "plain")
+    study.predict(results, "plain")
+    study.predict(results, "contextwm")
+    drawn = draw(results)
+    assert {"losses", "errors"} < drawn.keys()
+    assert drawn["errors"]["runs"] == [f"predict/something/{m}/0" for m in ("contextwm", "plain")]
+    assert "Missing" not in drawn["errors"]["caption"]
+    assert "Missing runs: something/contextwm/0." in drawn["losses"]["caption"]
 
 
 def test_a_whole_method_may_be_missing(results):
