@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from cwm.runtime import processor_name
 from cwm.source import commit
 
 OUT = Path(__file__).parent / "out"
@@ -49,15 +50,13 @@ def peak_memory() -> float:
 def machine() -> dict[str, Any]:
     """What decides how fast the same code is; two results compare only where it is the same."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    about = {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory)}
+    about = {
+        "cpu": processor_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory),
+    }
     cuda = torch.cuda.is_available()
     return about | {"gpu": torch.cuda.get_device_name() if cuda else None}
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,9 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -61,6 +63,13 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def processor_name() -> str:
+    """The model of the CPU, as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _no_cuda() -> str:

@@ -26,6 +26,7 @@ from cwm.checkpoint import Checkpoints, write_bytes, write_text
 from cwm.data.files import hold
 from cwm.errors import UserError
 from cwm.run.card import card
+from cwm.runtime import processor_name
 from cwm.source import commit
 
 
@@ -86,7 +87,7 @@ class Run:
             if path.is_file() and path.stat().st_nlink > 1:
                 write_bytes(path, path.read_bytes())  # its own, so that those stay as they are
         write_text(self.folder / "config.yaml", _yaml(self.task.config))
-        write_text(self.folder / "run.json", json.dumps(self._about(), indent=1) + "\n")
+        self._write_about()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -99,7 +100,12 @@ class Run:
         command = shlex.join(["cwm", *sys.argv[1:]])
         about = {"stage": task.stage, **task.labels, "key": task.key, "inputs": task.inputs}
         versions = {"python": platform.python_version(), "torch": torch.__version__}
+        gpu = torch.cuda.is_initialized()  # not yet when the run begins
+        versions["machine"] = torch.cuda.get_device_name() if gpu else processor_name()
         return about | {"command": command, "commit": commit(), "versions": versions}
+
+    def _write_about(self) -> None:
+        write_text(self.folder / "run.json", json.dumps(self._about(), indent=1) + "\n")
 
     @property
     def label(self) -> str:
@@ -159,6 +165,7 @@ class Run:
         Weights come with a card.
         """
         self.out.mkdir(parents=True, exist_ok=True)
+        self._write_about()
         if "weights.json" in names:
             write_text(self.folder / "card.md", card(self.folder, self._about()))
             names = ("card.md", *names)
