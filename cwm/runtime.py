@@ -48,7 +48,9 @@ def set_up(cfg: RuntimeConfig) -> str:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = not cfg.deterministic
-    torch.use_deterministic_algorithms(cfg.deterministic and device == "cuda")
+    deterministic = cfg.deterministic and device == "cuda"
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)  # which imports the compiler, for 1.4 s
     return device
 
 
