@@ -27,18 +27,18 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor
     weights = (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1)
     if rate == 0:
         return weights @ values
-    some = kept(weights.shape, rate)
-    return recomputed(lambda w, k, v: dropped(w, k, rate) @ v, weights, some, values)
+    kept = keep_some(weights.shape, rate)
+    return recomputed(lambda w, k, v: dropped(w, k, rate) @ v, weights, kept, values)
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
     """Zero each entry with probability `rate`, and divide the others by 1 - rate."""
     if rate == 0 or x.is_cuda:
         return F.dropout(x, rate)
-    return dropped(x, kept(x.shape, rate), rate)
+    return dropped(x, keep_some(x.shape, rate), rate)
 
 
-def kept(shape: torch.Size, rate: float) -> Tensor:
+def keep_some(shape: torch.Size, rate: float) -> Tensor:
     """Which entries a dropout leaves, on a CPU.
 
     Every random number serves four entries, so the rate is met to 2^-15.
