@@ -55,7 +55,7 @@ COLUMNS = (
 )
 FILES = "config/suite/toy.yaml config/scale/smoke.yaml config/model/contextwm.yaml"
 NOTHING = "--set baselines.episodes=1 --set baselines.untrained=0"
-PUBLISHED = ROOT / "results/published/laptop"
+PUBLISHED = ROOT / "results/published/evidence/finetune/toy/sphere"
 
 Work = tuple[Callable[[], object], int, float]  # does some units; how many; bytes that each leaves
 
@@ -114,10 +114,11 @@ def work(unit: plan.Unit, folder: Path, device: str) -> Work:
             return jobs(folder, f"baselines toy/blob {FILES} {NOTHING} --out run"), 1, 0
         case "draw":
             runs = " ".join(map(str, sorted(PUBLISHED.rglob("scores.csv"))))
-            table = "table learning_curves scores.csv --study config/study/laptop.yaml --out table"
+            study = "--study config/study/evidence.yaml"
+            table = f"table learning_sphere scores.csv {study} --out table"
             jobs(folder, f"scores {runs} --out scores.csv", table)()
-            draw = "figure learning_curves table.csv scores.csv --out figure"
-            return jobs(folder, f"{draw} --study config/study/laptop.yaml"), 1, 0
+            draw = f"figure learning_sphere table.csv scores.csv {study} --out figure"
+            return jobs(folder, draw), 1, 0
         case "film":
             film, numbers = filming(unit.of, folder), itertools.count()
             return repeat(lambda: film(next(numbers)), CLIPS), CLIPS, film(10**6)

@@ -24,6 +24,10 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     for name in ("config", "workflow", "profiles", "results/published"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Snakefile", tmp_path)
+    (gone,) = tmp_path.glob(
+        "results/published/evidence/finetune/toy/sphere/dreamer/none/standard/3"
+    )
+    shutil.rmtree(gone)
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
 
@@ -37,14 +41,15 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     done = run("snakemake", "--cores", "1", "published_figures")
     assert done.returncode == 0, done.stdout + done.stderr
     assert contents(tmp_path / "results/published") == before
-    drawn = tmp_path / "results/published-figures/laptop"
-    facts = json.loads((drawn / "figures/learning_curves.json").read_text())
-    assert facts["seeds"]["DreamerV2 on toy/sphere"] == 2
-    assert "Missing runs: toy/sphere/contextwm/something/standard/0" in facts["caption"]
-    assert facts["command"].startswith("cwm redraw results/published/laptop")
+    drawn = tmp_path / "results/published-figures/evidence"
+    facts = json.loads((drawn / "figures/learning_sphere.json").read_text())
+    assert facts["seeds"]["DreamerV2 on toy/sphere"] == 4
+    assert "Missing runs: toy/sphere/dreamer/none/standard/3." in facts["caption"]
+    assert facts["command"].startswith("cwm redraw results/published/evidence")
     for suffix in ("pdf", "png"):
-        assert (drawn / f"figures/learning_curves.{suffix}").stat().st_size > 10_000
-    assert "37cd7c6" in (drawn / "report.html").read_text()  # the runs' commit
+        assert (drawn / f"figures/learning_sphere.{suffix}").stat().st_size > 10_000
+    about = json.loads((gone.with_name("2") / "run.json").read_text())
+    assert about["commit"][:7] in (drawn / "report.html").read_text()
     again = run("snakemake", "--cores", "1", "published_figures")
     assert "Nothing to be done" in again.stdout + again.stderr
 
@@ -63,7 +68,7 @@ def test_no_rule_writes_to_the_published_runs(monkeypatch):
             assert not "results/published/".startswith(known), name
 
 
-@pytest.mark.parametrize("scale", ["published", "published/laptop"])
+@pytest.mark.parametrize("scale", ["published", "published/evidence"])
 def test_no_scale_has_its_results_there(monkeypatch, scale):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r"unknown scale|not a plain name"):
