@@ -58,7 +58,7 @@ box-test: setup
 slurm-test: setup
 	@exec tests/slurm/cluster.sh pytest tests/slurm/test_slurm.py
 
-# Kills every stage and a whole study at random moments; the moments follow from SEED.
+# Kills every stage and a whole study at random moments, which follow from SEED: 20 minutes.
 KILLS ?= 150
 punish: setup
 	@exec python tests/punish.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
@@ -76,7 +76,7 @@ bench: setup
 	$(if $(REFERENCE),python bench/reference.py --reference '$(REFERENCE)')
 	echo "The results are in bench/out; python bench/compare.py A.json B.json sets two side by side."
 
-# Bad input by the thousand: an hour and a half on two busy cores. INPUTS=20000 asks for more.
+# Bad input by the thousand: a quarter of an hour on two busy cores. INPUTS=20000 asks for more.
 fuzz: setup
 	@exec python tests/fuzz/fuzz.py $(if $(INPUTS),--inputs $(INPUTS))
 
