@@ -142,7 +142,7 @@ def write_errors(path: Path, truth: np.ndarray, image: np.ndarray, observed: int
                 for error, similarity in maps:
                     values += [error[t].mean(), _mean(error[t][where])]
                     values += [similarity[t].mean(), _mean(similarity[t][within(where)])]
-                writer.writerow([clip, t, phase, *(x if x == "" else float(x) for x in values)])
+                writer.writerow([clip, t, phase, *(x if x == "" else f"{x:.8g}" for x in values)])
 
 
 def _mean(values: np.ndarray) -> float | str:
