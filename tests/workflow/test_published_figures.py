@@ -24,9 +24,7 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     for name in ("config", "workflow", "profiles", "results/published"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Snakefile", tmp_path)
-    (gone,) = tmp_path.glob(
-        "results/published/evidence/finetune/toy/sphere/dreamer/none/standard/3"
-    )
+    gone = tmp_path / "results/published/evidence/finetune/toy/sphere/dreamer/none/standard/3"
     shutil.rmtree(gone)
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
