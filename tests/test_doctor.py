@@ -241,6 +241,14 @@ def test_damaged_weights_are_named_and_stay(left):
         (folder / name).write_bytes(whole)
 
 
+def test_weights_of_published_runs_are_not_missed(left):
+    folder = Path("results/published/smoke/pretrain/x/plain")
+    folder.mkdir(parents=True)
+    save_weights(folder, {"x": torch.ones(3)}, {})
+    (folder / "weights.safetensors").unlink()
+    assert doctor.weights().ok
+
+
 @pytest.fixture
 def shown(monkeypatch, tmp_path):
     """A store that takes two runs to be running, of which one is."""
