@@ -1,4 +1,4 @@
 """ContextWM: contextualized world models, from videos to agents to figures."""
 
 # Part of every run's identity: raise it when a change alters what a run computes.
-NUMERICS = 3
+NUMERICS = 4

@@ -21,9 +21,10 @@ def random_tokens(frames: int, tokens: int, masked: float, like: Tensor) -> Tens
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
     """softmax(q k^T / sqrt(width)) v with dropout of the weights; all (..., tokens, width)."""
-    if queries.is_cuda:
+    # A CPU's fused kernels know no dropout, and their gradients are slow. Without gradients they
+    # spare the memory of all weights at once, which as training keeps a part is the largest there.
+    if queries.is_cuda or (rate == 0 and not torch.is_grad_enabled()):
         return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate)
-    # On a CPU the fused kernels know no dropout, and for bfloat16 are slow without it too.
     weights = (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1)
     if rate == 0:
         return weights @ values
