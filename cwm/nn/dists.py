@@ -50,6 +50,11 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum((-2, -1))
 
 
+def categorical_log_prob(logits: Tensor, one_hot: Tensor) -> Tensor:
+    """Log-probability of one-hot values (..., S, K), summed over the S variables, as (...)."""
+    return (full(logits).log_softmax(-1) * one_hot).sum((-2, -1))
+
+
 def _cdf(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
