@@ -13,10 +13,11 @@ from typing_extensions import TypedDict
 
 from cwm import json_file
 from cwm.analysis import panels
+from cwm.analysis.models import looks_of
 from cwm.analysis.provenance import About, Shown, save
 from cwm.analysis.runs import folder_of, read_identity
 from cwm.analysis.statistics import estimate, mean
-from cwm.analysis.style import RC, Look, Method, looks, model_label, scale_words
+from cwm.analysis.style import RC, Look, Method, model_label, scale_words
 from cwm.analysis.tables import Reading, number, write
 from cwm.errors import UserError
 
@@ -89,7 +90,7 @@ def draw_cost(runs: Sequence[Path], out: Path, about: About) -> None:
     """Time of a run by stage and model: small dots are runs, bars intervals of their mean."""
     costs, shown = read_costs(runs)
     table, stages = summary(costs), list(dict.fromkeys(costs["stage"]))
-    drawn = _looks(costs["model"])
+    drawn = looks_of(Method("agent", name, "", "standard") for name in costs["model"].unique())
     with mpl.rc_context(RC):
         figure, axes = panels.grid(2, height=0.32 * len(stages) + 0.6, columns=2)
         for ax, (name, title) in zip(axes, TITLES.items(), strict=True):
@@ -136,11 +137,6 @@ def unit_of(seconds: pd.Series) -> str:
 def estimate_of(row: tuple, name: str) -> np.ndarray:
     """A value with its interval, in seconds."""
     return np.array([getattr(row, f"{name}{end}") for end in ("", "_low", "_high")])
-
-
-def _looks(names: pd.Series) -> dict[str, Look]:
-    drawn = looks(Method("agent", name, "something", "standard") for name in names.unique())
-    return {method.model: look for method, look in drawn.items()}
 
 
 def _bar(ax: Axes, at: float, value: np.ndarray, runs: pd.Series, look: Look, model: str) -> None:

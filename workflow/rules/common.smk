@@ -44,16 +44,12 @@ CLIPS = f"{RESULTS}/clips/{{dataset}}"
 PART = f"{CLIPS}/part-{{part}}"
 AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weights
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
-FIRST = PRETRAIN.replace(
-    "{seed}", "0"
-)  # which fine-tuning begins with, whatever its own seed
+FIRST = PRETRAIN.replace("{seed}", "0")  # which fine-tuning begins with, whatever its own seed
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
 LOOKS = f"{RESULTS}/looks/{{suite}}/{{task}}.png"
 REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}/{{seed}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
-FINETUNE = (
-    f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
-)
+FINETUNE = f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
 SCORES = f"{RESULTS}/scores/{{figure}}.csv"
 TABLE = f"{RESULTS}/tables/{{figure}}"
 FIGURE = f"{RESULTS}/figures/{{figure}}"
@@ -72,12 +68,7 @@ wildcard_constraints:
     variant="[a-z0-9-]+",
 
 
-TABLED = (
-    "curves",
-    "domains",
-    "ablations",
-    "cost",
-)  # kinds of figures that have a table
+TABLED = ("curves", "domains", "ablations", "cost")  # kinds of figures that have a table
 
 
 def figures_of(*kinds):
@@ -118,9 +109,7 @@ def parts_of(wildcards):
     """The parts among which the decoding of a dataset is divided."""
     files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
     parts = load_settings(files).dataset.parts
-    return [
-        f"{PART}/part.jsonl".format(part=f"{i:03d}", **wildcards) for i in range(parts)
-    ]
+    return [f"{PART}/part.jsonl".format(part=f"{i:03d}", **wildcards) for i in range(parts)]
 
 
 def pretrained(wildcards):

@@ -9,18 +9,14 @@ rule published_figures:
     input:
         expand(
             REDRAWN,
-            published=sorted(
-                path.name for path in Path("results/published").glob("*")
-            ),
+            published=sorted(path.name for path in Path("results/published").glob("*")),
         ),
 
 
 rule redraw:
     """Draw a study's figures from the runs of it that are published; the missing are named."""
     input:
-        runs=lambda w: sorted(
-            str(path) for path in Path(PUBLISHED.format(**w)).rglob("*.*")
-        ),
+        runs=lambda w: sorted(str(path) for path in Path(PUBLISHED.format(**w)).rglob("*.*")),
         study="config/study/{published}.yaml",
     output:
         directory(REDRAWN),

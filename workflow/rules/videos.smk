@@ -76,9 +76,7 @@ rule mix:
     """A store of the clips of other datasets: a mixture, or a part of one."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        stores=lambda w: expand(
-            f"{CLIPS}/store.json", dataset=MADE_OF_OTHERS[w.dataset]
-        ),
+        stores=lambda w: expand(f"{CLIPS}/store.json", dataset=MADE_OF_OTHERS[w.dataset]),
     output:
         f"{CLIPS}/store.json",
         f"{CLIPS}/contact.png",
