@@ -13,6 +13,10 @@ container: "contextwm.sif"
 report: "workflow/report/workflow.rst"
 
 
+# A job is what its command is: a log that finds no room spoils no run that has ended well.
+shell.suffix('|| exit "${{PIPESTATUS[0]}}"')
+
+
 include: "workflow/rules/published.smk"
 
 

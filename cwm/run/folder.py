@@ -13,8 +13,11 @@ import platform
 import resource
 import shlex
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +81,13 @@ class Run:
         self.saved = time.monotonic()
 
     def __enter__(self) -> "Run":
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = hold(self.folder.with_suffix(".lock"), f"making this run (in {self.folder})")
+        root = self.folder.parent
+        root.mkdir(parents=True, exist_ok=True)
+        place = _sha256(str(self.out.resolve()).encode())[:16]
+        self.locks = [
+            hold(self.folder.with_suffix(".lock"), f"making this run (in {self.folder})"),
+            hold(root / f"out-{place}.lock", f"making {self.out} with other settings"),
+        ]
         self.folder.mkdir(exist_ok=True)
         for left in self.folder.parent.glob("*" + FINISHED):  # by a run that was killed at its end
             shutil.rmtree(left, ignore_errors=True)
@@ -93,7 +101,8 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, Exception):
             tracking.sync(self.folder, failed=True)
-        self.lock.close()
+        for lock in self.locks:
+            lock.close()
 
     def _about(self) -> dict[str, Any]:
         task = self.task
@@ -176,10 +185,24 @@ class Run:
             _link(self.folder / name, temporary)
             temporary.replace(self.out / name)
         tracking.sync(self.out)
-        # At once, since what a kill leaves of a folder would be taken for work to go on from.
-        finished = self.folder.rename(self.folder.with_suffix(FINISHED))
-        shutil.rmtree(finished, ignore_errors=True)
-        Path(self.lock.name).unlink()
+        with _unstoppable():
+            # At once, since what a kill leaves of a folder would be taken for work to go on from.
+            finished = self.folder.rename(self.folder.with_suffix(FINISHED))
+            shutil.rmtree(finished, ignore_errors=True)
+            for lock in self.locks:
+                Path(lock.name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _unstoppable() -> Iterator[None]:
+    """Finish what has begun: Snakemake deletes the outputs of a job that was told to stop."""
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in stops]
+    try:
+        yield
+    finally:
+        for number, handler in zip(stops, before, strict=True):
+            signal.signal(number, handler)
 
 
 def processor_seconds() -> float:

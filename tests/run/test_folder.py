@@ -1,6 +1,8 @@
 """The folder of a run: its logs, its lock, and what a kill at its end leaves."""
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -81,6 +83,29 @@ def test_two_processes_do_not_make_one_run(tmp_path):
         pass
     with again(tmp_path):
         pass
+
+
+def test_two_processes_do_not_fill_one_folder(run, tmp_path):
+    other = Task("pretrain", "squares", {"scale": "smoke"}, {"updates": 3}, {})
+    message = "another process is making .*out with other settings"
+    with again(tmp_path), pytest.raises(UserError, match=message), Run(other, tmp_path / "out", 0):
+        pass
+
+
+def test_a_run_that_is_told_to_stop_at_its_very_end_ends_well(run, tmp_path, monkeypatch):
+    """As a job that failed it would lose its outputs, and its work is gone."""
+
+    def slow(folder, **_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        removed.append(folder)
+
+    removed = []
+    with monkeypatch.context() as patch, again(tmp_path) as run:
+        patch.setattr(shutil, "rmtree", slow)
+        run.publish("metrics.jsonl")
+    assert removed
+    assert (tmp_path / "out/metrics.jsonl").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_others_may_read_what_one_has_made(run):

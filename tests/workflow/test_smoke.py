@@ -1,6 +1,5 @@
 """The whole DAG, from generated video files to the report, really run at smoke scale."""
 
-import base64
 import json
 import os
 import shutil
@@ -141,24 +140,6 @@ def test_every_run_is_tracked_once_with_all_its_metrics(project, results):
         logged = database.execute("select count(*) from metrics where run_uuid = ?", (run,))
         lines = [json.loads(line) for line in path.open()]
         assert logged.fetchone() == (sum(len(line) - 1 for line in lines),)
-
-
-def test_a_run_that_ended_unseen_is_not_made_again(project, results):
-    """As where Snakemake was killed between the end of a run and its note of it."""
-    run = next(results.glob("finetune/toy/*/*/*/*/*/scores.csv")).parent.relative_to(project)
-    names = ("scores.csv", "episode.mp4", "weights.json", "card.md")
-    keys = [base64.urlsafe_b64encode(str(run / name).encode()).decode() for name in names]
-    known, begun = project / ".snakemake/metadata", project / ".snakemake/incomplete"
-    records = [(known / key).read_text() for key in keys]
-    for key in keys:
-        (known / key).unlink()
-        (begun / key).write_text("{}")
-    by_its_own_means = ("--workflow-profile", "none", "--rerun-incomplete", "--dry-run")
-    assert "finetune" in snakemake(project, *by_its_own_means, "--", "all").stdout
-    assert planned(project) == {}
-    for key, record in zip(keys, records, strict=True):
-        (known / key).write_text(record)
-        (begun / key).unlink()
 
 
 def test_a_finished_study_has_nothing_to_do_even_when_touched(project, results):

@@ -121,6 +121,20 @@ def snakemake(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.parametrize(("command", "status"), [("echo well", 0), ("(echo ill; exit 3)", 1)])
+def test_a_log_without_room_neither_fails_a_job_nor_saves_it(project, command, status):
+    rules = project / "workflow/rules/finetune.smk"
+    ours = "cwm tracking-init 2>&1 | tee {log:q}"
+    assert ours in rules.read_text()
+    rules.write_text(rules.read_text().replace(ours, f"{command} 2>&1 | tee /dev/full"))
+    command = ["snakemake", "--cores", "1", "--config", "scale=smoke", "--", "results/mlflow/ready"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "No space left" in done.stderr
+    assert done.returncode == status, done.stderr
+    assert (project / "results/mlflow/ready").exists() == (status == 0)
+
+
 def test_snakemake_says_a_mistake_in_one_line_and_exits_with_2(project):
     path = project / "config/scale/smoke.yaml"
     path.write_text(path.read_text().replace("prefill", "prefil"))
