@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, FiniteFloat
 from typing_extensions import TypedDict
 
 from cwm import json_file
@@ -200,7 +200,7 @@ class _About(TypedDict):
 
 
 class _Clock(TypedDict):
-    time: float
+    time: FiniteFloat
 
 
 def _unless_damaged(send: Callable[[], bool]) -> bool:

@@ -133,6 +133,12 @@ def test_a_film_that_does_not_fit_is_not_there(disk, codec):
     assert not (folder / "film.mp4").exists()
 
 
+def test_a_film_of_an_impossible_name_is_refused_in_the_systems_words(tmp_path):
+    with pytest.raises(OSError, match="File name too long") as refused:
+        encode(tmp_path / f"{'x' * 300}.mp4", np.zeros((4, 64, 64, 3), np.uint8), 12, H264)
+    assert machine.limit(refused.value).startswith("File name too long")
+
+
 def test_too_large_a_batch_is_named(watch, tmp_path):
     words = [*watch, "--set", "pretrain.batch=900"]
     status, said = cwm(tmp_path, *words, limit=(resource.RLIMIT_AS, 4 << 30))

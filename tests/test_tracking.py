@@ -183,6 +183,14 @@ def test_a_killed_send_is_repeated_without_doubling_even_when_its_times_are_rewr
     assert points("d") == written(run)
 
 
+@pytest.mark.parametrize("clock", [float("inf"), float("nan")])
+def test_a_clock_that_tells_no_time_is_named(clock, capsys):
+    run = make_run(Path("results/smoke/work", str(clock)), str(clock))
+    log(run, 0, 4, clock=clock)
+    tracking.sync(run)
+    assert "a line of" in capsys.readouterr().err
+
+
 def test_updates_at_one_step_are_told_apart_when_a_send_is_repeated(monkeypatch):
     run = make_run(Path("results/smoke/work", "o"), "o")
     log(run, 0, 4)

@@ -84,16 +84,13 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = path.open("rb", buffering=0)
 
     def read(self, offset: int, out: np.ndarray) -> None:
         """Fill `out` (T, 64, 64, 3) with the frames from number `offset` on."""
         start = HEADER + offset * out[0].nbytes
-        if os.preadv(self._file, [out], start) != out.nbytes:
+        if os.preadv(self._file.fileno(), [out], start) != out.nbytes:
             raise UserError(f"{self.path} ends before frame {offset + len(out)}; {AGAIN}")
-
-    def __del__(self) -> None:
-        os.close(self._file)
 
 
 class ClipStore:

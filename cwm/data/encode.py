@@ -1,6 +1,5 @@
 """Frames -> an encoded video file, through ffmpeg."""
 
-import errno
 import os
 import subprocess
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cwm.data.video import ffmpeg_exe
+from cwm.machine import DISK
 
 # One thread and no dates or random identifiers: equal frames give equal bytes.
 BITEXACT = {"threads": 1, "fflags": "+bitexact", "flags:v": "+bitexact"}
@@ -30,8 +30,10 @@ def encode(path: Path, frames: Iterable[np.ndarray], rate: int, codec: dict[str,
     sink = source.output(f"file:{part}", pix_fmt="yuv420p", **codec, **BITEXACT)
     argv = ffmpeg.compile(sink.global_args("-v", "error"), cmd=ffmpeg_exe(), overwrite_output=True)
     done = subprocess.run(argv, input=pixels.tobytes(), capture_output=True, check=False)
-    if os.strerror(errno.ENOSPC) in done.stderr.decode():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     if done.returncode != 0:
-        raise RuntimeError(f"ffmpeg could not write {path}: {done.stderr.decode().strip()}")
+        words = done.stderr.decode(errors="replace").strip()
+        for number in DISK:
+            if os.strerror(number) in words:
+                raise OSError(number, os.strerror(number), str(path))
+        raise RuntimeError(f"ffmpeg could not write {path}: {words}")
     part.replace(path)

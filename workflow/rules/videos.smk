@@ -24,6 +24,7 @@ rule collect:
         f"{VIDEOS}/log.txt",
     benchmark:
         f"{VIDEOS}/benchmark.tsv"
+    priority: 1  # two cores are seldom free once models are being trained on one each
     threads: 2
     params:
         out=VIDEOS,
@@ -43,6 +44,7 @@ rule decode:
         f"{PART}/log.txt",
     benchmark:
         f"{PART}/benchmark.tsv"
+    priority: 1
     threads: 2
     params:
         out=PART,
