@@ -15,7 +15,12 @@ DISK = {
     errno.EIO: "look after the disk",
     errno.EISDIR: "this folder is in a file's place: move it away",
     errno.ENOTDIR: "a file is in a folder's place: move it away",
+    errno.ENAMETOOLONG: "give a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs: too many files are open on this machine",
+    errno.ENOMEM: "free memory, or run fewer jobs at once",
+    errno.EAGAIN: "raise the limit on processes (ulimit -u), or run fewer jobs at once",
+    errno.EINTR: "free memory, or run fewer jobs at once; if it happens again, move this file away",
 }
 MEMORY = (  # how torch, for CPUs and GPUs, and numpy say so
     "out of memory",

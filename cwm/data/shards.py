@@ -114,14 +114,15 @@ class Shards:
             self.sync()
             self.ends.append(0)
         shard, offset = len(self.ends) - 1, self.ends[-1]
+        facts = clip._asdict() | {"frames": len(clip.frames)}
+        stored = _in_order(Stored(digest, content, shard=shard, offset=offset, **facts))
         with self._path(shard).open("r+b" if offset else "wb") as file:
             file.seek(HEADER + offset * FRAME_BYTES)
             file.truncate()  # frames that no journal knows of
             file.write(clip.frames)
-        facts = clip._asdict() | {"frames": len(clip.frames)}
-        self._remember(Stored(digest, content, shard=shard, offset=offset, **facts))
-        self._unsafe.append(self.clips[digest])
-        if sum(stored.frames for stored in self._unsafe) >= UNSAFE_FRAMES:
+        self._remember(stored)
+        self._unsafe.append(stored)
+        if sum(clip.frames for clip in self._unsafe) >= UNSAFE_FRAMES:
             self.sync()
 
     def sync(self) -> None:

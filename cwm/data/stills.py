@@ -5,6 +5,7 @@ A clip is a run of stills whose numbers rise by a constant step: `S1/walk_000001
 Reference: `data/human36m/build_clip_dataset.py`, `data/ytb_driving/make_list.py`.
 """
 
+import itertools
 import math
 import re
 import tempfile
@@ -88,13 +89,16 @@ def read(
                     pixels = np.asarray(image.convert("RGB"))
             except UnidentifiedImageError as error:
                 raise DecodeError(f"{path.name}: not a picture") from error
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except Exception as error:  # of damaged files Pillow raises what it happens to
                 reason = getattr(error, "strerror", None) or error
                 raise DecodeError(f"{path.name}: {reason}") from error
             height, width = pixels.shape[:2]
             if geometry.aspect == "person" and path.name not in boxes:
                 raise DecodeError(f"{path.name}: no joints in annot/*.h5")
-            file.write(resize(_crop(pixels, geometry.aspect, boxes.get(path.name))))
+            kept = _crop(pixels, geometry.aspect, boxes.get(path.name))
+            if not kept.size:
+                raise DecodeError(f"{path.name}: the person is outside the picture")
+            file.write(resize(kept))
         file.flush()
         return Clip(as_frames(file), width, height)
 
@@ -150,20 +154,23 @@ def joint_boxes(root: Path) -> dict[str, np.ndarray]:
     import h5py
 
     boxes: dict[str, np.ndarray] = {}
-    for path in sorted(root.rglob("annot/*.h5")):
+    paths = sorted(root.rglob("annot/*.h5"))
+    if not paths:
+        raise UserError(f"no annot/*.h5 in {root}: without joints nobody knows where the person is")
+    for path in paths:
         listed = path.with_name(f"{path.stem}_images.txt")
         try:
             stills = listed.read_text().split()
             with h5py.File(path) as file:
                 joints = np.asarray(file["part"], np.float64)
-        except (OSError, KeyError) as error:
+        except Exception as error:  # h5py too
             what = f"{path} and {listed.name} are not joints of stills"
             raise UserError(f"{what}: {error}") from error
-        if joints.shape != (len(stills), *joints.shape[1:2], 2):
+        if joints.shape != (len(stills), *joints.shape[1:2], 2) or joints.shape[1] < 2:
             raise UserError(f"{path} has joints {joints.shape} for {len(stills)} stills")
-        boxes |= zip((Path(name).name for name in stills), person_boxes(joints), strict=True)
-    if not boxes:
-        raise UserError(f"no annot/*.h5 in {root}: without joints nobody knows where the person is")
+        known = np.isfinite(joints).all((1, 2))
+        found = (Path(name).name for name in itertools.compress(stills, known))
+        boxes |= zip(found, person_boxes(joints[known]), strict=True)
     return boxes
 
 

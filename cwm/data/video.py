@@ -3,8 +3,11 @@
 Axes: T time, H height, W width; frames are RGB, upright, 64 x 64.
 """
 
+import errno
 import mmap
+import os
 import re
+import signal
 import subprocess
 import tempfile
 import threading
@@ -26,7 +29,13 @@ COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)|\[warning\] (.*corrupt.*)")
 SOURCE_SIZE = re.compile(r"Stream #0:.* Video: (?!.*attached pic).*?, ([1-9]\d*)x(\d+)\b")
 FRAME_COUNT = re.compile(r"\[info\] frame= *(\d+)")
 SECONDS = re.compile(r"\[info\] frame=.* time=(\d+):(\d+):([\d.]+)")
+ANEW = re.compile(r"\[info\] Reconfiguring filter graph because (.*)")
+SIGNAL = re.compile(r"\[info\] Exiting normally, received signal (\d+)")
 CUT = re.compile(r"\[info\] frame:(\d+) .*\n.*lavfi\.scd\.time=")
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+# Of what ffmpeg complains though the file is sound: of where frames go, or of the machine.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNFIT = (errno.EIO, errno.ENOMEM, errno.EAGAIN)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -79,17 +88,28 @@ def decode(
     limit: seconds before the child is killed. stop: when set, the child is killed at once. The
     frames lie in a nameless file in `scratch`, not in memory, so that a film may be of any length.
     Raises DecodeError for whatever is not a whole, readable video: missing, empty, a folder,
-    another kind of file, sound only, truncated or damaged, or slower than the limit.
+    another kind of file, sound only, truncated or damaged, or slower than the limit; OSError where
+    the machine is at fault, as when it ends the child.
     """
     check_readable(path)
     with tempfile.TemporaryFile(dir=scratch) as file:
         status, log = _run(_arguments(path, geometry), file, limit, stop or threading.Event())
+        if signals := [-status] if status < 0 else SIGNAL.findall(log):
+            raise _ended(int(signals[0]), path)
         if found := COMPLAINT.search(log):
             text = (found[1] or found[2]).strip()
+            for code in FULL + UNFIT:
+                if os.strerror(code) in text:
+                    place = (scratch or tempfile.gettempdir()) if code in FULL else path
+                    raise OSError(code, os.strerror(code), str(place))
             said = "no video stream" if "matches no streams" in text else f"ffmpeg: {text}"
             raise DecodeError(said)
         if status != 0:
             raise DecodeError(f"ffmpeg ended with status {status}")
+        if (anew := ANEW.search(log)) and (geometry.cuts is not None or geometry.stride > 1):
+            raise DecodeError(
+                f"its picture size or format changes, and the count with it: {anew[1]}"
+            )
         written, counted = file.seek(0, 2), FRAME_COUNT.findall(log)
         if not counted or written != int(counted[-1]) * FRAME_BYTES:
             said = counted[-1] if counted else "no"
@@ -107,6 +127,14 @@ def decode(
     return Clip(pixels, int(size[1]), int(size[2]), seconds, cuts)
 
 
+def _ended(by: int, path: Path) -> Exception:
+    """The error for a child that a signal, not ours, ended while it decoded a file."""
+    said = f"ffmpeg was ended ({signal.strsignal(by)})"
+    if by in CRASHES:
+        return DecodeError(said)
+    return OSError(errno.EFBIG if by == signal.SIGXFSZ else errno.EINTR, said, str(path))
+
+
 def as_frames(file: BinaryIO) -> np.ndarray:
     """The content of a file as frames (T, 64, 64, 3) uint8; it may be closed then."""
     content = mmap.mmap(file.fileno(), 0)
@@ -118,11 +146,11 @@ def check_readable(path: Path) -> None:
 
     Opening a pipe or a device could wait for ever, so only regular files are opened.
     """
-    if not path.exists():
-        raise DecodeError("no such file")
-    if not path.is_file():
-        raise DecodeError("a folder, not a file" if path.is_dir() else "not a regular file")
     try:
+        if not path.exists():
+            raise DecodeError("no such file")
+        if not path.is_file():
+            raise DecodeError("a folder, not a file" if path.is_dir() else "not a regular file")
         with path.open("rb") as file:
             if not file.read(1):
                 raise DecodeError("empty file")
@@ -140,8 +168,7 @@ def _arguments(path: Path, geometry: Geometry) -> list[str]:
 
     if geometry.aspect == "person":
         raise DecodeError("dataset.geometry.aspect person is for stills with joints, not videos")
-    # `file:` keeps a name such as "a:b.mp4" or "-i.mp4" from meaning something else.
-    source = ffmpeg.input(f"file:{path}", protocol_whitelist="file", threads=1)
+    source = ffmpeg.input("PATH", protocol_whitelist="file", threads=1)
     video = source["V:0"]
     if geometry.stride > 1:
         video = video.filter("select", f"not(mod(n,{geometry.stride}))")
@@ -155,7 +182,11 @@ def _arguments(path: Path, geometry: Geometry) -> list[str]:
         "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", threads=1
     )
     quiet = ["-nostdin", "-hide_banner", "-loglevel", "level+info", "-filter_complex_threads", "1"]
-    return ffmpeg.compile(sink.global_args(*quiet), cmd=ffmpeg_exe())
+    argv = ffmpeg.compile(sink.global_args(*quiet), cmd=ffmpeg_exe())
+    # `file:` keeps a name such as "a:b.mp4" or "-i.mp4" from meaning something else. It is put in
+    # here because ffmpeg-python refuses names that are not UTF-8.
+    argv[argv.index("PATH")] = f"file:{path}"
+    return argv
 
 
 def _run(argv: list[str], out: BinaryIO, limit: float, stop: threading.Event) -> tuple[int, str]:

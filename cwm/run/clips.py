@@ -51,7 +51,7 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
         while group := list(itertools.islice(rows, GROUP)):
             tally.add(group)
             for row in group:
-                row["file"] = os.fsencode(row["file"]).decode(errors="replace")
+                row |= {word: _printable(row[word]) for word in WORDS if row[word] is not None}
             manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
     tally.judge(name, cfg, out)
     index = np.concatenate(tally.index)
@@ -72,7 +72,7 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
         "seconds": tally.seconds,
         "bytes": tally.bytes,
         "sizes": dict(tally.sizes.most_common(5)),
-        "labels": labels,
+        "labels": [_printable(label) for label in labels],
         "variety": {trait: len(values) for trait, values in sorted(tally.variety.items())},
         "shards": shards,
         "sha256": {
@@ -109,6 +109,11 @@ def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
             elif twin != video.file:
                 row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
         yield row
+
+
+def _printable(text: str) -> str:
+    """A text that may quote the name of a file, which need not be UTF-8."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
@@ -165,7 +170,7 @@ class _Tally:
 
     def add(self, rows: list[Row]) -> None:
         self.statuses.update(row["status"] for row in rows)
-        self.reasons.update(_kind(row["reason"]) for row in rows if row["reason"])
+        self.reasons.update(_kind(_printable(row["reason"])) for row in rows if row["reason"])
         self.bytes += sum(row["bytes"] for row in rows)
         failed = (f"{x['file']}: {x['reason']}" for x in rows if x["status"] == "failed")
         self.failed = [*self.failed, *failed][:3]

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,16 @@ from cwm.errors import UserError
 
 log = logging.getLogger(__name__)
 NEWS = 10.0  # seconds between two lines of progress
+OF_A_FILE = (
+    None,  # what a decoder says in its own words
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,  # of seeking in a damaged archive
+)
 Result = tuple[Clip, str] | DecodeError  # frames and their checksum, or why there are none
 
 
@@ -106,11 +115,14 @@ def _store(
 def _decode_one(
     root: Path, cfg: DatasetConfig, stop: threading.Event, scratch: Path, video: Video
 ) -> tuple[Video, Result]:
-    """A clip with its frames and their checksum, or why not; it must be the one that was listed."""
+    """A clip with its frames and their checksum, or why not; it must be the one that was listed.
+
+    Raises OSError or MemoryError where not the clip but the machine is at fault.
+    """
     path = root / video.file
     try:
         check_readable(path)
-        if digest(root, video)[1] != video.sha256:
+        if _digest(root, video) != video.sha256:
             raise DecodeError("changed since it was listed; run `cwm collect` again")
         if video.stills is not None:
             clip = stills.read(root, video.file, video.stills, cfg.geometry, stop, scratch)
@@ -119,11 +131,16 @@ def _decode_one(
         else:
             clip = decode(path, cfg.geometry, cfg.time_limit, stop, scratch)
     except DecodeError as error:
-        if os.strerror(errno.ENOSPC) in str(error):  # the disk's fault, not the clip's
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from error
+        cause = error.__cause__
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in OF_A_FILE:
+            raise cause from None
         return video, error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return video, DecodeError(f"cannot be read: {error.strerror}")
     return video, (clip, hashlib.sha256(clip.frames).hexdigest())
+
+
+def _digest(root: Path, video: Video) -> str:
+    """Checksum of a clip's files as they are now."""
+    try:
+        return digest(root, video)[1]
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror}") from error

@@ -1,5 +1,7 @@
 """Clips that are folders of pictures."""
 
+import zlib
+
 import h5py
 import numpy as np
 import pytest
@@ -137,3 +139,35 @@ def test_what_is_wrong_with_a_still_or_its_joints_is_said(tmp_path):
     (tmp_path / "annot/train.h5").write_bytes(b"not HDF5")
     with pytest.raises(UserError, match=r"train\.h5 .* not joints"):
         read(tmp_path, "S1_Walk.1_000002.png", Run(1, 1), person)
+
+
+def test_a_profile_that_pillow_stumbles_over_is_a_fault_of_the_still(tmp_path):
+    walk(tmp_path, [1], name="{}.png")
+    whole, end = (tmp_path / "1.png").read_bytes()[:-12], b"\0\0\0\0IEND\xaeB`\x82"
+    chunk = b"\0\0\0\0iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big")
+    (tmp_path / "1.png").write_bytes(whole + chunk + end)
+    with pytest.raises(DecodeError, match=r"1\.png: index out of range"):
+        read(tmp_path, "1.png", Run(1, 1), Geometry())
+
+
+SQUARE = [[400.0, 400.0], [600.0, 600.0]]
+
+
+@pytest.mark.parametrize(
+    ("joints", "names", "said"),
+    [
+        ([SQUARE], b"caf\xe9.png", "are not joints of stills"),
+        ([b"text"], b"1.png", "are not joints of stills"),
+        ([1.0], b"1.png", r"has joints \(1,\) for 1 stills"),
+        ([SQUARE[:1]], b"1.png", r"has joints \(1, 1, 2\) for 1 stills"),
+        (np.zeros((1, 0, 2)), b"1.png", r"has joints \(1, 0, 2\) for 1 stills"),
+        ([np.full((2, 2), np.nan)], b"1.png", r"1\.png: no joints"),
+        ([[[100.0, 700.0], [300.0, 900.0]]], b"1.png", r"1\.png: .* outside the picture"),
+    ],
+)
+def test_joints_that_are_none_are_told(tmp_path, joints, names, said):
+    walk(tmp_path, [1], (300, 1000), "{}.png")
+    annotate(tmp_path, [], joints)
+    (tmp_path / "annot/train_images.txt").write_bytes(names)
+    with pytest.raises((UserError, DecodeError), match=said):
+        read(tmp_path, "1.png", Run(1, 1), Geometry(aspect="person"))

@@ -1,4 +1,6 @@
+import errno
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cwm import machine
 from cwm.data import video
 from cwm.data.encode import H264, VP9, encode
 from cwm.data.video import DecodeError, Geometry, decode
@@ -185,3 +188,64 @@ def test_stop_kills_the_child():
     stop.set()
     with pytest.raises(DecodeError, match="stopped"):
         video._run([sys.executable, "-c", "while True: pass"], subprocess.DEVNULL, 600, stop)
+
+
+ENDS = {
+    "kill -KILL $$": errno.EINTR,
+    "kill -XFSZ $$": errno.EFBIG,
+    "echo '[info] Exiting normally, received signal 15.' >&2; exit 255": errno.EINTR,
+    "echo '[error] Error writing trailer: Disk quota exceeded' >&2; exit 1": errno.EDQUOT,
+    "echo '[error] pipe:: Input/output error' >&2; exit 1": errno.EIO,
+    "echo '[fatal] Cannot allocate memory' >&2; exit 1": errno.ENOMEM,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_the_machine_did_to_ffmpeg_is_no_fault_of_the_file(end, webm, tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{end}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(video, "ffmpeg_exe", lambda: str(program))
+    with pytest.raises(OSError) as error:
+        decode(webm, Geometry())
+    assert error.value.errno == ENDS[end]
+    assert machine.limit(error.value)
+
+
+def test_a_file_that_crashes_ffmpeg_is_at_fault(webm, tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(video, "ffmpeg_exe", lambda: str(program))
+    with pytest.raises(DecodeError, match="Segmentation fault"):
+        decode(webm, Geometry())
+
+
+def test_a_limit_on_the_size_of_files_is_no_fault_of_the_file(webm):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File size limit exceeded") as error:
+            decode(webm, Geometry())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "ulimit -f" in machine.limit(error.value)
+
+
+def test_frames_are_not_counted_across_a_change_of_size(tmp_path):
+    listed, both = tmp_path / "list", tmp_path / "both.webm"
+    for size in ("96x64", "64x48"):
+        source = f"testsrc2=size={size}:rate=10"
+        ffmpeg("-f", "lavfi", "-t", "2", "-i", source, "-c:v", "libvpx", tmp_path / f"{size}.webm")
+    listed.write_text("file 96x64.webm\nfile 64x48.webm\n")
+    ffmpeg("-f", "concat", "-i", listed, "-c", "copy", both)
+    assert len(decode(both, Geometry()).frames) == 40
+    for geometry in (Geometry(cuts=10), Geometry(stride=2)):
+        with pytest.raises(DecodeError, match="its picture size or format changes"):
+            decode(both, geometry)
+
+
+def test_a_name_need_not_be_utf_8(webm, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.webm")
+    path.write_bytes(webm.read_bytes())
+    assert len(decode(path, Geometry()).frames) == 30

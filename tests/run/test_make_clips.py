@@ -1,6 +1,7 @@
 import errno
 import json
 import logging
+import os
 from functools import partial
 
 import numpy as np
@@ -371,6 +372,38 @@ def test_a_full_disk_is_not_the_fault_of_a_video(folder, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         build(folder)
     assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
+
+
+def test_a_disk_that_cannot_be_read_is_not_the_fault_of_a_video(folder, tmp_path):
+    cfg = DatasetConfig(folder=folder, parts=1, max_failures=0.5)
+    collect("own", cfg, tmp_path, workers=1)
+    (folder / "c.webm").unlink()
+    (folder / "c.webm").symlink_to("/proc/self/mem")  # whose first byte is an I/O error
+    with pytest.raises(OSError, match="Input/output error"):
+        gather(cfg, tmp_path)
+    assert not (tmp_path / "part-000/part.jsonl").exists()
+
+
+def test_names_need_not_be_utf_8(folder, corpus):
+    for name in (b"caf\xe9/a.webm", b"caf\xe9/b.webm"):
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(corpus / "c.webm")
+    (folder / "c.webm").unlink()
+    out = build(folder, duplicates="drop")
+    twin = manifest(out)["caf\ufffd/b.webm"]
+    assert twin["label"] == "caf\ufffd"
+    assert twin["reason"] == "the same frames as caf\ufffd/a.webm"
+    assert data_page(out / "store.json")["labels"] == "3: caf\ufffd, push, wave"
+
+
+def test_nothing_is_stored_that_the_journal_could_not_tell(folder):
+    store = Shards(folder, {})
+    frames = np.zeros((30, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="cuts out of order"):
+        store.add("a", video.Clip(frames, 64, 64, cuts=(20, 10)), "b")
+    store.sync()
+    assert (folder / "journal.jsonl").read_text() == "{}\n"
 
 
 def test_the_data_page_tells_everything(folder):
