@@ -24,8 +24,7 @@ rule collect:
         f"{VIDEOS}/log.txt",
     benchmark:
         f"{VIDEOS}/benchmark.tsv"
-    priority: 1  # two cores are seldom free once models are being trained on one each
-    threads: 2
+    threads: 1  # none waits for two cores while models are trained; --set-threads collect=8 is for one
     params:
         out=VIDEOS,
     shell:
@@ -44,8 +43,7 @@ rule decode:
         f"{PART}/log.txt",
     benchmark:
         f"{PART}/benchmark.tsv"
-    priority: 1
-    threads: 2
+    threads: 1
     params:
         out=PART,
         part=lambda w: int(w.part),
