@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, StringConstraints
+from pydantic import ConfigDict, NonNegativeInt, StringConstraints
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -28,6 +30,14 @@ class Index(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")
     file: Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]  # beside it
     sha256: str
+
+
+class State(TypedDict):
+    """A `state.json`; what else it says is up to the run."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    step: NonNegativeInt
+    logs: dict[str, tuple[NonNegativeInt, str]]  # name -> size and sha256
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -91,6 +101,28 @@ def load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], source: 
             ) from error
 
 
+def agree(mine: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Raise ValueError unless names, shapes and types are the same."""
+    odd = {(name, x.shape, x.dtype) for name, x in mine.items()}
+    odd ^= {(name, x.shape, x.dtype) for name, x in given.items()}
+    if odd:
+        raise ValueError(f"{min(name for name, _, _ in odd)} is missing or of another kind")
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a module back its own tensors; ValueError where they are another's."""
+    agree(module.state_dict(), tensors)
+    module.load_state_dict(tensors)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """What `done` must say: the sha256 of every other file."""
+    return {path.name: file_sha256(path) for path in folder.iterdir() if path.name != "done"}
+
+
+_UNFIT = (AttributeError, KeyError, TypeError, ValueError, SafetensorError)
+
+
 class Checkpoints:
     """Checkpoints of one run, in its work folder; only the newest complete one is kept."""
 
@@ -107,30 +139,44 @@ class Checkpoints:
         for group, named in tensors.items():
             write_tensors(target / f"{group}.safetensors", named)
         write_text(target / "state.json", json.dumps(state))
-        sums = {path.name: file_sha256(path) for path in target.iterdir()}
-        write_text(target / "done", json.dumps(sums))
+        write_text(target / "done", json.dumps(_sums(target)))
         for old in self.folder.iterdir():
             if old != target:
                 shutil.rmtree(old)
 
-    def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    def latest(self) -> tuple[dict[str, dict[str, Tensor]], State] | None:
         """The newest complete checkpoint, or None to begin at the beginning.
 
         Raises UserError where it is not what was written.
         """
-        complete = sorted(self.folder.glob("*/done"))
-        if not complete:
+        folder = self._newest()
+        if folder is None:
             return None
-        folder = complete[-1].parent
         try:
-            sums = json_file.read(complete[-1], dict[str, str])
-            damaged = [name for name, sha in sums.items() if file_sha256(folder / name) != sha]
-        except (OSError, UserError) as error:
-            damaged = [str(error)]
-        if damaged:
-            raise UserError(
-                f"checkpoint {folder} is damaged ({damaged[0]}); put it back, or delete"
-                f" {self.folder.parent} to begin this run anew"
-            )
-        groups = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        return groups, json.loads((folder / "state.json").read_text())
+            odd = json_file.read(folder / "done", dict[str, str]).items() ^ _sums(folder).items()
+            if odd:
+                raise ValueError(f"{min(odd)[0]} is not what was written")
+            state = json_file.read(folder / "state.json", State)
+            groups = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+        except (OSError, *_UNFIT) as error:
+            raise self._damaged(error) from error
+        return groups, state
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """A run takes the latest back inside; where that does not fit, it is called damaged."""
+        try:
+            yield
+        except UserError:
+            raise
+        except _UNFIT as error:
+            raise self._damaged(error) from error
+
+    def _newest(self) -> Path | None:
+        return max((done.parent for done in self.folder.glob("*/done")), default=None)
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"checkpoint {self._newest()} is damaged ({error}); put it back, or delete"
+            f" {self.folder.parent} to begin this run anew"
+        )

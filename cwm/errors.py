@@ -1,6 +1,8 @@
 """The one kind of error that a user's mistake raises, and the sentence that helps them on."""
 
 import difflib
+import lzma
+import struct
 import zlib
 from collections.abc import Iterable
 from tokenize import TokenError
@@ -10,12 +12,16 @@ from zipfile import BadZipFile
 DAMAGED_ARRAYS = (
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     EOFError,
+    OverflowError,
+    RuntimeError,
     SyntaxError,
     TokenError,
     BadZipFile,
+    lzma.LZMAError,
+    struct.error,
     zlib.error,
 )
 

@@ -8,6 +8,8 @@ from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from cwm.checkpoint import agree
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class OptimizerConfig:
@@ -72,10 +74,9 @@ class Optimizer:
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave; ValueError where it is another's."""
         mine = self.state()
-        if mine.keys() != tensors.keys():
-            raise ValueError(f"an optimiser of {len(mine)} tensors was given {len(tensors)}")
+        agree(mine, tensors)
         for name, tensor in tensors.items():
             mine[name].copy_(tensor)
 

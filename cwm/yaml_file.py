@@ -1,11 +1,44 @@
 """YAML files, which are all read here."""
 
+import math
+import reprlib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cwm.errors import UserError, unknown
+
+LIMIT = 100_000  # values in a file, those counted again that it names again
+
+
+class _Loader(yaml.SafeLoader):
+    """The plain kinds, of which a tag may ask what a text is not, and aliases cannot explode."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > LIMIT:
+            raise yaml.YAMLError(f"with its aliases written out, it has more than {LIMIT} values")
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+            said = f"{reprlib.repr(node.value)} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
+
+
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """How many values there are below a node, and it; endless if it is one of them."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf
+        below = () if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            below = chain.from_iterable(below)
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in below)
+    return sizes[id(node)]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -23,8 +56,8 @@ def read(path: Path) -> dict[str, Any]:
 def parse(text: str, source: str) -> Any:
     """What YAML says, of which the plain kinds are known; UserError naming its source."""
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a thirteenth month, and the like
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # or a code of no character
         raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{source} is nested too deeply") from None

@@ -62,6 +62,26 @@ def test_mistakes_are_one_line_that_says_what_would_be_valid(tmp_path, text, mes
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["!!bool maybe", "!!int ''", "!!float ''", "!!timestamp x"])
+def test_a_tag_asks_what_a_text_is_not(tmp_path, text):
+    path = write(tmp_path / "a.yaml", f"finetune: {{batch: {text}}}")
+    with pytest.raises(UserError, match=r"a.yaml is not YAML: '.*' is no \w+ in .* line 1"):
+        config.load([path])
+
+
+@pytest.mark.parametrize("text", ["a: &a {b: *a}", "a: &a [*a]", "&a {<<: *a}"])
+def test_no_mapping_is_in_itself(tmp_path, text):
+    with pytest.raises(UserError, match=r"a.yaml is not YAML: .* more than 100000 values"):
+        config.load([write(tmp_path / "a.yaml", text)])
+
+
+def test_aliases_cannot_explode(tmp_path):
+    lines = [f"x{i}: &x{i} {{a: *x{i - 1}, b: *x{i - 1}}}" for i in range(1, 30)]
+    path = write(tmp_path / "a.yaml", "\n".join(["x0: &x0 {a: 1}", *lines]))
+    with pytest.raises(UserError, match=r"a.yaml is not YAML: .* more than 100000 values"):
+        config.load([path, path])
+
+
 def test_unknown_task_and_file(tmp_path):
     with pytest.raises(UserError, match="unknown task 'raech'; did you mean: reach"):
         config.load([ROOT / "suite" / "metaworld.yaml"], task="raech")

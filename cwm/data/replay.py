@@ -3,8 +3,10 @@
 Reference: `core/replay.py`. Shapes: B batch, L length, n steps of an episode, A action.
 """
 
+import hashlib
 import os
 from collections import deque
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,20 +35,15 @@ class Episode(NamedTuple):
     reward: np.ndarray  # (n+1,) float32
 
 
-def _read(path: Path) -> Episode:
-    """An episode from its file; UserError where it is damaged."""
-    try:
-        with np.load(path) as arrays:
-            episode = Episode(**arrays)
-        steps = len(episode.reward)
-        shapes = [x.shape for x in episode]
-        if shapes != [(steps, 64, 64, 3), (steps, *shapes[1][1:2]), (steps,)]:
-            raise ValueError(f"arrays {shapes}")
-    except DAMAGED_ARRAYS as error:
-        raise UserError(
-            f"cannot read {path}, which the checkpoint needs ({error}); put it back, or delete"
-            f" {path.parents[1]} to begin this run anew"
-        ) from error
+def _parse(content: bytes) -> Episode:
+    """An episode from its file; one of DAMAGED_ARRAYS where it is none."""
+    with np.load(BytesIO(content)) as arrays:
+        episode = Episode(**arrays)
+    entries, size = episode.action.shape
+    kinds = [(x.dtype, x.shape) for x in episode]
+    shapes = [(entries, 64, 64, 3), (entries, size), (entries,)]
+    if kinds != list(zip((np.uint8, np.float32, np.float32), shapes, strict=True)):
+        raise ValueError(f"arrays {', '.join(f'{kind} {shape}' for kind, shape in kinds)}")
     return episode
 
 
@@ -63,6 +60,7 @@ class Replay:
         self.device = device
         self.size = min(cfg.capacity, size)
         self.episodes: deque[tuple[int, int, int]] = deque()  # (number, first frame, entries)
+        self.remembered: dict[int, str] = {}  # number -> sha256 of the file, the oldest first
         self.count = 0  # episodes seen
         self.used = 0  # frames remembered
         self.end = 0  # where in the ring the next episode begins
@@ -74,32 +72,38 @@ class Replay:
         if len(episode.reward) <= self.length:
             self.count += 1
             return False
+        whole = BytesIO()
+        np.savez(whole, **episode._asdict())
+        content = whole.getvalue()
         path = self._path(self.count)
         with path.with_suffix(".tmp").open("wb") as file:
-            np.savez(file, **episode._asdict())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         path.with_suffix(".tmp").replace(path)
-        self._remember(self.count, episode)
+        self._remember(self.count, episode, hashlib.sha256(content).hexdigest())
         self.count += 1
         return True
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:07d}.npz"
 
-    def _remember(self, number: int, episode: Episode) -> None:
+    def _remember(self, number: int, episode: Episode, sha256: str) -> None:
         entries = len(episode.reward)
         if entries > self.size:
             raise UserError(f"replay.capacity {self.size} is less than an episode of {entries}")
         if self.image is None:
             self._allocate(episode.action.shape[1])
         while self.used + entries > self.size:
-            self.used -= self.episodes.popleft()[2]
+            oldest, _, freed = self.episodes.popleft()
+            del self.remembered[oldest]
+            self.used -= freed
         index = torch.arange(self.end, self.end + entries, device=self.device) % self.size
         self.image[index] = torch.as_tensor(episode.image, device=self.device)
         self.action[index] = torch.as_tensor(episode.action, device=self.device)
         self.reward[index] = torch.as_tensor(episode.reward, device=self.device)
         self.episodes.append((number, self.end, entries))
+        self.remembered[number] = sha256
         self.end = (self.end + entries) % self.size
         self.used += entries
 
@@ -108,11 +112,6 @@ class Replay:
         self.action = torch.zeros(self.size, action_dim, device=self.device)
         self.reward = torch.zeros(self.size, device=self.device)
 
-    @property
-    def remembered(self) -> list[int]:
-        """Numbers of the episodes that can be drawn, the oldest first."""
-        return [number for number, _, _ in self.episodes]
-
     def prune(self) -> None:
         """Delete the files of all other episodes; right after a checkpoint, not sooner."""
         kept = {self._path(number) for number in self.remembered}
@@ -120,15 +119,35 @@ class Replay:
             if path not in kept:
                 path.unlink()
 
-    def restore(self, count: int, remembered: list[int]) -> None:
+    def restore(self, count: int, remembered: dict[int | str, str]) -> None:
         """Go back to when `count` episodes had been seen, and these were remembered.
 
-        Raises UserError where the file of one is missing or damaged.
+        Raises UserError where the file of one is missing, damaged or another's.
         """
-        for number in remembered:
-            self._remember(number, _read(self._path(number)))
+        for number, sha256 in remembered.items():
+            self._remember(int(number), self._read(int(number), sha256), sha256)
         self.count = count
         self.prune()
+
+    def _read(self, number: int, sha256: str) -> Episode:
+        """An episode that was remembered, whose file has this checksum."""
+        path = self._path(number)
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise ValueError("it is not as it was written")
+            episode = _parse(content)
+            entries, size = episode.action.shape
+            if entries <= self.length:
+                raise ValueError(f"{entries} entries, and a window of {self.length} steps")
+            if self.image is not None and size != self.action.shape[1]:
+                raise ValueError(f"actions of {size} numbers, not of {self.action.shape[1]}")
+        except DAMAGED_ARRAYS as error:
+            raise UserError(
+                f"cannot read {path}, which the checkpoint needs ({error}); put it back, or delete"
+                f" {self.folder.parent} to begin this run anew"
+            ) from error
+        return episode
 
     def sample(self, seed: int, i: int, batch: int) -> Batch:
         """Batch i of the run: a pure function of the seed, i and the episodes remembered.

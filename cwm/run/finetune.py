@@ -13,7 +13,7 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
-from cwm.checkpoint import load_parts, load_weights, save_weights
+from cwm.checkpoint import fill, load_parts, load_weights, save_weights
 from cwm.compiled import compile_regions
 from cwm.data.encode import H264, encode
 from cwm.data.replay import Replay, ReplayConfig
@@ -121,15 +121,17 @@ class Finetuning:
     def restore(self) -> None:
         """Go on from the last checkpoint, or begin with an empty replay."""
         found = self.run.resume()
-        tensors, state = found if found else ({}, {"episodes": 0, "remembered": []})
-        self.replay.restore(state["episodes"], state["remembered"])
         if not found:
+            self.replay.restore(0, {})
             return
-        self.agent.load_state_dict(tensors["agent"])
-        for name, optimizer in self.agent.optimizers.items():
-            optimizer.load_state(tensors[f"optimizer-{name}"])
-        self.step, self.begun = state["step"], state["begun"]
-        self.agent.updates = state["updates"]
+        tensors, state = found
+        with self.run.checkpoints.restoring():
+            self.replay.restore(state["episodes"], state["remembered"])
+            fill(self.agent, tensors["agent"])
+            for name, optimizer in self.agent.optimizers.items():
+                optimizer.load_state(tensors[f"optimizer-{name}"])
+            self.step, self.begun = state["step"], state["begun"]
+            self.agent.updates = state["updates"]
 
     def update(self, rate: float) -> dict[str, float]:
         """One update; returns figures if this one is logged."""

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cwm.checkpoint import save_weights
+from cwm.checkpoint import fill, save_weights
 from cwm.compiled import compile_regions
 from cwm.data.batch import clip_batch
 from cwm.data.clips import ClipStore, prefetch
@@ -61,8 +61,9 @@ def pretrain(
     start = 0
     if resumed := run.resume():
         tensors, state = resumed
-        world.load_state_dict(tensors["world"])
-        optimizer.load_state(tensors["optimizer"])
+        with run.checkpoints.restoring():
+            fill(world, tensors["world"])
+            optimizer.load_state(tensors["optimizer"])
         start = state["step"]
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 

@@ -1,9 +1,15 @@
 """Experience is drawn as it should be, and comes back from disk as it was."""
 
+import itertools
+import json
+import struct
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
 
+from cwm.data.files import sha256
 from cwm.data.replay import Episode, Replay, ReplayConfig
 from cwm.errors import UserError
 
@@ -71,10 +77,11 @@ def test_the_oldest_make_room_and_a_restored_ring_goes_on_the_same(tmp_path):
     assert [number for number, _, _ in memory.episodes] == [2, 3, 4]
     memory.prune()
     assert len(list(tmp_path.iterdir())) == 3
+    remembered = dict(memory.remembered)
 
     memory.add(episode(5, 7))
     restored = replay(tmp_path, capacity=20)
-    restored.restore(5, [2, 3, 4])  # episode 5 was after the checkpoint: its file is dropped
+    restored.restore(5, remembered)  # episode 5 was after the checkpoint: its file is dropped
     assert not (tmp_path / "0000005.npz").exists()
     restored.add(episode(5, 7))
     for i in range(5):
@@ -91,7 +98,7 @@ def test_what_a_kill_left_of_forgotten_episodes_is_not_remembered_again(tmp_path
         (tmp_path / f"{number:07d}.npz").unlink()
     restored = replay(tmp_path, capacity=100)
     restored.restore(memory.count, memory.remembered)
-    assert restored.remembered == [3]
+    assert list(restored.remembered) == [3]
     assert [path.name for path in tmp_path.iterdir()] == ["0000003.npz"]
 
 
@@ -106,7 +113,57 @@ def test_an_episode_that_is_damaged_is_named(tmp_path, harm):
         changed = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
         path.write_bytes({"short": content[:-9], "empty": b"", "changed": changed}[harm])
     with pytest.raises(UserError, match=rf"cannot read {path}, which the checkpoint needs"):
-        replay(tmp_path).restore(1, [0])
+        replay(tmp_path).restore(1, memory.remembered)
+
+
+def test_an_episode_is_the_one_that_was_remembered(tmp_path):
+    memory = replay(tmp_path)
+    for number in range(2):
+        memory.add(episode(number, 9))
+    state = json.loads(json.dumps(memory.remembered))
+    replay(tmp_path).restore(2, state)
+    first, second = (tmp_path / f"000000{number}.npz" for number in range(2))
+    first.rename(tmp_path / "other")
+    second.rename(first)
+    (tmp_path / "other").rename(second)
+    with pytest.raises(UserError, match=rf"cannot read {first}, .* not as it was written"):
+        replay(tmp_path).restore(2, state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": np.zeros((8, 64, 64, 3))},
+        {"reward": np.zeros(8)},
+        {"reward": np.zeros(7, np.float32)},
+        {"action": np.zeros((8, 1), np.float32)},
+        {"action": np.zeros(8, np.float32)},
+        {name: x[:4] for name, x in episode(1, 7)._asdict().items()},
+        {"more": np.zeros(8)},
+    ],
+)
+def test_an_episode_with_the_right_sum_must_be_what_the_run_would_make(tmp_path, change):
+    memory = replay(tmp_path)
+    for number in range(2):
+        memory.add(episode(number, 7))
+    path = tmp_path / "0000001.npz"
+    np.savez(path, **episode(1, 7)._asdict() | change)
+    with pytest.raises(UserError, match=rf"cannot read {path}, which the checkpoint needs"):
+        replay(tmp_path).restore(2, memory.remembered | {1: sha256(path)})
+
+
+def test_no_flipped_bit_of_a_file_is_a_traceback(tmp_path):
+    replay(tmp_path).add(episode(0, 4))
+    path = tmp_path / "0000000.npz"
+    content = path.read_bytes()
+    directory = content.rindex(b"PK\5\6")
+    (begin,) = struct.unpack_from("<I", content, directory + 16)
+    for place, bit in itertools.product(range(begin, begin + 46), range(8)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << bit
+        path.write_bytes(changed)
+        with suppress(UserError):
+            replay(tmp_path).restore(1, {0: sha256(path)})
 
 
 def test_short_episodes_are_counted_but_not_kept(tmp_path):

@@ -44,6 +44,21 @@ def test_a_run_that_is_stopped_ends_the_same(clips, tmp_path, monkeypatch):
         assert (stopped / name).read_bytes() == (straight / name).read_bytes()
 
 
+@pytest.mark.parametrize("group", ["world", "optimizer"])
+def test_a_checkpoint_of_another_model_is_not_gone_on_from(clips, tmp_path, monkeypatch, group):
+    checkpoint = Run.checkpoint
+
+    def wrong(self, step, tensors):
+        checkpoint(self, step, tensors | {group: {}})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "checkpoint", wrong)
+        watch(clips, tmp_path / "run")
+    with pytest.raises(UserError, match=r"checkpoint .*/000000001 is damaged .* is missing"):
+        watch(clips, tmp_path / "run")
+
+
 def test_it_fits_and_reports_held_out_clips(clips, tmp_path):
     sets = ["pretrain.updates=40", "pretrain.optimizer.lr=3e-3", "pretrain.heldout_every=20"]
     run = watch(clips, tmp_path / "run", "plain", sets)
