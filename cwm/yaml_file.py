@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
 def parse(text: str, source: str) -> Any:
     """What YAML says, of which the plain kinds are known; UserError naming its source."""
     try:
-        return yaml.load(text, _Loader)
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # or a code of no character
         raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
