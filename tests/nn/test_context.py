@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cwm.nn.attention import ContextAttention, random_tokens
+from cwm.nn.attention import ContextAttention, attend, random_tokens
 from cwm.nn.context import ContextConfig, choose
 from cwm.nn.encoder import VisionConfig
 from cwm.nn.rssm import RSSMConfig
@@ -120,3 +121,28 @@ def test_concatenation_hides_nothing():
     state = torch.get_rng_state()
     assert torch.equal(decoder(feat, context), decoder(feat, context))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most numbers in any result of an operation."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for result in out if isinstance(out, tuple) else (out,):
+            if isinstance(result, torch.Tensor):
+                self.numbers = max(self.numbers, result.numel())
+        return out
+
+
+def test_without_gradients_no_weights_are_made_and_the_result_is_the_same():
+    torch.manual_seed(0)
+    parts = torch.randn(3, 2, 4, 64, 2)  # queries, keys, values of two frames
+    with Largest() as plain:
+        expected = attend(*parts, 0.0)
+    with torch.no_grad(), Largest() as fused:
+        found = attend(*parts, 0.0)
+    assert plain.numbers == 2 * 4 * 64 * 64
+    assert fused.numbers < plain.numbers
+    torch.testing.assert_close(found, expected)

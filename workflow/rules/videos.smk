@@ -24,7 +24,7 @@ rule collect:
         f"{VIDEOS}/log.txt",
     benchmark:
         f"{VIDEOS}/benchmark.tsv"
-    threads: 1  # none waits for two cores while models are trained; --set-threads collect=8 is for one
+    threads: 1  # a job of two seldom finds both free; more for one dataset: --set-threads collect=8
     params:
         out=VIDEOS,
     shell:
