@@ -32,7 +32,9 @@ from cwm.data.video import Geometry
 from cwm.errors import UserError
 from cwm.ranges import Share
 
-VIDEOS = ".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv"
+VIDEOS = (
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv"
+)
 SUFFIXES = {
     "video": tuple(VIDEOS.split()),
     "stills": stills.SUFFIXES,

@@ -39,6 +39,8 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         with hold(folder / ".lock", f"filling {folder}"):
             check_space(folder, _needed(todo, folder), str(folder))
+            if steps:
+                log.info("%s", steps)  # its licence
             download(todo, folder)
             extract(todo, folder)
 

@@ -91,6 +91,9 @@ ODD = {
         "-c:v libx264 -fps_mode passthrough",
     ),
     "one frame.mp4": ("testsrc2=size=96x64:rate=10", "-c:v libx264 -frames:v 1"),
+    "camera.mts": ("testsrc2=size=96x64:rate=25,trim=end_frame=30", "-c:v libx264"),
+    "disc.vob": ("testsrc2=size=96x64:rate=25,trim=end_frame=30", "-c:v mpeg2video"),
+    "tape.mxf": ("testsrc2=size=96x64:rate=25,trim=end_frame=30", "-c:v mpeg2video"),
     "interlaced.ts": ("testsrc2=size=96x64:rate=10", "-c:v mpeg2video -flags +ildct"),
 }
 

@@ -56,6 +56,15 @@ def test_what_only_a_person_can_get_stops_with_the_steps(tmp_path):
         fetch(archives, folder, STEPS)
 
 
+def test_the_licence_is_said_before_a_download(tmp_path, caplog):
+    data = zipped()
+    with serving(data) as server, caplog.at_level("INFO"):
+        fetch([Archive("a.zip", [server.url("good")])], tmp_path, STEPS)
+    said = [record.getMessage() for record in caplog.records]
+    assert STEPS in said
+    assert find(tmp_path) == sorted(f"a/{name}" for name in NAMES)
+
+
 def test_what_a_person_brought_is_checked_and_extracted(tmp_path):
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives/a.zip").write_bytes(zipped())
