@@ -70,7 +70,9 @@ def truncated_normal_sample(loc: Tensor, scale: Tensor, uniform: Tensor) -> Tens
     straight through the clamp.
     """
     low, high = _cdf((-1 - loc) / scale), _cdf((1 - loc) / scale)
-    x = loc + scale * math.sqrt(2) * torch.erfinv(2 * (low + uniform * (high - low)) - 1)
+    below_1 = 1 - torch.finfo(loc.dtype).eps / 2  # a sum that rounds to 1 would be infinitely far
+    at = (2 * (low + uniform * (high - low)) - 1).clamp(-below_1, below_1)
+    x = loc + scale * math.sqrt(2) * torch.erfinv(at)
     return x + (x.clamp(-1 + 1e-6, 1 - 1e-6) - x).detach()
 
 
