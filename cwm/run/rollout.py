@@ -63,6 +63,7 @@ def make_vector(what: str, cfg: EnvConfig, count: int) -> VectorEnv:
 
 def _options(cfg: EnvConfig) -> dict[str, Any]:
     options = {name: getattr(cfg, name) for name in ("render", "action_repeat", "time_limit")}
+    # Held-out looks are for evaluation alone: `make_vector` asks for them.
     names = {name for suite in envs.OPTIONS.values() for name in suite} - {"heldout"}
     own = {name: getattr(cfg, name) for name in sorted(names)}
     return options | {name: value for name, value in own.items() if value is not None}

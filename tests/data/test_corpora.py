@@ -49,6 +49,12 @@ def test_a_tenth_is_held_out():
     assert all(is_heldout(f"{i}", 1) for i in range(100))
 
 
+@pytest.mark.parametrize("name", ["camera.MTS", "disc.vob", "film.m2ts", "tape.mxf"])
+def test_files_of_cameras_and_discs_are_found(tmp_path, name):
+    (tmp_path / name).touch()
+    assert find(tmp_path, DatasetConfig()) == [Found(name)]
+
+
 def test_files_are_found_by_name_and_labelled_by_folder(tmp_path):
     for name in ["b.MP4", "push/a.webm", "push/.hidden.webm", "notes.txt", "x/y/c.gif", "x/1.jpg"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,3 +1,5 @@
+"""Samples of an actor that sits at a bound."""
+
 import math
 
 import pytest
