@@ -390,7 +390,7 @@ def redraw(
     study: Study,
     out: Out,
 ) -> None:
-    """Draw a study's figures of scores and curves, with a page, from the runs that are there.
+    """Draw a study's figures of scores, curves and features, with a page, from the runs there are.
 
     Which runs are missing is said in each figure. Nothing in RESULTS is written, torch not needed.
     """

@@ -12,10 +12,11 @@ from cwm.errors import UserError
 from cwm.source import commit
 from cwm.study import Figure, finetune_runs, pretrained_runs, read
 
-FILES = {  # that a kind of figure needs of each of its runs; other kinds need large ones
+FILES = {  # that a kind of figure needs of each of its runs; other kinds show frames or times
     **dict.fromkeys(OF_SCORES, "finetune/{}/scores.csv"),
     "pretraining": "pretrain/{}/metrics.jsonl",
     "prediction_errors": "predict/{}/errors.csv",
+    "representations": "represent/{}/features.npz",
 }
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def redraw(results: Path, study: Path, out: Path) -> None:
     drawn: dict[str, list[Path]] = {}
     for name, figure in read(study).figures.items():
         if figure.kind not in FILES:
-            log.info("%s is not drawn: it shows more than scores and curves", name)
+            log.info("%s is not drawn: it shows frames or times", name)
             continue
         files, missing = _files(results, figure)
         if not files:

@@ -72,7 +72,7 @@ def test_nothing_is_missing(results, caplog):
     assert "all seeds end alike, so the interval has no width" in notes
     assert "baseline policies that were not measured: constant, untrained" in notes
     assert "other is not drawn: none of its 1 runs are there" in caplog.text
-    assert "strip is not drawn: it shows more than scores and curves" in caplog.text
+    assert "strip is not drawn: it shows frames or times" in caplog.text
     assert drawn["learning"]["seeds"]["Random policy on toy/sphere"] == 2
 
 
