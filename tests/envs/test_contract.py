@@ -194,7 +194,9 @@ def test_success_and_costs_are_reported_where_the_suite_knows_them(env, name):
 RESIDENT = """
 import gc, sys, envs
 env = envs.make(*sys.argv[1].split("/"))
-for episode in range(201):
+env.reset(seed=0)
+env.action_space.seed(0)
+for episode in range(301):
     env.reset()
     env.step(env.action_space.sample())
     if episode % 20 == 0:
@@ -210,8 +212,9 @@ def test_memory_does_not_grow_with_episodes(name):
     argv = [sys.executable, "-c", RESIDENT, name]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     pages = [int(line) for line in done.stdout.split()]
-    # Caches and arenas grow in a few jumps, a leak all the time: 10 kB an episode would be seen.
-    assert np.median(np.diff(pages)) * resource.getpagesize() < 100e3
+    # Caches fill in the first hundred episodes and arenas grow in a few jumps, a leak all the time:
+    # 10 kB an episode would be seen.
+    assert np.median(np.diff(pages)[5:]) * resource.getpagesize() < 100e3
 
 
 @pytest.mark.parametrize(
