@@ -39,6 +39,7 @@ _held: list[tuple[Card, int]] = []  # this process's card, and the descriptor th
 def cards() -> list[Card]:
     """The GPUs that this process may see; none without a driver.
 
+    A number in CUDA_VISIBLE_DEVICES is that of nvidia-smi, which counts in PCI bus order.
     Raises UserError where there is a driver that does not answer.
     """
     if shutil.which("nvidia-smi") is None:
@@ -90,6 +91,7 @@ def claim() -> Card | None:
     Makes the card the only one that CUDA sees and the one that MuJoCo draws on. None where there
     is no GPU, or where a scheduler has given one. Must come before CUDA is used.
     """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as nvidia-smi does
     if _held:
         return _held[0][0]
     if any(name in os.environ for name in SCHEDULERS):

@@ -36,7 +36,9 @@ print(time.monotonic(), flush=True)
 @pytest.fixture(autouse=True)
 def box(tmp_path, monkeypatch):
     """Two cards, and nothing of this machine's."""
-    for name in ("CUDA_VISIBLE_DEVICES", "MUJOCO_EGL_DEVICE_ID", "CWM_JOBS_PER_GPU"):
+    for name in (
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "MUJOCO_EGL_DEVICE_ID", "CWM_JOBS_PER_GPU"),
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in gpus.SCHEDULERS:
         monkeypatch.delenv(name, raising=False)

@@ -12,6 +12,7 @@ A store may also be made of others: its `store.json` then has `members` in the p
 
 import os
 import resource
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import count
@@ -283,12 +284,20 @@ def prefetch(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Endless (i, batch i of the seed's training clips) from i = start, on the device.
 
-    One thread reads two ahead, and for a GPU pins the memory, so that copies overlap the updates.
+    One thread reads two ahead. For a GPU it pins the memory, so that the host does not wait for
+    the copy; the host may be three copies ahead of the GPU, so that few pinned batches exist.
     """
+    cuda = device == "cuda"
 
     def read(i: int) -> torch.Tensor:
         frames = torch.from_numpy(store.sample(seed, i, batch, length))
-        return frames.pin_memory() if device == "cuda" else frames
+        return frames.pin_memory() if cuda else frames
 
+    copies = deque()
     for i, frames in zip(count(start), in_order(read, count(start), 1), strict=True):
-        yield i, frames.to(device, non_blocking=True)
+        on_device = frames.to(device, non_blocking=True)
+        if cuda:
+            copies.append(torch.cuda.current_stream().record_event())
+            if len(copies) > 3:
+                copies.popleft().synchronize()
+        yield i, on_device

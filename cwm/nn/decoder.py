@@ -61,7 +61,8 @@ class ResNetDecoder(nn.Module):
         """
         x = self.linear(feat.flatten(0, 1)).unflatten(1, (self.base, 4, 4))
         for stage in self.stages:
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            with torch.autocast(x.device.type, enabled=False):  # on a GPU it would widen x
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = stage[0](x, self.look(x, context, keep))
             for layer in stage[1:]:
                 x = layer(x)

@@ -40,12 +40,13 @@ def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ())
         cfg = load((), ("env.render=fast", *sets))
     else:
         cfg = load((learned.with_name("config.yaml"),), sets)
+        device = set_up(cfg.runtime)  # before the environment: MuJoCo draws on the same GPU
     env = make(what, cfg.env)
     try:
         reseed("play", seed)
         shape = env.action_space.shape
         if learned is not None:
-            act: Policy = Actor(_agent(learned, cfg, *shape), explore=False)
+            act: Policy = Actor(_agent(learned, cfg, *shape).to(device), explore=False)
         else:
             act = random_policy(shape) if policy == "random" else _scripted(env, what)
         outcome = _episode(env, act, seed)
@@ -79,7 +80,7 @@ def _agent(weights: Path, cfg: Config, action_dim: int) -> Agent:
     except RuntimeError:
         task = f"{about.get('suite')}/{about.get('task')}"
         raise UserError(f"the agent of {weights} is of {task}: its actions are others") from None
-    return agent.to(set_up(cfg.runtime))
+    return agent
 
 
 def _scripted(env: gymnasium.Env, what: str) -> Policy:
