@@ -1,16 +1,24 @@
-"""Made-up experience for benchmarks: smooth random frames, as clips and as episodes."""
+"""Made-up experience for benchmarks: clips, episodes and batches, and agents that learn from it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from cwm import config
+from cwm.agent import Agent
+from cwm.data.batch import Batch
 from cwm.data.clips import INDEX, SPLITS, ClipStore
 from cwm.data.files import sha256
 from cwm.data.replay import Episode
 from cwm.data.shards import shard_name
 from cwm.data.video import FRAME_BYTES
+from cwm.runtime import reseed
+
+CONFIG = Path(__file__).parents[1] / "config"
 
 
 def smooth_frames(count: int) -> np.ndarray:
@@ -54,3 +62,24 @@ def episodes(count: int, steps: int, action_dim: int) -> list[Episode]:
         action = rng.uniform(-1, 1, (steps + 1, action_dim)).astype(np.float32)
         made.append(Episode(image, action, rng.uniform(0, 1, steps + 1).astype(np.float32)))
     return made
+
+
+def agent(
+    model: str, variant: str, scale: str, precision: str, device: str, sets: Sequence[str] = ()
+) -> Agent:
+    """An agent for four actions, with Meta-world's settings."""
+    names = {"suite": "metaworld", "scale": scale, "model": model, "variant": variant}
+    cfg = config.load([CONFIG / f"{f}/{name}.yaml" for f, name in names.items()], sets, "reach")
+    reseed("weights")
+    return Agent(cfg.model, cfg.finetune.agent, 4, precision).to(device)
+
+
+def batch(rows: int, length: int, device: str, seed: int = 0) -> Batch:
+    """Noise as experience of four actions."""
+    chance = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (rows, length, 64, 64, 3), dtype=torch.uint8, generator=chance)
+    is_first = torch.zeros(rows, length)
+    is_first[:, 0] = 1
+    action = 2 * torch.rand(rows, length, 4, generator=chance) - 1
+    reward = torch.rand(rows, length, generator=chance)
+    return Batch(*(x.to(device) for x in (image, is_first, action, reward)))

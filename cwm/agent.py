@@ -12,12 +12,13 @@ import torch
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from cwm.behavior.actor_critic import ActorCritic, BehaviorConfig
 from cwm.behavior.bonus import BonusConfig, VideoBonus
 from cwm.data.batch import Batch
 from cwm.graph import Graphed
-from cwm.nn.dists import gumbel
+from cwm.nn.dists import full, gumbel
 from cwm.nn.rssm import State
 from cwm.optim import Optimizer, OptimizerConfig, fixed, step_all
 from cwm.world.stacked import Filter, StackedConfig, StackedModel
@@ -95,7 +96,7 @@ class Agent(nn.Module):
         """One update of the world model, then of the behaviour from its posterior states.
 
         `given` are the start, draws, uniform and noise of `learn`, if they are not to be the
-        usual ones. Returns figures, all (), still on the device; the next update changes them.
+        usual ones. Returns figures, all (), still on the device.
         """
         self.train()
         if "encoder" in self.optimizers:
@@ -173,28 +174,21 @@ class Agent(nn.Module):
         noise = gumbel((2, len(image), 1, rssm.stoch, rssm.classes), torch.empty(0))
         uniform = torch.rand(len(image), self.world.action_dim)
         first = torch.as_tensor(is_first, dtype=torch.float32)
+        seen = (torch.as_tensor(image), first, noise, uniform)
         carried = carried or self.world.begin(len(image))
-        seen = [torch.as_tensor(image), first, *noise, uniform]
-        free = carried.free or (None, None, None)
-        sample, mode, after = self._see(
-            *(x.to(device) for x in seen), *carried.post, carried.action, *free
-        )
+        sample, mode, after = self._see(*(x.to(device) for x in seen), carried)
         action = sample if explore else mode
         return action.cpu().numpy(), after._replace(action=action)
 
     def _see(
-        self,
-        image: Tensor,
-        first: Tensor,
-        noise_free: Tensor,
-        noise: Tensor,
-        uniform: Tensor,
-        *carried: Tensor | None,
+        self, image: Tensor, first: Tensor, noise: Tensor, uniform: Tensor, before: Filter
     ) -> tuple[Tensor, Tensor, Filter]:
-        """A sampled action (B, A), the likeliest one, and what was made of the image."""
-        free = None if carried[-1] is None else State(*carried[4:])
-        before = Filter(free, State(*carried[:3]), carried[3])
+        """A sampled action (B, A), the likeliest one, and the belief after the image.
+
+        `noise` (2, B, 1, S, K) is Gumbel noise for both models.
+        """
         with self.autocast():
-            after = self.world.filter(before, image, first, noise_free, noise)
+            after = self.world.filter(before, image, first, *noise)
             policy = self.behavior.policy(after.post.feat)
-        return policy.sample(uniform), policy.mode(), after
+        # In float32 at every step, as at the first one, so that one graph serves them all.
+        return policy.sample(uniform), policy.mode(), tree_map_only(Tensor, full, after)

@@ -34,6 +34,9 @@ class Optimizer:
     def step(self, gradients: Sequence[Tensor]) -> Tensor:
         """Take a step and return the gradients' norm before clipping."""
         self._begin()
+        # Adam refuses to be captured without this setting, and warns of it outside of a capture.
+        capturing = self.parameters[0].is_cuda and torch.cuda.is_current_stream_capturing()
+        self.adam.param_groups[0]["capturable"] = capturing
         norm = torch.nn.utils.get_total_norm(gradients)
         scale = (self.cfg.clip / (norm + 1e-6)).clamp(max=1.0)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -53,10 +56,8 @@ class Optimizer:
         if self.adam.state:
             return
         device = self.parameters[0].device
-        group, cuda = self.adam.param_groups[0], device.type == "cuda"
-        kind = torch.float32 if cuda else torch.float64  # as the fused kernels read it
-        group["lr"] = torch.tensor(self.cfg.lr, dtype=kind, device=device)
-        group["capturable"] = cuda
+        kind = torch.float32 if device.type == "cuda" else torch.float64  # as fused Adam reads it
+        self.adam.param_groups[0]["lr"] = torch.full((), self.cfg.lr, dtype=kind, device=device)
         for parameter in self.parameters:
             self.adam.state[parameter] = {
                 "step": torch.zeros((), device=device),

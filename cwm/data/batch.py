@@ -24,5 +24,5 @@ class Batch(NamedTuple):
 def clip_batch(image: Tensor) -> Batch:
     """Video clips (B, T, 64, 64, 3), each of which begins at its first frame."""
     is_first = torch.zeros(image.shape[:2], device=image.device)
-    is_first[:, 0] = 1
+    is_first[:, 0].fill_(1)
     return Batch(image, is_first)

@@ -3,6 +3,7 @@
 Reference: `examples/train_apv_pretraining.py`.
 """
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -65,19 +66,8 @@ def pretrain(
             fill(world, tensors["world"])
             optimizer.load_state(tensors["optimizer"])
         start = state["step"]
+    learn = learner(world, optimizer, runtime, device)
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
-
-    def learn(image: Tensor) -> dict[str, Tensor]:
-        with precision:
-            watched = world.loss(clip_batch(image))
-        (norm,) = step_all(watched.loss, [optimizer])
-        return {f"train/{name}": x.detach() for name, x in (watched.terms | {"norm": norm}).items()}
-
-    if runtime.compile:
-        compile_regions(world)
-    if device == "cuda" and runtime.graphs:
-        changing = (world.state_dict, optimizer.state)
-        learn = Graphed(learn, lambda: chain(*(part().values() for part in changing)))
     guard = Guard(run, device)
     batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
     with Progress(total=cfg.updates, start=start, label=run.label) as bar:
@@ -93,7 +83,7 @@ def pretrain(
             if step % cfg.heldout_every == 0 or step == cfg.updates:
                 reseed(cfg.seed, "heldout", step)
                 with precision:
-                    figures |= heldout(world, windows, cfg.batch, device)
+                    figures = figures | heldout(world, windows, cfg.batch, device)
             values = run.log(step, figures, bar.rate) if figures else {}
             bar.update(step, {SHOWN[name]: x for name, x in values.items() if name in SHOWN})
             if run.due() and step < cfg.updates:
@@ -103,6 +93,26 @@ def pretrain(
     about = {"kind": "action-free", "updates": cfg.updates, **run.task.labels}
     save_weights(run.folder, world.state_dict(), about)
     run.publish("metrics.jsonl", "timing.jsonl", "weights.safetensors", "weights.json")
+
+
+def learner(
+    world: ActionFreeModel, optimizer: Optimizer, runtime: RuntimeConfig, device: str
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """One update from images (B, T, 64, 64, 3) uint8; it returns figures, all ()."""
+    precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
+
+    def learn(image: Tensor) -> dict[str, Tensor]:
+        with precision:
+            watched = world.loss(clip_batch(image))
+        (norm,) = step_all(watched.loss, [optimizer])
+        return {f"train/{name}": x.detach() for name, x in (watched.terms | {"norm": norm}).items()}
+
+    if runtime.compile:
+        compile_regions(world)
+    if device == "cuda" and runtime.graphs:
+        changing = (world.state_dict, optimizer.state)
+        return Graphed(learn, lambda: chain(*(part().values() for part in changing)))
+    return learn
 
 
 @torch.no_grad()

@@ -1,0 +1,113 @@
+"""Whole runs at smoke scale with CUDA graphs and without: their files must be the same bytes.
+
+`make gpu-check` compares them on a GPU, tests/gpu on a CPU that emulates CUDA graphs. Runs have
+what smoke scale leaves out: bfloat16, dropout, and an evaluation in the middle of an episode, whose
+policy shares a captured graph with the one that is acting.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from bench import inputs
+from cwm import config
+from cwm.run import finetune, pretrain
+from cwm.run.folder import Run
+from cwm.run.identity import task
+
+CONFIG = Path(__file__).parents[1] / "config"
+SETTINGS = ["runtime.precision=bf16", "runtime.deterministic=true", "model.context.dropout=0.1"]
+FILES = ("metrics.jsonl", "scores.csv", "weights.safetensors")
+
+
+class WholeRun(NamedTuple):
+    """A run, and where it is stopped: before an update, or before a step of the environment."""
+
+    stage: str
+    sets: tuple[str, ...] = ()
+    stops: tuple[tuple[str, int], ...] = ()
+
+
+ACTING = ("finetune.eval_every=7", "finetune.train_every=3")  # an episode has 20 steps
+RUNS = {
+    "pre-training": WholeRun("pretrain"),
+    "pre-training, stopped": WholeRun("pretrain", stops=(("update", 4), ("update", 7))),
+    "fine-tuning": WholeRun("finetune", ACTING),
+    "fine-tuning, stopped": WholeRun("finetune", ACTING, (("act", 17), ("act", 46), ("act", 73))),
+    "fine-tuning, overlapped": WholeRun("finetune", (*ACTING, "finetune.overlap=true")),
+}
+
+
+def compare(name: str, device: str = "auto") -> dict[str, bool]:
+    """Whether each file of the run is the same with graphs and without.
+
+    Only the run with graphs is stopped: a resumed run must equal one that never was.
+    """
+    run = RUNS[name]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        sets = [f"runtime.device={device}"]
+        eager = files(run._replace(stops=()), Path("eager"), [*sets, "runtime.graphs=false"])
+        captured = files(run, Path("captured"), [*sets, "runtime.graphs=true"])
+    return {file: captured[file] == content for file, content in eager.items()}
+
+
+def files(run: WholeRun, out: Path, sets: list[str]) -> dict[str, bytes]:
+    """Do the run in the folder `out`, and read what it published."""
+    folders = {"scale": "smoke", "model": "contextwm"}
+    if run.stage == "finetune":
+        folders |= {"suite": "toy", "variant": "standard"}
+    layers = [CONFIG / folder / f"{name}.yaml" for folder, name in folders.items()]
+    cfg = config.load(layers, [*SETTINGS, *run.sets, *sets], "blob" if "suite" in folders else None)
+    with stopping(run.stops):
+        finished = False
+        while not finished:
+            with contextlib.suppress(KeyboardInterrupt):
+                once(run, cfg, layers, out)
+                finished = True
+    return {name: (out / name).read_bytes() for name in FILES if (out / name).exists()}
+
+
+def once(run: WholeRun, cfg: config.Config, layers: list[Path], out: Path) -> None:
+    """Begin or resume the run; it checkpoints whenever it may if it is to be stopped."""
+    seconds = 0.0 if run.stops else 1e9
+    if run.stage == "pretrain":
+        clips = Path("clips/store.json")
+        if not clips.exists():
+            clips.parent.mkdir()
+            inputs.clip_store(clips.parent, 12, 20, heldout=2)
+        sections = ("runtime", "model", "pretrain")
+        identity = task("pretrain", "made up", cfg, sections, layers, {"clips": clips}, 0)
+        with Run(identity, out, seconds) as entry:
+            pretrain.pretrain(cfg.runtime, cfg.model, cfg.pretrain, clips, entry)
+        return
+    sections = ("runtime", "model", "env", "finetune")
+    identity = task("finetune", "toy/blob", cfg, sections, layers, {}, 0)
+    with Run(identity, out, seconds) as entry, patch.object(finetune, "encode", no_film):
+        work = finetune.Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, entry)
+        finetune.finetune(work)
+
+
+def no_film(path: Path, *_: Any) -> None:
+    """In place of a film: ffmpeg may be missing."""
+    path.write_bytes(b"")
+
+
+@contextlib.contextmanager
+def stopping(stops: tuple[tuple[str, int], ...]) -> Iterator[None]:
+    """Interrupt runs where they seed these events, once each."""
+    left = list(stops)
+
+    def reseed(seed: int, *event: Any) -> None:
+        if event in left:
+            left.remove(event)
+            raise KeyboardInterrupt
+        original(seed, *event)
+
+    original = pretrain.reseed
+    with patch.object(pretrain, "reseed", reseed), patch.object(finetune, "reseed", reseed):
+        yield
+    if left:
+        raise RuntimeError(f"the run was not stopped at {left}")

@@ -1,0 +1,177 @@
+"""On a CPU that emulates CUDA graphs, captured runs equal eager ones bit for bit."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from emulator import install
+
+from bench import inputs, whole_runs
+from cwm.graph import Graphed
+from cwm.runtime import reseed
+
+CONFIG = Path(__file__).parents[2] / "config"
+MODELS, VARIANTS = (
+    sorted(path.stem for path in (CONFIG / folder).glob("*.yaml"))
+    for folder in ("model", "variant")
+)
+CASES = [(model, "standard") for model in MODELS] + [("contextwm", v) for v in VARIANTS]
+
+
+@pytest.fixture(autouse=True)
+def emulator(monkeypatch):
+    return install(monkeypatch)
+
+
+@pytest.mark.parametrize("name", whole_runs.RUNS)
+def test_whole_run_has_the_same_bytes_captured(emulator, name):
+    same = whole_runs.compare(name)
+    assert "weights.safetensors" in same and "metrics.jsonl" in same
+    assert all(same.values()), same
+    assert emulator.graphs
+
+
+def test_runs_compute_in_bfloat16(tmp_path, monkeypatch):
+    """Otherwise the comparisons above would not see what autocast does."""
+    monkeypatch.chdir(tmp_path)
+    run = whole_runs.RUNS["pre-training"]
+    half = whole_runs.files(run, Path("half"), [])
+    full = whole_runs.files(run, Path("full"), ["runtime.precision=fp32"])
+    assert half["weights.safetensors"] != full["weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("model", "variant", "precision"),
+    [(*case, "bf16") for case in CASES] + [("contextwm", "standard", "fp32")],
+)
+def test_updates_and_actions_are_the_same_captured(model, variant, precision):
+    """With dropout, and with schedules that change within three updates."""
+    sets = ["finetune.agent.encoder_frozen=2", "finetune.agent.behavior.target_every=2"]
+    sets += ["model.context.dropout=0.1"] * model.startswith("contextwm")
+    agents = [inputs.agent(model, variant, "smoke", precision, "cpu", sets) for _ in range(2)]
+    eager, captured = agents
+    captured.capture()
+    batch = inputs.batch(3, 8, "cpu")
+    carried = [None, None]
+    for i in range(3):
+        found = []
+        for k, agent in enumerate(agents):
+            reseed("update", i)
+            figures = agent.update(batch)
+            reseed("act", i)
+            seen = batch.image[:, i].numpy(), batch.is_first[:, i].numpy()
+            action, carried[k] = agent.act(*seen, carried[k], explore=True)
+            found.append({**figures, "action": torch.as_tensor(action)})
+        same(*found)
+    same(eager.state_dict(), captured.state_dict())
+    assert len(captured._see.captured) == 1  # the first step of an episode needs no other graph
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name, x in one.items() if not torch.equal(x, other[name])] == []
+
+
+# Negative controls: what would be wrong on a GPU is seen here.
+
+
+def test_a_result_that_the_next_replay_overwrites_is_seen(monkeypatch):
+    """An evaluation replaces the belief of the training policy, whose graph it shares."""
+    monkeypatch.setattr(Graphed, "__call__", Graphed._replay)  # which makes no copies
+    assert not any(whole_runs.compare("fine-tuning").values())
+
+
+def test_frozen_python_state_is_seen():
+    """Eager mode counts 2, 3, 4; a graph keeps the count of its capture, the fourth call."""
+
+    class Counter:
+        count = 1
+
+        def times(self, x):
+            self.count += 1
+            return self.count * x
+
+    ten = torch.tensor([10.0])
+    eager, captured = Counter().times, Graphed(Counter().times)
+    assert [eager(ten).item() for _ in range(3)] == [20, 30, 40]
+    assert [captured(ten).item() for _ in range(3)] == [50, 50, 50]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.item(),
+        lambda x: x.cpu(),
+        lambda x: x.numpy(),
+        lambda x: x.tolist(),
+        lambda x: x[x > 0],
+        lambda x: 1 if x.sum() > 0 else 0,
+        lambda x: x.equal(x),
+        lambda x: x.unique(),
+    ],
+)
+def test_waiting_for_a_value_breaks_a_capture(read):
+    def function(x):
+        read(x)
+        return x + 1
+
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        Graphed(function)(torch.ones(1))
+
+
+def test_capture_leaves_state_and_random_numbers():
+    """Warm-up and capture add 1 four times, which must not stay; chance is that of eager mode."""
+    total = torch.zeros(1)
+
+    def function(x):
+        total.add_(x)
+        return total + torch.rand(1)
+
+    captured = Graphed(function, lambda: [total])
+    torch.manual_seed(0)
+    found = [captured(torch.ones(1)) for _ in range(2)]
+    assert total.item() == 2
+    torch.manual_seed(0)
+    assert found == [1 + torch.rand(1), 2 + torch.rand(1)]  # and the first result was not changed
+
+
+def test_results_may_be_changed_by_the_caller():
+    captured = Graphed(lambda x: {"sum": x + 1, "parts": (x, None)})
+    first = captured(torch.ones(1))
+    first["other"] = first.pop("sum").fill_(7)
+    again = captured(torch.ones(1))
+    assert again == {"sum": torch.tensor([2.0]), "parts": (torch.ones(1), None)}
+
+
+def test_other_threads_may_pin_memory_during_a_capture(monkeypatch):
+    """As the one that prefetches does."""
+
+    def function(x):
+        thread = threading.Thread(target=pin)
+        thread.start()
+        thread.join()
+        return x + 1
+
+    def pin():
+        try:
+            torch.ones(1).pin_memory()
+        except RuntimeError as error:
+            errors.append(error)
+
+    errors = []
+    Graphed(function)(torch.ones(1))
+    assert errors == []
+    graph = torch.cuda.graph
+    monkeypatch.setattr(torch.cuda, "graph", lambda g, stream, **_: graph(g, stream))
+    Graphed(function)(torch.ones(1))
+    assert len(errors) == 1
+
+
+def test_captures_that_share_a_stream_are_an_error(monkeypatch):
+    shared = torch.cuda.Stream()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: shared)
+    captured = Graphed(lambda x: x + 1)
+    captured(torch.ones(1))
+    with pytest.raises(RuntimeError, match="stream of its own"):
+        captured(torch.ones(2))
