@@ -135,7 +135,7 @@ def work(unit: plan.Unit, folder: Path, device: str) -> Work:
             return (lambda: decode(next(out), 1)), CLIPS, below(first) / CLIPS
         case "pretrain":
             store = inputs.clip_store(folder, update.CLIPS, 2 * cfg.pretrain.length)
-            step = update.pretraining(cfg, device, store).update
+            step = update.pretraining(cfg, device, store).whole
             return (
                 repeat(step, UPDATES),
                 UPDATES,
@@ -154,8 +154,10 @@ def work(unit: plan.Unit, folder: Path, device: str) -> Work:
     agent = Agent(cfg.model, cfg.finetune.agent, actions, cfg.runtime.precision).to(device)
     if unit.what == "update":
         episodes = inputs.episodes(update.EPISODES, 3 * cfg.finetune.length, actions)
-        step = update.finetuning(cfg, device, episodes, folder, actions).update
+        step = update.finetuning(cfg, device, episodes, folder, actions).whole
         return repeat(step, UPDATES), UPDATES, size(agent)
+    if device == "cuda" and cfg.runtime.graphs:
+        agent.capture()
     if unit.what == "collect":
         collector, act = Collector(env, 0, 0), Actor(agent, explore=True)
 

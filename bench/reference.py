@@ -9,6 +9,10 @@ our replay, or the clip store read ahead by a thread. So each draws its own wind
 data. Each is a process, as for its users, with a peak memory of its own. The queue of the bonus is
 full, as in most of a run; contexts are not augmented.
 
+All contenders use one GPU. What differs there beside the code: official fp16 skips Adam while its
+loss scaler still looks for a scale, which it does for the first updates; our float32 products are
+TF32. Memory that a CUDA graph keeps for itself counts as reserved, not as allocated.
+
 On a GPU the official code trains in float16 with its loss scaler, on a CPU in float32. Beside that
 it runs with its autocast switched to bfloat16. A ratio is how many of our updates fit in one of the
 official code's: the median over the rounds, and its range.
@@ -19,6 +23,7 @@ import contextlib
 import importlib
 import io
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -41,7 +46,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import inputs, update
 from bench.record import Record
-from cwm import config
+from cwm import config, gpus
 from cwm.data.replay import Episode
 from cwm.runtime import reseed, set_up
 
@@ -271,7 +276,7 @@ def contender(
 
 
 def serve(pipe: Connection, *about: Any) -> None:
-    """Take an update whenever asked to; the answer is its time in ms and the peak memory in MiB."""
+    """Take an update whenever asked to; the answer is its time in ms and the peaks in MiB."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         entry, device = contender(*about, Path(folder))
         peak = update.Peak(device)
@@ -282,29 +287,69 @@ def serve(pipe: Connection, *about: Any) -> None:
                 pipe.send((update.milliseconds(entry.update, 1, device)[0], peak.read()))
 
 
+class Remote:
+    """A contender in a process of its own."""
+
+    def __init__(self, *about: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, *about))
+        self.process.start()
+        theirs.close()
+
+    def receive(self) -> Any:
+        """Its next answer. Ends this program if the process has died."""
+        # The end of the pipe does not tell: worker processes of a dead one may keep it open.
+        while not self.pipe.poll(0.5):
+            if not self.process.is_alive():
+                break
+        with contextlib.suppress(EOFError, ConnectionError):
+            if self.pipe.poll():
+                return self.pipe.recv()
+        self.process.join()
+        sys.exit(f"a contender died with exit code {self.process.exitcode}; its error is above")
+
+    def update(self) -> tuple[float, dict[str, float]]:
+        """Milliseconds of one update, and the peaks of its memory in MiB."""
+        with contextlib.suppress(ConnectionError):
+            self.pipe.send(None)
+        return self.receive()
+
+    def close(self) -> None:
+        """Let the process end, or else end it."""
+        self.pipe.close()
+        self.process.join(10)
+        self.process.kill()
+
+
 def race(
-    pipes: dict[str, Connection], rounds: int, warm_up: int
-) -> tuple[dict[str, list[float]], dict[str, float]]:
+    remotes: dict[str, Remote], rounds: int, warm_up: int
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
     """Milliseconds of `rounds` updates each, taken in turn after some to warm up; peak memory."""
-    taken: dict[str, list[float]] = {name: [] for name in pipes}
-    memory: dict[str, float] = {}
+    taken: dict[str, list[float]] = {name: [] for name in remotes}
+    memory: dict[str, dict[str, float]] = {}
     for number in range(-warm_up, rounds):
-        for name, pipe in pipes.items():
-            pipe.send(None)
-            spent, memory[name] = pipe.recv()
+        for name, remote in remotes.items():
+            spent, memory[name] = remote.update()
             if number >= 0:
                 taken[name].append(spent)
     return taken, memory
 
 
 def report(
-    name: str, taken: dict[str, list[float]], memory: dict[str, float], record: Record
+    name: str,
+    taken: dict[str, list[float]],
+    memory: dict[str, dict[str, float]],
+    record: Record,
 ) -> None:
-    print(f"{'':16}{'median ms':>12}{'fastest':>12}{'slowest':>12}{'peak MiB':>12}")
+    peaks = list(memory[next(iter(taken))])
+    titles = ("median ms", "fastest", "slowest", *(f"{peak}, MiB" for peak in peaks))
+    print(f"{'':16}" + "".join(f"{title:>22}" for title in titles))
     for entry, times in taken.items():
         row = (statistics.median(times), min(times), max(times))
-        print(f"{entry:16}" + "".join(f"{value:12.1f}" for value in (*row, memory[entry])))
-        record.add(f"{name}/{entry}/peak memory", memory[entry], "MiB")
+        print(f"{entry:16}" + "".join(f"{x:22.1f}" for x in (*row, *memory[entry].values())))
+        for peak, mib in memory[entry].items():
+            record.add(f"{name}/{entry}/{peak}", mib, "MiB")
         for what, value in zip(("median", "fastest", "slowest"), row, strict=True):
             record.add(f"{name}/{entry}/{what}", value, "ms")
     for a, b in product(taken, taken):
@@ -335,11 +380,22 @@ def main(arguments: list[str] | None = None) -> None:
         "--precisions", nargs="+", choices=["bf16", "fp32"], help="of ours; bf16, on a CPU both"
     )
     options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as locks:
+        share_gpu(Path(locks))
+        run(options)
+
+
+def share_gpu(locks: Path) -> None:
+    """Claim one GPU for all contenders, which share it by locks of their own in this folder."""
+    gpus.claim()
+    os.environ |= {"CWM_GPU_LOCKS": str(locks), "CWM_JOBS_PER_GPU": "4"}
+
+
+def run(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.precisions = options.precisions or ["bf16"] + ["fp32"] * (device == "cpu")
     command = ["git", "-C", str(options.reference), "rev-parse", "HEAD"]
     code = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
-    context = multiprocessing.get_context("spawn")
     record = Record("reference", **vars(options) | {"reference": code})
     for name in options.cases:
         case = CASES[name]
@@ -355,22 +411,19 @@ def main(arguments: list[str] | None = None) -> None:
         own = "fp16" if device == "cuda" else "fp32"
         entries = [("official", own), ("official", "bf16")]
         entries += [("ours", precision) for precision in options.precisions]
-        pipes, found = {}, {}
-        for whose, precision in entries:
-            pipe, theirs = context.Pipe()
-            about = (theirs, whose, precision, case, sizes, options)
-            context.Process(target=serve, args=about).start()
-            theirs.close()
-            entry, parameters = pipe.recv()
-            found[entry] = parameters
-            pipes[entry] = pipe
-        if len(set(found.values())) > 1:
-            sys.exit(f"these are different models, by their numbers of parameters: {found}")
-        print(f"{name}, {options.model}: {sizes._asdict()}, {found[entry]:,} parameters")
-        print(f"{device}, threads {options.threads}, {options.rounds} updates each, in turn")
-        report(name, *race(pipes, options.rounds, WARM_UP[device]), record)
-        for pipe in pipes.values():
-            pipe.close()
+        remotes, found = {}, {}
+        with contextlib.ExitStack() as stack:
+            for whose, precision in entries:
+                remote = Remote(whose, precision, case, sizes, options)
+                stack.callback(remote.close)
+                entry, parameters = remote.receive()
+                found[entry] = parameters
+                remotes[entry] = remote
+            if len(set(found.values())) > 1:
+                sys.exit(f"these are different models, by their numbers of parameters: {found}")
+            print(f"{name}, {options.model}: {sizes._asdict()}, {found[entry]:,} parameters")
+            print(f"{device}, threads {options.threads}, {options.rounds} updates each, in turn")
+            report(name, *race(remotes, options.rounds, WARM_UP[device]), record)
     record.save()
 
 

@@ -18,12 +18,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -34,11 +34,12 @@ from bench.record import Record
 from cwm import config
 from cwm.agent import Agent
 from cwm.compiled import compile_regions
-from cwm.data.batch import Batch, clip_batch
+from cwm.data.batch import Batch
 from cwm.data.clips import ClipStore, prefetch
 from cwm.data.replay import Episode, Replay
 from cwm.graph import Graphed
-from cwm.optim import Optimizer, step_all
+from cwm.optim import Optimizer
+from cwm.run.pretrain import learner
 from cwm.runtime import reseed, set_up
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.stacked import StackedModel
@@ -54,8 +55,8 @@ CLIPS, EPISODES = 32, 4
 class Subject(NamedTuple):
     """An update to be measured, and its parts."""
 
-    whole: Callable[[], object]  # on a GPU a graph, of which parts cannot be told
-    update: Callable[[], object]
+    whole: Callable[[], object]  # as a run calls it: on a GPU a CUDA graph
+    update: Callable[[], object]  # the same outside of a graph, where parts can be timed
     parts: list[Part]
 
 
@@ -72,20 +73,10 @@ def pretraining(cfg: config.Config, device: str, store: ClipStore) -> Subject:
     optimizer = Optimizer(cfg.pretrain.optimizer, world.parameters())
     clips = prefetch(store, 0, 0, cfg.pretrain.batch, cfg.pretrain.length, device)
     feed = Feed(lambda: next(clips)[1])
-    half = cfg.runtime.precision == "bf16"
-
-    def learn(image: torch.Tensor) -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            loss = world.loss(clip_batch(image)).loss
-        step_all(loss, [optimizer])
-
-    if cfg.runtime.compile:
-        compile_regions(world)
-    changing = (world.state_dict, optimizer.state)
-    graphed = graph(learn, lambda: chain(*(x().values() for x in changing)), cfg, device)
+    learn = learner(world, optimizer, cfg.runtime, device)
     named = [Part(feed, "get", "batch"), Part(optimizer, "step", "optimisers")]
     named += [*world_parts(world), Part(world.rssm, "observe", "lower model")]
-    return Subject(lambda: graphed(feed.get()), lambda: learn(feed.get()), named)
+    return Subject(lambda: learn(feed.get()), lambda: eager(learn)(feed.get()), named)
 
 
 def finetuning(
@@ -111,18 +102,19 @@ def finetuning(
     named.append(Part(agent, "_update_behavior", "actor and critic"))
     named.append(Part(agent.behavior, "losses", "actor and critic"))
     named.append(Part(agent.world, "imagine", "imagination"))
-    graphed = graph(agent.learn, agent.changing, cfg, device)
-    return Subject(lambda: graphed(*feed.get()), lambda: agent.update(feed.get()), named)
+    if device == "cuda" and cfg.runtime.graphs:
+        agent.capture()
+
+    def update() -> None:
+        with patch.object(agent, "learn", eager(agent.learn)):
+            agent.update(feed.get())
+
+    return Subject(lambda: agent.update(feed.get()), update, named)
 
 
-def graph(
-    learn: Callable[..., object],
-    changing: Callable[[], Iterable[torch.Tensor]],
-    cfg: config.Config,
-    device: str,
-) -> Callable[..., object]:
-    """The function as a run would call it."""
-    return Graphed(learn, changing) if device == "cuda" and cfg.runtime.graphs else learn
+def eager(function: Callable[..., object]) -> Callable[..., object]:
+    """The function outside of its CUDA graph, if it has one."""
+    return function.function if isinstance(function, Graphed) else function
 
 
 def world_parts(world: ActionFreeModel | StackedModel) -> list[Part]:
@@ -167,12 +159,18 @@ class Peak:
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
 
-    def read(self) -> float:
+    def read(self) -> dict[str, float]:
+        """By name. What a CUDA graph keeps for itself counts as reserved, not as allocated."""
         if self.cuda:
-            return torch.cuda.max_memory_allocated() / 2**20
+            allocated, reserved = (
+                torch.cuda.max_memory_allocated(),
+                torch.cuda.max_memory_reserved(),
+            )
+            return {"peak allocated": allocated / 2**20, "peak reserved": reserved / 2**20}
         lines = Path("/proc/self/status").read_text().splitlines()
         peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
-        return (peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] / 1024
+        peak = (peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] / 1024
+        return {"peak memory": peak}
 
 
 def report(
@@ -203,8 +201,7 @@ def report(
         "floor": (floor, "ms"),
         "share of the floor": (100 * floor / whole, "%"),
         "operations": (sum(calls.values()), "operations"),
-        "peak memory": (memory, "MiB"),
-    }
+    } | {what: (mib, "MiB") for what, mib in memory.items()}
     if device == "cuda":
         values["kernels"] = (launched, "kernels")
     for what, (value, unit) in values.items():

@@ -5,6 +5,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,20 +182,18 @@ def test_compare_refuses_other_machines(tmp_path, capsys):
 def test_updates_are_taken_in_turn(saved, capsys):
     calls = []
 
-    class Pipe(NamedTuple):
+    class Remote(NamedTuple):
         name: str
 
-        def send(self, _):
+        def update(self):
             calls.append(self.name)
+            return len(calls), {"peak memory": 10 * len(calls)}
 
-        def recv(self):
-            return len(calls), 10 * len(calls)
-
-    pipes = {name: Pipe(name) for name in ("official fp32", "ours bf16")}
-    taken, memory = reference.race(pipes, 2, 1)
+    remotes = {name: Remote(name) for name in ("official fp32", "ours bf16")}
+    taken, memory = reference.race(remotes, 2, 1)
     assert calls == ["official fp32", "ours bf16"] * 3  # once to warm up
     assert taken == {"official fp32": [3, 5], "ours bf16": [4, 6]}
-    assert memory == {"official fp32": 50, "ours bf16": 60}
+    assert memory == {"official fp32": {"peak memory": 50}, "ours bf16": {"peak memory": 60}}
     log = record.Record("reference")
     times = {"official fp32": [8, 6, 5], "ours bf16": [2, 2, 1]}
     reference.report("case", times, memory, log)
@@ -202,6 +202,55 @@ def test_updates_are_taken_in_turn(saved, capsys):
     assert rows["case/ours bf16/peak memory"] == 60
     assert rows["case/official fp32 over ours bf16"] == 4  # of 4, 3 and 5
     assert "official fp32 / ours bf16: 4.00 (3.00 to 5.00)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_contender_that_dies_ends_the_comparison(monkeypatch, when):
+    """Also when a worker process of it lives on and keeps its end of the pipe open."""
+    monkeypatch.setattr(reference, "serve", dies_before if when == "before" else dies_during)
+    remote = reference.Remote()
+    with pytest.raises(SystemExit, match="a contender died with exit code 7"):
+        assert remote.receive() == "ready"
+        remote.update()
+    remote.close()
+    assert not remote.process.is_alive()
+
+
+def dies_before(pipe):
+    if os.fork():
+        os._exit(7)
+    time.sleep(20)
+
+
+def dies_during(pipe):
+    pipe.send("ready")
+    pipe.recv()
+    dies_before(pipe)
+
+
+def test_contenders_share_one_gpu(tmp_path, monkeypatch):
+    """The place that this process holds does not keep its own contenders waiting."""
+    smi = tmp_path / "bin/nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho '0, GPU-a, 0, 81559'\necho '1, GPU-b, 9, 81559'\n")
+    smi.chmod(0o755)
+    code = """
+import os, subprocess, sys
+from pathlib import Path
+from bench import reference
+reference.share_gpu(Path(sys.argv[1]))
+claim = "from cwm import gpus; print(gpus.claim().uuid, flush=True); input()"
+start = lambda: subprocess.Popen([sys.executable, "-c", claim], stdin=-1, stdout=-1, text=True)
+contenders = [start() for _ in range(4)]
+print(*(each.stdout.readline().strip() for each in contenders))
+for each in contenders:
+    each.communicate("done")
+"""
+    known = {"PATH": f"{smi.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    known["CWM_GPU_LOCKS"] = str(tmp_path / "all")
+    run = partial(subprocess.run, env=known, capture_output=True, text=True, timeout=60)
+    done = run([sys.executable, "-c", code, tmp_path / "own"])
+    assert done.stdout.split() == ["GPU-a"] * 4, done.stderr
 
 
 def test_numbers_of_the_official_settings():
