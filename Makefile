@@ -3,7 +3,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test image-test report-test box-test slurm-test punish smoke ui bench fuzz soak audit setup libraries lock
+.PHONY: all test image-test report-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+  audit setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -75,6 +76,13 @@ bench: setup
 	@for each in update loader environment looks decode; do python "bench/$$each.py"; done
 	$(if $(REFERENCE),python bench/reference.py --reference '$(REFERENCE)')
 	echo "The results are in bench/out; python bench/compare.py A.json B.json sets two side by side."
+
+# The GPU path: right, and how fast; nine minutes at most, results in OUT. It needs no set-up.
+# REFERENCE=DIR as for bench. `make gpu-check --dry` (or DRY=1) tries every step on a CPU, tiny.
+DRY ?= $(findstring n,$(firstword -$(MAKEFLAGS)))
+gpu-check:
+	+@exec python3 bench/gpu_check.py $(if $(DRY),--dry) $(if $(REFERENCE),--reference '$(REFERENCE)') \
+	  $(if $(OUT),--out '$(OUT)') $(if $(ONLY),--only $(ONLY))
 
 # Bad input by the thousand: a quarter of an hour on two busy cores. INPUTS=20000 asks for more.
 fuzz: setup

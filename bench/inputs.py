@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 
 from cwm import config
 from cwm.agent import Agent
@@ -23,8 +23,9 @@ CONFIG = Path(__file__).parents[1] / "config"
 
 def smooth_frames(count: int) -> np.ndarray:
     """Coarse noise, enlarged: (count, 64, 64, 3) uint8."""
-    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
-    return np.stack([np.array(Image.fromarray(frame).resize((64, 64))) for frame in coarse])
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
+    large = F.interpolate(torch.as_tensor(coarse).float(), size=(64, 64), mode="bicubic")
+    return large.clamp(0, 255).byte().movedim(1, -1).numpy()
 
 
 def clip_store(folder: Path, clips: int, frames: int, heldout: int = 0) -> ClipStore:
@@ -48,6 +49,8 @@ def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> Clip
 
 def jpeg_clips(folder: Path, store: ClipStore) -> None:
     """The store's clips as the official code keeps them: a folder each, frames from 000001.jpg."""
+    from PIL import Image  # which only the official code needs
+
     for clip, length in enumerate(store.index["length"]):
         (folder / str(clip)).mkdir(parents=True)
         for number, frame in enumerate(store.read(clip, 0, int(length)), 1):

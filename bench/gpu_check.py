@@ -1,0 +1,369 @@
+"""Is the GPU path right, and how fast is it? `make gpu-check [REFERENCE=DIR]`, nine minutes at most
+
+    python bench/gpu_check.py --dry     # every step at tiny size on a CPU: does this script work?
+
+Steps run in order of value, each in a process of its own with a time limit, so that a CUDA error or
+a hang costs that step alone. After each step gpu-check.json, and gpu-check.md for
+docs/performance.md, are written again in the folder OUT; gpu-check.log has all that was printed.
+
+Needs this checkout, torch with CUDA, numpy, pydantic, PyYAML, rich, safetensors and gymnasium; no
+set-up, simulator, ffmpeg or MLflow. The official code, if REFERENCE names it, needs Pillow too.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+try:
+    import numpy as np
+    import torch
+
+    from bench import inputs, record, reference, update, whole_runs
+    from cwm import config
+    from cwm.errors import UserError
+    from cwm.optim import Optimizer
+    from cwm.run.policies import Actor, Behind
+    from cwm.run.pretrain import learner
+    from cwm.runtime import RuntimeConfig, reseed, set_up
+    from cwm.source import commit
+    from cwm.world.action_free import ActionFreeModel
+except ModuleNotFoundError as error:
+    sys.exit(f"gpu-check needs the Python module {error.name}, which is not installed")
+
+Row = tuple[str, str | float, str]  # what, value, unit
+TINY = "--depth 8 --width 64 --latents 4 --units 32 --batch 2 --length 8 --rounds 1 --workers 1"
+UPDATES = 4
+
+
+class Options(NamedTuple):
+    """How the steps run."""
+
+    dry: bool
+    reference: Path | None
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.dry else "cuda"
+
+    @property
+    def scale(self) -> str:
+        return "smoke" if self.dry else "paper"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and length of a batch: the paper's length, and rows that leave room for three."""
+        return (2, 8) if self.dry else (8, 50)
+
+
+class Step(NamedTuple):
+    """A check or a measurement; it returns rows, and whether the check passed if it is one."""
+
+    title: str
+    seconds: float  # at most
+    run: Callable[[Options], tuple[list[Row], bool | None]]
+
+
+class Skipped(Exception):
+    """A step that was not asked for, and why."""
+
+
+def machine(options: Options) -> tuple[list[Row], None]:
+    """Versions, and the rate of one large product."""
+    set_up(RuntimeConfig(device=options.device))
+    about = record.machine() | record.versions() | {"commit": commit()}
+    rate = update.product_rate(options.device, "bf16") / 1e12
+    rows = [(name, str(value), "") for name, value in about.items()]
+    if not options.dry:
+        rows += [
+            ("cuda", torch.version.cuda, ""),
+            ("cudnn", str(torch.backends.cudnn.version()), ""),
+        ]
+    return [*rows, ("a large bfloat16 product", rate, "TFLOP/s")], None
+
+
+class Learner(NamedTuple):
+    """Something that learns from made-up batches."""
+
+    step: Callable[[int], dict[str, torch.Tensor]]  # number of an update -> its figures
+    state: Callable[[], dict[str, torch.Tensor]]
+
+
+def agent(model: str, options: Options, graphs: bool) -> Learner:
+    sets = ["finetune.agent.encoder_frozen=2", "finetune.agent.behavior.target_every=2"]
+    made = inputs.agent(model, "standard", options.scale, "bf16", options.device, sets)
+    if graphs and not options.dry:
+        made.capture()
+    batch = partial(inputs.batch, *options.shape, options.device)
+    return Learner(lambda i: made.update(batch(i)), made.state_dict)
+
+
+def world(options: Options, graphs: bool) -> Learner:
+    cfg = config.load([ROOT / f"config/scale/{options.scale}.yaml"])
+    reseed("weights")
+    made = ActionFreeModel(cfg.model, cfg.pretrain.world).to(options.device).train()
+    optimizer = Optimizer(cfg.pretrain.optimizer, made.parameters())
+    runtime = RuntimeConfig(precision="bf16", graphs=graphs)
+    learn = learner(made, optimizer, runtime, options.device)
+    batch = partial(inputs.batch, *options.shape, options.device)
+    return Learner(lambda i: learn(batch(i).image), made.state_dict)
+
+
+LEARNERS = {
+    "pre-training": world,
+    "ContextWM": partial(agent, "contextwm"),
+    "DreamerV2": partial(agent, "dreamer"),
+}
+
+
+def equal(options: Options, deterministic: bool = False) -> tuple[list[Row], bool]:
+    """Captured updates and eager ones, from the same start, on the same batches.
+
+    Deterministic: every weight has the same bits. Else kernels that add in any order differ from
+    call to call, so a second eager learner tells by how much; captured may differ ten times that.
+    """
+    set_up(RuntimeConfig(device=options.device, deterministic=deterministic))
+    rows, good = [], True
+    for name, make in LEARNERS.items():
+        learners = [make(options, graphs) for graphs in (False, False, True)]
+        again = captured = 0.0
+        for i in range(UPDATES):
+            figures = []
+            for each in learners:
+                reseed("update", i)
+                figures.append({what: x.item() for what, x in each.step(i).items()})
+            again = max(again, difference(figures[0], figures[1]))
+            captured = max(captured, difference(figures[0], figures[2]))
+        same = [same_bits(learners[0], other) for other in learners[1:]]
+        rows += [
+            (f"{name}: figures, eager twice", again, "relative"),
+            (f"{name}: figures, captured and eager", captured, "relative"),
+            (f"{name}: weights, eager twice", "same bits" if same[0] else "differ", ""),
+            (f"{name}: weights, captured and eager", "same bits" if same[1] else "differ", ""),
+        ]
+        good &= all(same) if deterministic else captured <= max(1e-3, 10 * again)
+        del learners
+    return rows, good
+
+
+def difference(one: dict[str, float], other: dict[str, float]) -> float:
+    """The largest difference of two tables, relative to the first."""
+    return max(abs(x - other[name]) / max(abs(x), 1e-6) for name, x in one.items())
+
+
+def same_bits(one: Learner, other: Learner) -> bool:
+    theirs = other.state()
+    return all(torch.equal(x, theirs[name]) for name, x in one.state().items())
+
+
+def runs(options: Options) -> tuple[list[Row], bool]:
+    """Whole runs, deterministic, with graphs and without."""
+    rows, good = [], True
+    for name in whole_runs.RUNS:
+        same = whole_runs.compare(name, options.device)
+        different = ", ".join(file for file, equal in same.items() if not equal)
+        rows.append((name, f"differ: {different}" if different else "same bytes", ""))
+        good &= not different
+    return rows, good
+
+
+def race(case: str, options: Options) -> tuple[list[Row], None]:
+    """Our updates beside those of the official code."""
+    if options.reference is None:
+        raise Skipped("REFERENCE=DIR, a checkout of the official code, was not given")
+    words = ["--reference", str(options.reference), "--cases", case]
+    return measured(reference.main, [*words, *(TINY.split() if options.dry else [])])
+
+
+def components(options: Options) -> tuple[list[Row], None]:
+    """Where the time of an update goes."""
+    words = ["--scales", options.scale, "--models", "contextwm"]
+    rows, _ = measured(update.main, [*words, "--updates", "1" if options.dry else "10"])
+    known = ("fastest", "slowest", "frames", "work", "rate", "operations")
+    return [row for row in rows if not row[0].endswith(known)], None
+
+
+def measured(main: Callable[[list[str]], None], words: list[str]) -> tuple[list[Row], None]:
+    """The rows that a benchmark writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        record.OUT = Path(folder)
+        main(words)
+        (path,) = record.OUT.glob("*.json")
+        rows = json.loads(path.read_text())["rows"]
+    return [(row["name"], row["value"], row["unit"]) for row in rows], None
+
+
+def acting(options: Options) -> tuple[list[Row], None]:
+    """A policy step, and five beside an update, in turn and overlapped; memory of an update."""
+    set_up(RuntimeConfig(device=options.device))
+    cuda = not options.dry
+    rows_, length = (50, 50) if cuda else options.shape
+    batch, image = inputs.batch(rows_, length, options.device), np.zeros((1, 64, 64, 3), np.uint8)
+    made = partial(inputs.agent, "contextwm", "standard", options.scale, "bf16", options.device)
+
+    def milliseconds(call: Callable[[], object], times: int) -> float:
+        update.milliseconds(call, 3, options.device)
+        return statistics.median(update.milliseconds(call, times, options.device))
+
+    def step(actor: Actor) -> np.ndarray:
+        return actor(image, np.array([False]))
+
+    def turn(actor: Actor, learning: Any) -> None:
+        actor.follow()
+        learning.update(batch)
+        for _ in range(5):
+            step(actor)
+
+    eager, captured = made(), made()
+    if cuda:
+        captured.capture()
+    rows: list[Row] = []
+    for name, who in (("eager", eager), ("captured", captured)):
+        rows.append(
+            (f"policy step, {name}", milliseconds(partial(step, Actor(who, True)), 30), "ms")
+        )
+    peak = update.Peak(options.device)
+    rows.append(("update, captured", milliseconds(lambda: captured.update(batch), 10), "ms"))
+    rows += [(f"update, {name}", mib, "MiB") for name, mib in peak.read().items()]
+    in_turn = partial(turn, Actor(captured, True), captured)
+    rows.append(("update and five policy steps, in turn", milliseconds(in_turn, 10), "ms"))
+    ahead = made()
+    behind = Behind(ahead, True)
+    if cuda:
+        ahead.capture()
+        behind.agent.capture()
+    overlapped = milliseconds(partial(turn, behind, ahead), 10)
+    return [*rows, ("update and five policy steps, overlapped", overlapped, "ms")], None
+
+
+STEPS = {
+    "machine": Step("the machine", 60, machine),
+    "equal": Step("captured equals eager, at the paper's sizes", 120, equal),
+    "runs": Step("whole runs with CUDA graphs and without", 120, runs),
+    "pretrain": Step("against the official code: pre-training", 90, partial(race, "pretrain")),
+    "metaworld": Step("against the official code: Meta-world", 90, partial(race, "metaworld")),
+    "dmcr": Step("against the official code: DMC Remastered", 90, partial(race, "dmcr")),
+    "deterministic": Step(
+        "deterministic mode, at the paper's sizes", 90, partial(equal, deterministic=True)
+    ),
+    "acting": Step("acting, overlap and memory", 60, acting),
+    "components": Step("time per component", 90, components),
+}
+
+
+def run_step(name: str, options: Options, result: Path) -> None:
+    """In a process of its own: write what the step found."""
+    try:
+        rows, good = STEPS[name].run(options)
+        status = "measured" if good is None else ("passed" if good else "FAILED")
+    except Skipped as why:
+        rows, status = [], f"skipped: {why}"
+    result.write_text(json.dumps({"status": status, "rows": rows}))
+
+
+def in_process(name: str, words: list[str], seconds: float, log: Path) -> dict[str, Any]:
+    """What the step found, or how it ended."""
+    with tempfile.TemporaryDirectory() as folder, log.open("a") as file:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, "-W", "ignore", __file__, *words]
+        command += ["--step", name, "--result", str(result)]
+        file.write(f"== {name}\n")
+        file.flush()
+        start = time.monotonic()
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        try:
+            ended = f"crashed with exit code {process.wait(seconds)}"
+        except subprocess.TimeoutExpired:
+            ended = f"stopped after {seconds:.0f} s"
+        with contextlib.suppress(ProcessLookupError):  # and its own processes
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        found = {"status": ended, "rows": []}
+        if result.exists():
+            found = json.loads(result.read_text())
+        else:
+            said = log.read_text(errors="replace").rpartition(f"== {name}\n")[2].splitlines()
+            last = next((line for line in reversed(said) if line.strip()), "it printed nothing")
+            found["rows"] = [("its last line", last.replace("|", "/")[:300], "")]
+        return {"step": name, "seconds": round(time.monotonic() - start, 1)} | found
+
+
+def markdown(found: list[dict[str, Any]], command: str, dry: bool) -> str:
+    """A table of everything that was found."""
+    about = f"`{command}`, {datetime.now(UTC):%Y-%m-%d}."
+    if dry:
+        about += " **A dry run on a CPU at tiny sizes: the numbers mean nothing.**"
+    lines = [about, "", "| step | what | value |", "| --- | --- | ---: |"]
+    for each in found:
+        title = STEPS[each["step"]].title
+        lines.append(f"| **{title}** | {each['status']} | {each['seconds']} s |")
+        for what, value, unit in each["rows"]:
+            number = f"{value:.4g}" if isinstance(value, float) else value
+            lines.append(f"| | {what} | {number} {unit} |".replace("  ", " "))
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if no check failed and every step ended; skipped ones are none."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dry", action="store_true", help="on a CPU, tiny")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="the official code")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench/out", metavar="DIR")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all steps together")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    options = Options(given.dry, given.reference and given.reference.resolve())
+    if given.step:
+        run_step(given.step, options, given.result)
+        return 0
+    begun = time.monotonic()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given.out.mkdir(parents=True, exist_ok=True)
+    log = given.out / "gpu-check.log"
+    log.write_text("")
+    words = ["--dry"] * given.dry
+    words += ["--reference", str(options.reference)] if options.reference else []
+    command = " ".join(["python bench/gpu_check.py", *words])
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as locks:
+        if not given.dry:
+            reference.share_gpu(Path(locks))
+            if not torch.cuda.is_available():
+                raise UserError("torch finds no CUDA device; --dry tries every step on a CPU")
+        for name in (name for name in STEPS if name in given.only):
+            left = 60 * given.minutes - (time.monotonic() - begun)
+            if left > 5:
+                found.append(in_process(name, words, min(STEPS[name].seconds, left), log))
+            else:
+                found.append({"step": name, "status": "no time left", "seconds": 0, "rows": []})
+            print(f"{name:14} {found[-1]['status']}, {found[-1]['seconds']} s", flush=True)
+            table = markdown(found, command, given.dry)
+            (given.out / "gpu-check.md").write_text(table)
+            whole = {"command": command, "dry": given.dry, "steps": found}
+            (given.out / "gpu-check.json").write_text(json.dumps(whole, indent=1) + "\n")
+    print(f"\n{table}\n-> {given.out}/gpu-check.md, gpu-check.json, gpu-check.log")
+    fine = ("passed", "measured", "skipped")
+    return int(not all(each["status"].startswith(fine) for each in found))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"gpu-check: {error}")
