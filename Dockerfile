@@ -40,10 +40,11 @@ FROM ${BASE_IMAGE}
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # OSMesa draws on a CPU, EGL on a GPU; libglvnd finds NVIDIA's EGL by the file, which not every
-# container toolkit brings. ffmpeg comes with the Python libraries.
+# container toolkit brings. ffmpeg comes with the Python libraries. runtime.compile needs g++ and
+# Python's headers: Triton and torch compile at run time.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        ca-certificates libegl1 libgl1 libopengl0 libosmesa6 python3 \
+        ca-certificates g++ libegl1 libgl1 libopengl0 libosmesa6 python3 python3-dev \
     && rm -rf /var/lib/apt/lists/* \
     && echo '{"file_format_version": "1.0.0", "ICD": {"library_path": "libEGL_nvidia.so.0"}}' \
         > /usr/share/glvnd/egl_vendor.d/10_nvidia.json

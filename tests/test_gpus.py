@@ -26,7 +26,7 @@ logging.basicConfig(level=logging.INFO)
 gpus.POLL = 0.02
 card = gpus.claim()
 line = {"card": card.uuid, "begin": time.monotonic()}
-line |= {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "MUJOCO_EGL_DEVICE_ID")}
+line |= {name: os.environ[name] for name in os.environ if name.startswith(("CUDA_", "MUJOCO_"))}
 print(json.dumps(line), flush=True)
 time.sleep(float(sys.argv[1]))
 print(time.monotonic(), flush=True)
@@ -73,6 +73,7 @@ def test_no_place_is_ever_held_twice(monkeypatch):
         line = json.loads(out[0])
         assert line["CUDA_VISIBLE_DEVICES"] == line["card"]
         assert line["MUJOCO_EGL_DEVICE_ID"] == str(UUIDS.index(line["card"]))
+        assert line["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"  # as nvidia-smi counts
         spans.append((line["card"], line["begin"], float(out[1])))
     assert len(spans) == 30
     most = {}

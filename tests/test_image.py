@@ -4,7 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from cwm import doctor
+from cwm.compiled import require_compiler
+from cwm.errors import UserError
 from envs.rendering import PACKAGES
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +47,17 @@ def test_it_draws_with_what_the_makefile_and_the_error_message_install():
         names = re.findall(r"\blib[a-z]+\d\b", f"{egl} {osmesa}")
         assert len(names) == 4
         assert {name for name in installed if name.startswith("lib")} == set(names)
+
+
+def test_it_has_what_compiling_asks_for(monkeypatch):
+    """`make image-test` compiles something in it."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError) as error:
+        require_compiler("cpu")
+    (packages,) = re.findall(r"apt-get install ([^;]+);", str(error.value))
+    assert packages == "g++ python3-dev"
+    assert set(packages.split()) <= set(final()["RUN"][0].split())
 
 
 def test_its_torch_is_the_version_that_the_set_up_ends_at_and_doctor_recommends():

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cwm-image-base"
 BASE, IMAGE = "localhost/stand-in", "localhost/contextwm"
 REPORT = "smoke/report.html"
-LACK = "cc gcc git make pip uv"  # what a run has no use for
+LACK = "git make pip uv"  # what a run has no use for
+COMPILED = "import torch; print(torch.compile(lambda x: 2 * x.sin() + 1)(torch.zeros(9)).sum())"
 STUDY = ["snakemake", "--cores", "2", "--config", "scale=smoke", "--", "all"]
 
 # In the image: every library once, in its locked version.
@@ -176,6 +177,10 @@ def test(buildah: Buildah, folder: Path) -> None:
     for opengl in ("osmesa", "egl"):
         check(f"{opengl} draws" in own("env", f"MUJOCO_GL={opengl}", "cwm", "doctor"), opengl)
     passed("cwm doctor, with OSMesa and with EGL")
+    for device in ("cpu", "cuda"):
+        own("python", "-c", f"from cwm.compiled import require_compiler as r; r({device!r})")
+    check("9." in own("python", "-c", COMPILED), "torch.compile")
+    passed("torch.compile")
     own(*config["Healthcheck"]["Test"][1:])
     passed("the health check")
 

@@ -11,6 +11,7 @@ from cwm.checkpoint import save_weights, write_text
 from cwm.cli import app
 from cwm.data.video import Geometry, decode
 from cwm.errors import UserError
+from cwm.run import play as module
 from cwm.run.play import play
 
 SMALL = """
@@ -56,6 +57,19 @@ def test_an_agent_plays_by_the_settings_of_its_run(tmp_path):
     assert outcome[0] != play("toy/blob", "random", 3, film, ["env.time_limit=7"])[0]
     with pytest.raises(UserError, match="is of toy/blob: its actions are others"):
         play("dmc/walker-walk", weights, 0, film)
+
+
+def test_gpu_is_claimed_before_the_environment_is_made(tmp_path, monkeypatch):
+    """MuJoCo takes the GPU that it finds when an environment is made."""
+
+    def no_gpu(runtime):
+        raise UserError("no place on a GPU")
+
+    write_text(tmp_path / "config.yaml", SMALL)
+    monkeypatch.setattr(module, "set_up", no_gpu)
+    monkeypatch.setattr(module, "make", lambda *_: pytest.fail("made"))
+    with pytest.raises(UserError, match="no place on a GPU"):
+        play("toy/blob", str(tmp_path / "weights.json"), 0, tmp_path / "film.mp4")
 
 
 def test_mistakes_are_answered(tmp_path):

@@ -1,0 +1,36 @@
+"""Batches for a GPU are pinned, and only a few wait for it."""
+
+import pytest
+import torch
+from emulator import FakeDevice, install
+
+from bench import inputs
+from cwm.data.clips import prefetch
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """The copies under way, oldest first; the GPU ends one only when the host waits for it."""
+
+    class Copy:
+        def __init__(self):
+            under_way.append(self)
+
+        def synchronize(self):
+            assert under_way.pop(0) is self
+
+    under_way = []
+    install(monkeypatch)
+    monkeypatch.setattr(torch.cuda.current_stream(), "record_event", Copy, raising=False)
+    return under_way
+
+
+def test_host_is_at_most_three_copies_ahead(copies, tmp_path):
+    store = inputs.clip_store(tmp_path, 4, 8)
+    batches = prefetch(store, 0, 0, 2, 4, FakeDevice("cpu"))
+    ahead = []
+    for _ in range(6):
+        next(batches)
+        ahead.append(len(copies))
+    assert ahead == [1, 2, 3, 3, 3, 3]
+    batches.close()
