@@ -4,9 +4,11 @@ Axes: T time, H height, W width; frames are RGB, upright, 64 x 64.
 """
 
 import errno
+import itertools
 import mmap
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -24,14 +26,35 @@ SIZE = 64  # every model of the paper sees 64 x 64 frames
 FRAME_BYTES = SIZE * SIZE * 3
 POLL = 0.25  # seconds between two looks at the clock and at `stop`
 
-# ffmpeg's exit status says little: of a damaged file it decodes what it can and ends with 0.
-COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)|\[warning\] (.*corrupt.*)")
-SOURCE_SIZE = re.compile(r"Stream #0:.* Video: (?!.*attached pic).*?, ([1-9]\d*)x(\d+)\b")
-FRAME_COUNT = re.compile(r"\[info\] frame= *(\d+)")
-SECONDS = re.compile(r"\[info\] frame=.* time=(\d+):(\d+):([\d.]+)")
-ANEW = re.compile(r"\[info\] Reconfiguring filter graph because (.*)")
-SIGNAL = re.compile(r"\[info\] Exiting normally, received signal (\d+)")
-CUT = re.compile(r"\[info\] frame:(\d+) .*\n.*lavfi\.scd\.time=")
+# ffmpeg's exit status says little: of a damaged file it decodes what it can and ends with 0. Each
+# message begins a line with who speaks and how bad it is. Names and titles do not: the file has a
+# neutral name, and metadata is printed before decoding starts, after "[info]" and spaces.
+LINE = r"^(?:\[([^\]\n]+) @ 0x\w+\] )?(?:\[[^\]\n]+ @ 0x\w+\] )*"
+MESSAGE = re.compile(LINE + r"\[(warning|error|fatal)\] (.*)", re.MULTILINE)
+DEMUXER = re.compile(r"^\[in#0/(\S+) @ 0x\w+\] \[verbose\] Starting thread", re.MULTILINE)
+DECODER = re.compile(
+    r"^\[(vist#0:\d+/(\S+)) @ 0x\w+\] \[dec:(\S+) @ 0x\w+\] \[verbose\] Starting thread",
+    re.MULTILINE,
+)
+SOURCE_SIZE = re.compile(
+    r"^\[graph -?\d+ input from stream \S+ @ 0x\w+\] \[verbose\] w:(\d+) h:(\d+) ", re.MULTILINE
+)
+RECONFIGURED = re.compile(
+    r"^\[fc#0 @ 0x\w+\] \[info\] Reconfiguring filter graph because (.*)", re.MULTILINE
+)
+SIGNAL = re.compile(r"^\[info\] Exiting normally, received signal (\d+)", re.MULTILINE)
+# Files that ffmpeg writes beside its log.
+PROGRESS, CUTS = "progress", "cuts"
+FRAME_COUNT = re.compile(r"^frame=(\d+)$", re.MULTILINE)
+MICROSECONDS = re.compile(r"^out_time_us=(\d+)$", re.MULTILINE)
+CUT = re.compile(r"^frame:(\d+) .*\nlavfi\.scd\.time=", re.MULTILINE)
+# A stream copy may begin with pictures whose references were cut off. The decoder reports this at
+# the first few packets, and delivers no frame that needs them. Later, it means a lost picture.
+NO_REFERENCE = re.compile(
+    "mmco: unref short failure|co located POCs unavailable|reference picture missing during reorder"
+    "|Missing reference picture|number of reference frames .* exceeds max"
+)
+HEAD = r"noise=drop=gte(n\,6)"  # the first 6 packets; 2 or 3 are enough for x264's open groups
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 # Of what ffmpeg complains though the file is sound: of where frames go, or of the machine.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -66,7 +89,8 @@ def ffmpeg_exe() -> str:
     """The static ffmpeg of imageio-ffmpeg: the same decoder on every machine."""
     import imageio_ffmpeg
 
-    return imageio_ffmpeg.get_ffmpeg_exe()
+    exe = imageio_ffmpeg.get_ffmpeg_exe()
+    return str(Path(shutil.which(exe) or exe).absolute())  # children run in other folders
 
 
 def ffmpeg_version() -> str:
@@ -92,39 +116,73 @@ def decode(
     the machine is at fault, as when it ends the child.
     """
     check_readable(path)
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        status, log = _run(_arguments(path, geometry), file, limit, stop or threading.Event())
-        if signals := [-status] if status < 0 else SIGNAL.findall(log):
+    stop = stop or threading.Event()
+    with (
+        tempfile.TemporaryDirectory(prefix="cwm-") as folder,
+        tempfile.TemporaryFile(dir=scratch) as file,
+    ):
+        # The suffix stays, as ffmpeg tells some formats by it.
+        name = f"clip.{re.sub(r'[^A-Za-z0-9]', '', path.suffix)}"
+        Path(folder, name).symlink_to(path.absolute())
+        argv = _arguments(name, geometry)
+        status, log = _run(argv, file, limit, stop, folder)
+        if status != 0 and (signals := [-status] if status < 0 else SIGNAL.findall(log)):
             raise _ended(int(signals[0]), path)
-        if found := COMPLAINT.search(log):
-            text = (found[1] or found[2]).strip()
-            for code in FULL + UNFIT:
-                if os.strerror(code) in text:
-                    place = (scratch or tempfile.gettempdir()) if code in FULL else path
-                    raise OSError(code, os.strerror(code), str(place))
-            said = "no video stream" if "matches no streams" in text else f"ffmpeg: {text}"
-            raise DecodeError(said)
+        complaints = _complaints(log)
         if status != 0:
-            raise DecodeError(f"ffmpeg ended with status {status}")
-        if (anew := ANEW.search(log)) and (geometry.cuts is not None or geometry.stride > 1):
+            complaints += [text for _, level, text in MESSAGE.findall(log) if level != "warning"]
+            complaints.append(f"ended with status {status}")
+        for code, text in itertools.product(FULL + UNFIT, complaints):
+            if os.strerror(code) in text:
+                place = (scratch or tempfile.gettempdir()) if code in FULL else path
+                raise OSError(code, os.strerror(code), str(place))
+        if any("matches no streams" in text for text in complaints):
+            raise DecodeError("no video stream")
+        if not all(map(NO_REFERENCE.match, complaints)):
+            raise DecodeError(f"ffmpeg: {complaints[0]}")
+        changed = RECONFIGURED.search(log)
+        if changed and (geometry.cuts is not None or geometry.stride > 1):
             raise DecodeError(
-                f"its picture size or format changes, and the count with it: {anew[1]}"
+                f"its picture size or format changes, and the count with it: {changed[1]}"
             )
-        written, counted = file.seek(0, 2), FRAME_COUNT.findall(log)
+        progress = Path(folder, PROGRESS).read_text()
+        written, counted = file.seek(0, 2), FRAME_COUNT.findall(progress)
         if not counted or written != int(counted[-1]) * FRAME_BYTES:
             said = counted[-1] if counted else "no"
             raise DecodeError(f"ffmpeg reported {said} frames, {written} bytes arrived")
         if not written:
             raise DecodeError("no frames")
+        seconds = [int(n) / 1e6 for n in MICROSECONDS.findall(progress)]
+        shots = Path(folder, CUTS).read_text() if geometry.cuts is not None else ""
+        if complaints:
+            at = argv.index("-i")
+            head = [*argv[:at], "-bsf:v", HEAD, *argv[at:]]
+            if _complaints(_run(head, subprocess.DEVNULL, limit, stop, folder)[1]) != complaints:
+                raise DecodeError(f"ffmpeg: {complaints[0]}")
         pixels = as_frames(file)
-    size = SOURCE_SIZE.search(log.partition("Stream mapping:")[0])
-    if size is None:
-        raise DecodeError("ffmpeg did not say the size of the video")
-    seconds = None
-    for hours, minutes, rest in SECONDS.findall(log)[-1:]:
-        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
-    cuts = tuple(int(frame) for frame in CUT.findall(log))
-    return Clip(pixels, int(size[1]), int(size[2]), seconds, cuts)
+    size = SOURCE_SIZE.search(log)
+    if size is None or DECODER.search(log) is None:
+        raise DecodeError("ffmpeg did not say what it decoded")
+    cuts = tuple(int(frame) for frame in CUT.findall(shots))
+    return Clip(pixels, int(size[1]), int(size[2]), seconds[-1] if seconds else None, cuts)
+
+
+def _complaints(log: str) -> list[str]:
+    """What the demuxer and the decoder of the selected stream said is wrong.
+
+    While ffmpeg probes a file, it decodes some of every stream, sound too. That does not count.
+    """
+    demuxer, decoder = DEMUXER.search(log), DECODER.search(log)
+    if not (demuxer and decoder):
+        return []
+    containers = ("in#0", f"in#0/{demuxer[1]}", demuxer[1])
+    later = (None, *decoder.groups())  # none: ffmpeg itself
+    return [
+        said[3].strip()
+        for said in MESSAGE.finditer(log)
+        if said[1] in containers or (said[1] in later and said.start() > decoder.end())
+        if said[2] != "warning" or "corrupt" in said[3]
+    ]
 
 
 def _ended(by: int, path: Path) -> Exception:
@@ -158,7 +216,7 @@ def check_readable(path: Path) -> None:
         raise DecodeError(f"cannot be read: {error.strerror}") from error
 
 
-def _arguments(path: Path, geometry: Geometry) -> list[str]:
+def _arguments(name: str, geometry: Geometry) -> list[str]:
     """The command line, for the first stream that is a video and not a cover picture.
 
     Only files may be opened, so that a playlist cannot name addresses. One thread each:
@@ -168,7 +226,7 @@ def _arguments(path: Path, geometry: Geometry) -> list[str]:
 
     if geometry.aspect == "person":
         raise DecodeError("dataset.geometry.aspect person is for stills with joints, not videos")
-    source = ffmpeg.input("PATH", protocol_whitelist="file", threads=1)
+    source = ffmpeg.input(f"file:{name}", protocol_whitelist="file", threads=1)
     video = source["V:0"]
     if geometry.stride > 1:
         video = video.filter("select", f"not(mod(n,{geometry.stride}))")
@@ -177,23 +235,31 @@ def _arguments(path: Path, geometry: Geometry) -> list[str]:
     video = video.filter("scale", SIZE, SIZE, flags=geometry.filter)
     if geometry.cuts is not None:
         video = video.filter("scdet", threshold=geometry.cuts)
-        video = video.filter("metadata", mode="print", key="lavfi.scd.time")
+        video = video.filter("metadata", mode="print", key="lavfi.scd.time", file=CUTS)
     sink = video.output(
-        "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", threads=1
+        "pipe:",
+        format="rawvideo",
+        pix_fmt="rgb24",
+        fps_mode="passthrough",
+        enc_time_base="demux",  # rounded to the frame rate, times of two frames may be the same
+        map_metadata=-1,
+        threads=1,
     )
-    quiet = ["-nostdin", "-hide_banner", "-loglevel", "level+info", "-filter_complex_threads", "1"]
-    argv = ffmpeg.compile(sink.global_args(*quiet), cmd=ffmpeg_exe())
-    # `file:` keeps a name such as "a:b.mp4" or "-i.mp4" from meaning something else. It is put in
-    # here because ffmpeg-python refuses names that are not UTF-8.
-    argv[argv.index("PATH")] = f"file:{path}"
-    return argv
+    log = ["-nostdin", "-hide_banner", "-loglevel", "level+verbose", "-nostats"]
+    options = [*log, "-progress", PROGRESS, "-filter_complex_threads", "1"]
+    return ffmpeg.compile(sink.global_args(*options), cmd=ffmpeg_exe())
 
 
-def _run(argv: list[str], out: BinaryIO, limit: float, stop: threading.Event) -> tuple[int, str]:
-    """Run a child to its end: its status and log; kill it when time is up or on `stop`."""
+def _run(
+    argv: list[str], out: BinaryIO, limit: float, stop: threading.Event, folder: str | None = None
+) -> tuple[int, str]:
+    """Run a child in a folder: its status and log; kill it when time is up or on `stop`."""
     deadline = time.monotonic() + limit
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(argv, stdin=nothing, stdout=out, stderr=pipe) as child:
+    env = os.environ | {"AV_LOG_FORCE_NOCOLOR": "1"}
+    with subprocess.Popen(
+        argv, stdin=nothing, stdout=out, stderr=pipe, cwd=folder, env=env
+    ) as child:
         try:
             while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
                 with suppress(subprocess.TimeoutExpired):

@@ -116,6 +116,104 @@ def test_odd_videos_are_what_ffmpeg_alone_gives(name, tmp_path):
     assert len(frames) == {"one frame.mp4": 1, "uneven.mkv": 26}.get(name, 30)
 
 
+UNEVEN = {
+    "in pairs": "(N+0.9*mod(N\\,2))/30/TB",
+    "the same for two frames": "trunc(N/2)*2/30/TB",
+    "going back": "(N-3*eq(mod(N\\,5)\\,4))/30/TB",
+    "ever faster": "N*N/900/TB",
+}
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("times", UNEVEN)
+def test_clip_with_irregular_timestamps_is_decoded(times, suffix, tmp_path):
+    even, uneven = tmp_path / "even.mp4", tmp_path / f"uneven{suffix}"
+    source = "testsrc2=size=96x64:rate=30:duration=2"
+    ffmpeg("-f", "lavfi", "-i", source, "-c:v", "libx264", "-bf", "0", even)
+    ffmpeg("-i", even, "-c", "copy", "-bsf:v", f"setts=ts={UNEVEN[times]}", uneven)
+    expected = decode(even, Geometry()).frames
+    assert len(expected) == 60
+    np.testing.assert_array_equal(decode(uneven, Geometry()).frames, expected)
+
+
+def open_gop(folder):
+    """120 frames, and a stream copy that begins at the second open group, frame 30."""
+    whole, cut = folder / "whole.mp4", folder / "cut.mkv"
+    source = "testsrc2=size=96x64:rate=30:duration=4"
+    x264 = "keyint=30:min-keyint=30:scenecut=0:open-gop=1:bframes=3"
+    ffmpeg("-f", "lavfi", "-i", source, "-c:v", "libx264", "-x264-params", x264, whole)
+    ffmpeg("-ss", "1.5", "-i", whole, "-c", "copy", cut)
+    return whole, cut
+
+
+def test_stream_copy_that_begins_at_an_open_group_is_decoded(tmp_path):
+    whole, cut = open_gop(tmp_path)
+    log = subprocess.run(
+        [video.ffmpeg_exe(), "-i", cut, "-f", "null", "-"], capture_output=True, text=True
+    )
+    assert "mmco: unref short failure" in log.stderr
+    frames = decode(cut, Geometry()).frames
+    assert len(frames) == 90
+    np.testing.assert_array_equal(frames, decode(whole, Geometry()).frames[30:])
+
+
+def test_picture_lost_in_the_middle_is_damage(tmp_path):
+    """The decoder says the same as of an open group, only later."""
+    whole, _ = open_gop(tmp_path)
+    ffmpeg("-i", whole, "-c", "copy", "-bsf:v", "noise=drop=eq(n\\,31)", tmp_path / "lost.mkv")
+    with pytest.raises(DecodeError, match="reference picture missing during reorder"):
+        decode(tmp_path / "lost.mkv", Geometry())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
+def test_clip_with_damaged_sound_is_decoded(suffix, tmp_path):
+    whole, noisy = tmp_path / f"whole{suffix}", tmp_path / f"noisy{suffix}"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=30:duration=2", "-f", "lavfi", "-i",
+           "sine=duration=2", "-c:v", "libx264", whole)  # fmt: skip
+    noise = ["-c", "copy", "-bsf:a", "noise=amount=3:drop='eq(mod(n,9),5)'"]
+    subprocess.run([video.ffmpeg_exe(), "-v", "fatal", "-i", whole, *noise, noisy], check=True)
+    frames = decode(noisy, Geometry()).frames
+    assert len(frames) == 60
+    np.testing.assert_array_equal(frames, decode(whole, Geometry()).frames)
+
+
+WORDS = [
+    "[error] No space left on device",
+    "[info] Exiting normally, received signal 15.",
+    "x\n[error] Input/output error",
+    "[warning] corrupt",
+    "Stream #0:0: Video: h264, 640x480",
+    "[info] frame= 7 time=00:00:09.00",
+]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_in_names_and_metadata_are_no_messages(words, webm, tmp_path):
+    expected = decode(webm, Geometry())
+    path = tmp_path / words.replace("/", " ") / f"{words.replace('/', ' ')}.mkv"
+    path.parent.mkdir()
+    tags = ["-metadata", f"title={words}", "-metadata:s:v:0", f"language=und): {words} ("]
+    ffmpeg("-i", webm, "-c", "copy", *tags, f"file:{path}")
+    frames, *rest = decode(path, Geometry())
+    assert rest == [128, 96, expected.seconds, ()]
+    np.testing.assert_array_equal(frames, expected.frames)
+
+
+def test_cuts_of_a_film_called_like_a_cut_are_its_own(tmp_path):
+    """Ten frames each of black and white: the second shot begins at frame 10."""
+    frames = np.zeros((20, 64, 64, 3), np.uint8)
+    frames[10:] = 255
+    encode(tmp_path / "frame:3 lavfi.scd.time=.mp4", frames, 10, H264)
+    assert decode(tmp_path / "frame:3 lavfi.scd.time=.mp4", Geometry(cuts=10)).cuts == (10,)
+
+
+def test_colours_that_the_terminal_asks_for_change_nothing(tmp_path, webm, monkeypatch):
+    monkeypatch.setenv("AV_LOG_FORCE_COLOR", "1")
+    assert decode(webm, Geometry())[1:3] == (128, 96)
+    with pytest.raises(DecodeError, match="ended prematurely"):
+        decode(broken("truncated webm", tmp_path, webm), Geometry())
+
+
 def test_a_film_that_lies_on_its_side_is_put_upright(webm, tmp_path):
     """As a telephone films: the frames lie, and a note says how to turn them."""
     lying, noted = tmp_path / "lying.mp4", tmp_path / "noted.mp4"
