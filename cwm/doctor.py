@@ -188,7 +188,7 @@ def disk() -> Finding:
         return Finding("disk", False, f"nothing can be written in {closed[0]}", remedy)
     free, place = min((shutil.disk_usage(path).free, path.absolute()) for path in places)
     detail = f"{free / 1e9:.1f} GB free in {place}"
-    remedy = "make room; what takes most: du -xhd4 results data .snakemake | sort -h | tail"
+    remedy = "make room; what takes most: du -xhDd4 results data .snakemake | sort -h | tail"
     nodes = os.statvfs(place)
     if nodes.f_files and not nodes.f_favail:
         return Finding("disk", False, f"no more files can be made in {place}", remedy)

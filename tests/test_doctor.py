@@ -313,7 +313,7 @@ def test_a_full_disk_is_an_error_and_a_nearly_full_one_a_note(monkeypatch, capsy
     assert doctor.doctor() == (mark == "MISSING")
     out = capsys.readouterr().out
     assert out.startswith(mark)
-    assert ("du -xhd4" in out) == (mark != "ok")
+    assert ("du -xhDd4" in out) == (mark != "ok")
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error(monkeypatch, tmp_path):

@@ -33,6 +33,18 @@ def replacing(path: Path) -> Iterator[Path]:
     part.replace(path)
 
 
+def relative(path: Path, folder: Path) -> str:
+    """The way to a path from a folder, by names where these lead there.
+
+    Where the folder is reached by a symbolic link, `..` leads out of the place that the link points
+    to; then the way leads between the real places.
+    """
+    by_name = os.path.relpath(path, folder)
+    if (folder / by_name).resolve() == path.resolve():
+        return by_name
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
 def write_json(path: Path, content: object) -> None:
     """Write a small file, which says nothing of time."""
     with replacing(path) as part:

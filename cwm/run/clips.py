@@ -22,7 +22,7 @@ from pyarrow.parquet import ParquetWriter
 from cwm.data.clips import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 from cwm.data.contact import write_contact_sheet
 from cwm.data.corpora import DatasetConfig, Text, read_videos
-from cwm.data.files import read_lines, replacing, sha256, write_json
+from cwm.data.files import read_lines, relative, replacing, sha256, write_json
 from cwm.data.shards import Line, Stored, shard_name
 from cwm.data.video import FRAME_BYTES, SIZE
 from cwm.errors import UserError
@@ -223,7 +223,7 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
         store.restrict(member.clips, member.heldout, cfg.seed)
         opened.append(store)
         parts.append(asdict(member) | {"content": store.info["sha256"]["content"]})
-    places = [{"store": os.path.relpath(path, out)} for path in stores]
+    places = [{"store": relative(path, out)} for path in stores]
     info = {
         "dataset": name,
         "seed": cfg.seed,

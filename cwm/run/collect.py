@@ -1,7 +1,6 @@
 """A dataset's name -> its clips, listed in `videos.jsonl`."""
 
 import logging
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from cwm.data import standins
 from cwm.data.ahead import in_order
 from cwm.data.corpora import DatasetConfig, Found, Video, describe, find, folder_of
-from cwm.data.files import hold, write_lines
+from cwm.data.files import hold, relative, write_lines
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
         clips = [clip for clip in find(root, replace(cfg, annotations={})) if _place(clip) in made]
     else:
         root = folder_of(name, cfg)
-        written = str(root) if root.is_absolute() else os.path.relpath(root, out)
+        written = str(root) if root.is_absolute() else relative(root, out)
         clips = find(root, cfg)
     videos = in_order(partial(describe, root, cfg=cfg), clips, workers)
     if made:

@@ -161,6 +161,15 @@ def mixed(path, *members, **settings):
     return ClipStore.open(path.parent / "mixed/store.json")
 
 
+def test_mixture_in_a_linked_folder_finds_its_members(path, tmp_path):
+    (tmp_path / "disk/far/away").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "disk/far/away")
+    cfg = DatasetConfig(members=[{"dataset": "tiny"}])
+    mix_clips("mixed", cfg, [path], tmp_path / "linked/mixed")
+    store = ClipStore.open(tmp_path / "linked/mixed/store.json")
+    assert len(store) == len(ClipStore.open(path))
+
+
 def test_a_part_of_a_dataset(path):
     part = mixed(path, {"clips": 2})
     assert part.info["clips"] == {"train": 2, "heldout": 1}

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from cwm.data.files import hold, human, write_json
+from cwm.data.files import hold, human, relative, write_json
 from cwm.errors import UserError
 
 
@@ -47,3 +47,15 @@ def test_a_lock_is_one_process_s_also_where_the_last_one_deleted_it(tmp_path, mo
     monkeypatch.setattr(fcntl, "flock", late)
     with hold(path, "filling it"), pytest.raises(UserError, match="another process"):
         hold(path, "filling it")
+
+
+def test_way_from_a_linked_folder_leads_from_where_the_link_points_to(tmp_path):
+    for name in ("project/data/own", "project/plain", "disk/far/away/results/x"):
+        (tmp_path / name).mkdir(parents=True)
+    data, linked = tmp_path / "project/data/own", tmp_path / "project/results"
+    linked.symlink_to(tmp_path / "disk/far/away/results")
+    (tmp_path / "project/link").symlink_to(data)
+    assert relative(data, tmp_path / "project/plain") == "../data/own"
+    assert relative(tmp_path / "project/link", tmp_path / "project/plain") == "../link"
+    assert relative(data, linked / "x") == "../../../../../project/data/own"
+    assert relative(linked / "y/store.json", linked / "x") == "../y/store.json"

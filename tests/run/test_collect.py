@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from cwm.data.corpora import DatasetConfig, read_videos
@@ -63,6 +65,17 @@ def test_a_folder_is_listed_and_stays_where_it_is(tmp_path, monkeypatch):
     assert root == path.parent / "../../../data/own"
     assert [video.file for video in listed] == ["wave/a.mp4"]
     assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", "results/videos/own/videos.jsonl"]
+
+
+def test_folder_is_found_from_results_that_are_a_link(tmp_path, monkeypatch):
+    (tmp_path / "project/data/own").mkdir(parents=True)
+    (tmp_path / "project/data/own/a.mp4").write_text("x")
+    (tmp_path / "disk/mine/results").mkdir(parents=True)
+    (tmp_path / "project/results").symlink_to(tmp_path / "disk/mine/results")
+    monkeypatch.chdir(tmp_path / "project")
+    collect("own", DatasetConfig(), Path("results/videos/own"), workers=1)
+    root, listed = read_videos(Path("results/videos/own/videos.jsonl"))
+    assert [(root / video.file).read_text() for video in listed] == ["x"]
 
 
 def test_a_missing_folder_and_an_unknown_standin_are_errors(tmp_path):
