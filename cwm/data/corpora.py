@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -25,13 +26,14 @@ from typing_extensions import TypedDict
 from cwm import json_file
 from cwm.data import episodes, stills
 from cwm.data.download import Archive
-from cwm.data.files import read_lines, sha256
+from cwm.data.files import read_lines, sha256, walk
 from cwm.data.standins import StandinConfig
 from cwm.data.stills import Run
 from cwm.data.video import Geometry
 from cwm.errors import UserError
 from cwm.ranges import Share
 
+log = logging.getLogger(__name__)
 VIDEOS = (
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv"
 )
@@ -134,23 +136,30 @@ def find(root: Path, cfg: DatasetConfig) -> list[Found]:
     suffixes = tuple(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
     if not root.is_dir():
         raise UserError(f"no folder {root}; {_expected(cfg)}")
-    paths = [
-        path.as_posix()
-        for base, _, names in os.walk(root)
-        for path in (Path(base, name).relative_to(root) for name in names)
-        if path.suffix.lower() in suffixes and not any(part[0] == "." for part in path.parts)
-    ]
+    files = [(base / name).relative_to(root) for base, names in walk(root) for name in names]
+    paths = [path.as_posix() for path in files if path.suffix.lower() in suffixes]
     pictures = [path for path in paths if path.lower().endswith(stills.SUFFIXES)]
-    clips = [Found(path) for path in set(paths).difference(pictures)]
+    clips = [Found(path) for path in paths if not path.lower().endswith(stills.SUFFIXES)]
     clips += [Found(*run) for run in stills.runs(pictures, cfg.skip, cfg.every)]
     if not clips:
         raise UserError(f"no clip in {root}; {_expected(cfg)}")
-    if cfg.annotations:
-        files = {Path(clip.file).stem: clip.file for clip in clips}
-        clips = [
-            Found(files.get(name, name), None, label, split)
-            for name, (label, split) in _annotations(root, cfg).items()
-        ]
+    clips.sort(key=lambda clip: clip.file)
+    return _annotated(clips, _annotations(root, files, cfg)) if cfg.annotations else clips
+
+
+def _annotated(clips: list[Found], known: dict[str, tuple[str, Split]]) -> list[Found]:
+    """The clips that annotations name, sorted; of several with a name, the first by path."""
+    named: dict[str, list[str]] = {name: [] for name in known}
+    for clip in clips:
+        named.get(Path(clip.file).stem, []).append(clip.file)
+    several = [files for files in named.values() if len(files) > 1]
+    if several:
+        (first, *others), count = several[0], len(several)
+        what = "annotated names with several files: %d; the first by path is used: %s, not %s%s"
+        log.warning(what, count, first, ", ".join(others), "; ..." if count > 1 else "")
+    clips = [
+        Found(files[0] if files else name, None, *known[name]) for name, files in named.items()
+    ]
     return sorted(clips, key=lambda clip: clip.file)
 
 
@@ -165,17 +174,23 @@ class _Annotation(TypedDict):
     template: str
 
 
-def _annotations(root: Path, cfg: DatasetConfig) -> dict[str, tuple[str, Split]]:
+def _annotations(root: Path, files: list[Path], cfg: DatasetConfig) -> dict[str, tuple[str, Split]]:
     """Label and split of every clip by its name, from Something-Something's JSON files."""
     known: dict[str, tuple[str, Split]] = {}
     for split, pattern in cfg.annotations.items():
-        paths = list(root.glob(pattern))
+        paths = [root / path for path in files if _matches(path, pattern)]
         if len(paths) != 1:
             what = f"{len(paths)} files {pattern}"
             raise UserError(f"{what} in {root} instead of one; {_expected(cfg)}")
         for entry in json_file.read(paths[0], list[_Annotation], _expected(cfg)):
             known[str(entry["id"])] = (re.sub(r"[\[\]]", "", entry["template"]), split)
     return known
+
+
+def _matches(path: Path, pattern: str) -> bool:
+    """Whether a path below the root has a pattern; `**/` at its beginning: at any depth."""
+    rest = pattern.removeprefix("**/")
+    return path.match(rest) and (rest != pattern or len(path.parts) == len(Path(rest).parts))
 
 
 def describe(root: Path, clip: Found, cfg: DatasetConfig) -> Video:

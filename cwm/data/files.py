@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import TextIO, TypeVar
 from cwm import json_file
 from cwm.errors import UserError
 
+log = logging.getLogger(__name__)
 H = TypeVar("H")
 R = TypeVar("R")
 
@@ -43,6 +45,48 @@ def relative(path: Path, folder: Path) -> str:
     if (folder / by_name).resolve() == path.resolve():
         return by_name
     return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder from a root on, with the names of its files; hidden ones are left out.
+
+    Symbolic links to folders are followed, after the folders themselves. What is not listed is
+    logged: a link that leads nowhere, or to a folder that contains another listed one or is part
+    of one (so a cycle ends), and a folder that cannot be read.
+    """
+    listed, folders, links = [root.resolve()], [root], []
+    while folders or links:
+        if not folders:
+            link = links.pop(0)
+            real = link.resolve()
+            twin = next(
+                (x for x in listed if x in (real, *real.parents) or real in x.parents), None
+            )
+            if twin is not None:
+                log.warning("%s is left out: it leads to %s; %s is listed", link, real, twin)
+                continue
+            listed.append(real)
+            folders.append(link)
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            log.warning("%s is left out: %s", folder, error.strerror)
+            continue
+        names = []
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_symlink() and path.is_dir():
+                links.append(path)
+            else:
+                names.append(entry.name)
+                if entry.is_symlink() and not path.exists():
+                    log.warning("%s is a link that leads nowhere", path)
+        yield folder, names
 
 
 def write_json(path: Path, content: object) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from cwm.data.files import walk
 from cwm.data.video import SIZE, Clip, DecodeError, Geometry, as_frames
 from cwm.errors import UserError
 
@@ -154,7 +155,8 @@ def joint_boxes(root: Path) -> dict[str, np.ndarray]:
     import h5py
 
     boxes: dict[str, np.ndarray] = {}
-    paths = sorted(root.rglob("annot/*.h5"))
+    folders = (found for found in walk(root) if found[0].name == "annot")
+    paths = sorted(base / name for base, names in folders for name in names if name[-3:] == ".h5")
     if not paths:
         raise UserError(f"no annot/*.h5 in {root}: without joints nobody knows where the person is")
     for path in paths:

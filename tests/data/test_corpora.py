@@ -67,6 +67,30 @@ def test_files_are_found_by_name_and_labelled_by_folder(tmp_path):
     assert (video.bytes, video.sha256) == (11, sha256(tmp_path / "push/a.webm"))
 
 
+def test_linked_folders_are_followed_once_and_cycles_end(tmp_path, caplog):
+    videos, disk = tmp_path / "videos", tmp_path / "disk"
+    for path in (videos / "garden/1.mp4", disk / "kitchen/2.mp4", disk / "attic/3.mp4"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (videos / "a kitchen").symlink_to(disk / "kitchen")
+    (videos / "garden/up").symlink_to("..")
+    (videos / "garden/around").symlink_to("around")
+    (videos / "flowers").symlink_to("garden")
+    (videos / "gone").symlink_to(disk / "gone")
+    (disk / "kitchen/attic").symlink_to("../attic")
+    (disk / "attic/kitchen").symlink_to("../kitchen")
+    files = [clip.file for clip in find(videos, DatasetConfig())]
+    assert files == ["a kitchen/2.mp4", "a kitchen/attic/3.mp4", "garden/1.mp4"]
+    said = [line.replace(f"{videos}/", "").replace(str(tmp_path), "") for line in caplog.messages]
+    assert sorted(said) == [
+        "a kitchen/attic/kitchen is left out: it leads to /disk/kitchen; /disk/kitchen is listed",
+        "flowers is left out: it leads to garden; /videos is listed",
+        "garden/around is a link that leads nowhere",
+        "garden/up is left out: it leads to /videos; /videos is listed",
+        "gone is a link that leads nowhere",
+    ]
+
+
 def test_what_cannot_be_read_is_listed_all_the_same(tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     (clip,) = find(tmp_path, DatasetConfig())
@@ -109,6 +133,32 @@ def test_annotations_say_which_clips_there_are(tmp_path):
     (tmp_path / "labels/train.json").unlink()
     with pytest.raises(UserError, match=r"0 files \*\*/\*train\.json in .* instead of one"):
         find(tmp_path, cfg)
+
+
+def test_annotations_take_the_first_of_files_with_one_name_and_no_hidden_file(tmp_path, caplog):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/train.json").write_text('[{"id": 1, "template": "a"}]')
+    for name in ("._train.json", "labels/._train.json", ".cache/train.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    for name in ("1.webm", "1.mp4", "1.mkv", "._1.avi", "2.webm", "2.mp4"):
+        (tmp_path / name).touch()
+    for pattern in ("**/*train.json", "labels/*.json", "labels/train.json"):
+        cfg = DatasetConfig(annotations={"train": pattern})
+        assert find(tmp_path, cfg) == [Found("1.mkv", None, "a", "train")]
+    assert caplog.messages[0] == (
+        "annotated names with several files: 1; the first by path is used: 1.mkv, not 1.mp4, 1.webm"
+    )
+
+
+def test_annotations_in_a_linked_folder_are_found(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/train.json").write_text('[{"id": 1, "template": "a"}]')
+    (tmp_path / "videos/1.webm").touch()
+    (tmp_path / "videos/labels").symlink_to(tmp_path / "labels")
+    cfg = DatasetConfig(annotations={"train": "**/*train.json"})
+    assert find(tmp_path / "videos", cfg) == [Found("1.webm", None, "a", "train")]
 
 
 def test_what_the_names_of_human36m_say():

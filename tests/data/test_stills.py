@@ -108,6 +108,7 @@ def test_a_person_fills_the_frame(tmp_path):
     picture(tmp_path / "S1/S1_Walk.1_000001.jpg", pixels)
     joints = np.array([[[430.0, 310.0], [450.0, 690.0]]])
     annotate(tmp_path, ["S1_Walk.1_000001.jpg"], joints)
+    (tmp_path / "annot/._train.h5").write_bytes(b"hidden")
     (frame,) = read(
         tmp_path, "S1/S1_Walk.1_000001.jpg", Run(1, 1), Geometry(aspect="person")
     ).frames
