@@ -158,15 +158,14 @@ def opengl() -> Finding:
 
 
 def ffmpeg() -> Finding:
-    """The pinned ffmpeg binary of imageio-ffmpeg runs."""
+    """The ffmpeg that clips are decoded with runs, and understands how it is called."""
     try:
-        import imageio_ffmpeg
+        from cwm.data.video import check_ffmpeg
 
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-version"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (ImportError, RuntimeError, OSError, subprocess.CalledProcessError) as error:
-        return Finding("ffmpeg", False, str(error), "make setup; unset IMAGEIO_FFMPEG_EXE")
-    return Finding("ffmpeg", True, " ".join(said.split()[2:3]))
+        return Finding("ffmpeg", True, check_ffmpeg())
+    except (ImportError, UserError) as error:
+        reason, _, cure = str(error).rpartition("; ")
+        return Finding("ffmpeg", False, reason or cure, f"make setup; {cure}")
 
 
 def mlflow() -> Finding:

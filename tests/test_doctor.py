@@ -147,6 +147,23 @@ def test_an_ffmpeg_that_does_not_run_is_missing_and_the_exit_status_says_so(monk
     assert "-> make setup" in out
 
 
+def test_ffmpeg_that_is_too_old_is_missing(monkeypatch, tmp_path):
+    """As ffmpeg 4.2.2 does: it runs, but knows no option -fps_mode."""
+    program = tmp_path / "ffmpeg"
+    version = "echo 'ffmpeg version 4.2.2-static Copyright (c) 2000-2019'"
+    refusal = """echo "[error] Unrecognized option 'fps_mode'." >&2; exit 1"""
+    program.write_text(f"#!/bin/sh\n[ $1 = -version ] && {version} && exit 0\n{refusal}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    found = doctor.ffmpeg()
+    assert (found.ok, found.needed) == (False, True)
+    reason = "cannot decode clips: ffmpeg: Unrecognized option 'fps_mode'."
+    assert found.detail == f"ffmpeg 4.2.2-static ({program}) {reason}"
+    assert found.remedy == (
+        "make setup; unset IMAGEIO_FFMPEG_EXE, or set it to ffmpeg 7.0 or later"
+    )
+
+
 def test_a_store_that_is_down_is_a_note_and_no_error(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(doctor, "diagnose", lambda: [doctor.mlflow()])

@@ -22,6 +22,8 @@ import numpy as np
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from cwm.errors import UserError
+
 SIZE = 64  # every model of the paper sees 64 x 64 frames
 FRAME_BYTES = SIZE * SIZE * 3
 POLL = 0.25  # seconds between two looks at the clock and at `stop`
@@ -55,6 +57,7 @@ NO_REFERENCE = re.compile(
     "|Missing reference picture|number of reference frames .* exceeds max"
 )
 HEAD = r"noise=drop=gte(n\,6)"  # the first 6 packets; 2 or 3 are enough for x264's open groups
+PICTURE = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"  # 1 x 1
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 # Of what ffmpeg complains though the file is sound: of where frames go, or of the machine.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -100,6 +103,24 @@ def ffmpeg_version() -> str:
     return imageio_ffmpeg.get_ffmpeg_version()
 
 
+def check_ffmpeg() -> str:
+    """Decode one picture as every clip is decoded: the version, or UserError if that fails."""
+    remedy = "unset IMAGEIO_FFMPEG_EXE, or set it to ffmpeg 7.0 or later"
+    try:
+        version = ffmpeg_version()
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        raise UserError(f"ffmpeg does not run: {error}; {remedy}") from error
+    with tempfile.NamedTemporaryFile(suffix=".gif") as file:
+        file.write(PICTURE)
+        file.flush()
+        try:
+            decode(Path(file.name), Geometry())
+        except DecodeError as error:
+            what = f"ffmpeg {version} ({ffmpeg_exe()}) cannot decode clips"
+            raise UserError(f"{what}: {error}; {remedy}") from error
+    return version
+
+
 def decode(
     path: Path,
     geometry: Geometry,
@@ -140,6 +161,8 @@ def decode(
             raise DecodeError("no video stream")
         if not all(map(NO_REFERENCE.match, complaints)):
             raise DecodeError(f"ffmpeg: {complaints[0]}")
+        if DECODER.search(log) is None:
+            raise DecodeError("ffmpeg did not say what it decoded")
         changed = RECONFIGURED.search(log)
         if changed and (geometry.cuts is not None or geometry.stride > 1):
             raise DecodeError(
@@ -161,8 +184,8 @@ def decode(
                 raise DecodeError(f"ffmpeg: {complaints[0]}")
         pixels = as_frames(file)
     size = SOURCE_SIZE.search(log)
-    if size is None or DECODER.search(log) is None:
-        raise DecodeError("ffmpeg did not say what it decoded")
+    if size is None:
+        raise DecodeError("ffmpeg did not say the size of the video")
     cuts = tuple(int(frame) for frame in CUT.findall(shots))
     return Clip(pixels, int(size[1]), int(size[2]), seconds[-1] if seconds else None, cuts)
 

@@ -17,7 +17,15 @@ from cwm.data.ahead import in_order
 from cwm.data.corpora import DatasetConfig, Video, digest, drawn, read_videos
 from cwm.data.files import hold, write_lines
 from cwm.data.shards import Shards
-from cwm.data.video import SIZE, Clip, DecodeError, check_readable, decode, ffmpeg_version
+from cwm.data.video import (
+    SIZE,
+    Clip,
+    DecodeError,
+    check_ffmpeg,
+    check_readable,
+    decode,
+    ffmpeg_version,
+)
 from cwm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -56,10 +64,11 @@ def decode_part(
     """Decode the clips of a part with `n` at once, and write `out/part.jsonl` last.
 
     What is stored already is not decoded again. That file says of every clip, in the order of the
-    list, where its frames lie or why it failed.
+    list, where its frames lie or why it failed. UserError where ffmpeg is missing or too old.
     """
     if not 0 <= number < cfg.parts:
         raise UserError(f"part {number} of dataset {name}; they are 0 to {cfg.parts - 1}")
+    check_ffmpeg()
 
     def mine() -> Iterator[Video]:  # read anew each time: they may be too many for the memory
         _, listed = read_videos(videos)

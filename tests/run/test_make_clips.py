@@ -75,6 +75,13 @@ def contents(out):
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
+def test_ffmpeg_that_cannot_decode_is_found_before_any_clip_is_blamed(folder, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/true")
+    with pytest.raises(UserError, match=r"cannot decode clips: .*; unset IMAGEIO_F"):
+        build(folder)
+    assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
+
+
 def test_the_store_holds_every_frame_of_every_clip(folder):
     out = build(folder)
     store = ClipStore.open(out / "store.json")
