@@ -12,9 +12,10 @@ import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -23,9 +24,13 @@ from cwm.data.files import walk
 from cwm.data.video import SIZE, Clip, DecodeError, Geometry, as_frames
 from cwm.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
 NUMBERED = re.compile(r"(.*?)(\d+)(\.[a-z]+)", re.IGNORECASE)
 PADDING, SIDE = 200, 1000  # pixels about a person, and of a picture, which joints are given in
+ORIENTATION = 0x112  # EXIF's tag
 ONE = 2048  # of OpenCV's fixed-point weights
 
 
@@ -42,14 +47,16 @@ def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[
     skip: how many stills at the beginning of a run are left out. every: of the others, those whose
     number is a multiple of it are kept (1: all).
     """
-    series = defaultdict(list)
-    for file in files:
-        if match := NUMBERED.fullmatch(file):
-            prefix, number, suffix = match.groups()
-            series[prefix, suffix].append((int(number), file))
-    for _, found in sorted(series.items()):
-        numbers = np.array(sorted(number for number, _ in found))
-        names = dict(found)
+    series = defaultdict(dict)
+    parsed = [(file, *m.groups()) for file in files if (m := NUMBERED.fullmatch(file))]
+    padded = {(prefix, suffix, len(n)) for _, prefix, n, suffix in parsed if n[0] == "0"}
+    for file, prefix, number, suffix in parsed:
+        # Without a zero in front, 10 may follow 09 or 9: 09 if there are such.
+        widths = (w for w in range(len(number), 0, -1) if (prefix, suffix, w) in padded)
+        width = len(number) if number[0] == "0" else next(widths, 1)
+        series[prefix, suffix, width][int(number)] = file
+    for _, names in sorted(series.items()):
+        numbers = np.array(sorted(names))
         steps = np.diff(numbers)
         usual = int(steps.min()) if len(steps) else 1
         for run in np.split(numbers, np.flatnonzero(steps != usual) + 1):
@@ -75,7 +82,8 @@ def read(
 ) -> Clip:
     """All stills of a clip as frames, or DecodeError naming the one that cannot be read.
 
-    Pictures are resized from their four nearest pixels each, as OpenCV does by default.
+    Pictures are read and resized as OpenCV does by default: of 16 bits the upper 8 stay, EXIF says
+    how a picture is turned, and a new pixel is made of the four nearest ones.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -87,7 +95,7 @@ def read(
                 raise DecodeError("stopped")
             try:
                 with Image.open(path) as image:
-                    pixels = np.asarray(image.convert("RGB"))
+                    pixels = _upright(image)
             except UnidentifiedImageError as error:
                 raise DecodeError(f"{path.name}: not a picture") from error
             except Exception as error:  # of damaged files Pillow raises what it happens to
@@ -102,6 +110,32 @@ def read(
             file.write(resize(kept))
         file.flush()
         return Clip(as_frames(file), width, height)
+
+
+def _upright(image: "Image.Image") -> np.ndarray:
+    """A picture as RGB (H, W, 3) uint8, turned as its EXIF orientation says.
+
+    EXIF data that cannot be read turns nothing.
+    """
+    from PIL import Image
+
+    image.load()
+    if image.mode == "I;16":
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        pixels = np.repeat(grey[..., None], 3, 2)
+    else:
+        pixels = np.asarray(image.convert("RGB"))
+    exif = Image.Exif()
+    with suppress(Exception):  # of damaged data Pillow raises what it happens to
+        exif.load(image.info.get("exif", b""))
+    orientation = exif.get(ORIENTATION)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None) -> np.ndarray:

@@ -39,6 +39,55 @@ def test_stills_are_grouped_by_name_and_divided_where_a_number_is_missing():
     assert stills.names("b/8.jpg", Run(1, 4)) == ["b/8.jpg", "b/9.jpg", "b/10.jpg", "b/11.jpg"]
 
 
+def test_stills_padded_to_another_width_are_another_clip():
+    assert list(runs(["a_1.jpg", "a_01.jpg"])) == [("a_1.jpg", Run(1, 1)), ("a_01.jpg", Run(1, 1))]
+    plain, padded = [f"{i}.jpg" for i in range(1, 12)], [f"{i:02}.jpg" for i in range(1, 12)]
+    assert list(runs(plain)) == [("1.jpg", Run(1, 11))]
+    assert list(runs(padded)) == [("01.jpg", Run(1, 11))]
+    assert list(runs({*plain, *padded})) == [("1.jpg", Run(1, 9)), ("01.jpg", Run(1, 11))]
+    assert list(runs(["8.jpg", "09.jpg", "10.jpg"])) == [
+        ("8.jpg", Run(1, 1)),
+        ("09.jpg", Run(1, 2)),
+    ]
+
+
+def test_of_sixteen_bits_the_upper_eight_stay(tmp_path):
+    """As OpenCV reads them: 0x1234 becomes 0x12 = 18, 40,000 becomes 156, 65,535 becomes 255."""
+    grey = np.full((64, 64), 0x1234, np.uint16)
+    grey[:, 32:], grey[32:] = 40_000, 65_535
+    picture(tmp_path / "1.png", grey)
+    (frame,) = read(tmp_path, "1.png", Run(1, 1), Geometry()).frames
+    assert [frame[0, 0].tolist(), frame[0, 63].tolist(), frame[63, 0].tolist()] == [
+        [18, 18, 18],
+        [156, 156, 156],
+        [255, 255, 255],
+    ]
+
+
+# Where the corners 1 2 / 3 4 of a stored picture are to be seen, by the EXIF standard.
+CORNERS = {0: "1234", 1: "1234", 2: "2143", 3: "4321", 4: "3412", 5: "1324", 6: "3142", 7: "4231",
+           8: "2413", 9: "1234"}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", CORNERS)
+def test_still_is_turned_as_its_exif_orientation_says(orientation, suffix, tmp_path):
+    stored = np.repeat(np.repeat(np.uint8([[1, 2], [3, 4]]), 64, 0), 96, 1) * 50
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(tmp_path / f"1.{suffix}", exif=exif)
+    frames, width, height, *_ = read(tmp_path, f"1.{suffix}", Run(1, 1), Geometry())
+    assert (width, height) == ((128, 192) if orientation in (5, 6, 7, 8) else (192, 128))
+    corners = frames[0][[8, 8, 56, 56], [8, 56, 8, 56], 0]
+    assert "".join(str(round(value / 50)) for value in corners) == CORNERS[orientation]
+
+
+def test_exif_data_that_cannot_be_read_turn_nothing(tmp_path):
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "1.jpg", exif=b"Exif\0\0this is no TIFF")
+    assert read(tmp_path, "1.jpg", Run(1, 1), Geometry())[1:3] == (96, 64)
+
+
 def test_the_head_of_every_run_is_dropped_and_every_fifth_still_kept():
     """As `data/ytb_driving/make_list.py`: 99 stills go, then multiples of 5 stay."""
     files = [f"dir-0/{i}.jpg" for i in [*range(7, 307), *range(400, 480), *range(500, 620)]]
