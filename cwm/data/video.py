@@ -103,18 +103,18 @@ def ffmpeg_version() -> str:
     return imageio_ffmpeg.get_ffmpeg_version()
 
 
-def check_ffmpeg() -> str:
+def check_ffmpeg(scratch: Path | None = None) -> str:
     """Decode one picture as every clip is decoded: the version, or UserError if that fails."""
     remedy = "unset IMAGEIO_FFMPEG_EXE, or set it to ffmpeg 7.0 or later"
     try:
         version = ffmpeg_version()
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         raise UserError(f"ffmpeg does not run: {error}; {remedy}") from error
-    with tempfile.NamedTemporaryFile(suffix=".gif") as file:
+    with tempfile.NamedTemporaryFile(prefix=".part-", suffix=".gif", dir=scratch) as file:
         file.write(PICTURE)
         file.flush()
         try:
-            decode(Path(file.name), Geometry())
+            decode(Path(file.name), Geometry(), scratch=scratch)
         except DecodeError as error:
             what = f"ffmpeg {version} ({ffmpeg_exe()}) cannot decode clips"
             raise UserError(f"{what}: {error}; {remedy}") from error
@@ -131,7 +131,8 @@ def decode(
     """Decode the first real video stream of a file, all of it or nothing.
 
     limit: seconds before the child is killed. stop: when set, the child is killed at once. The
-    frames lie in a nameless file in `scratch`, not in memory, so that a film may be of any length.
+    frames lie in a nameless file in `scratch`, not in memory, so that a film may be of any length;
+    a temporary folder there holds what else ffmpeg needs.
     Raises DecodeError for whatever is not a whole, readable video: missing, empty, a folder,
     another kind of file, sound only, truncated or damaged, or slower than the limit; OSError where
     the machine is at fault, as when it ends the child.
@@ -139,7 +140,7 @@ def decode(
     check_readable(path)
     stop = stop or threading.Event()
     with (
-        tempfile.TemporaryDirectory(prefix="cwm-") as folder,
+        tempfile.TemporaryDirectory(prefix=".part-", dir=scratch) as folder,
         tempfile.TemporaryFile(dir=scratch) as file,
     ):
         # The suffix stays, as ffmpeg tells some formats by it.

@@ -68,7 +68,6 @@ def decode_part(
     """
     if not 0 <= number < cfg.parts:
         raise UserError(f"part {number} of dataset {name}; they are 0 to {cfg.parts - 1}")
-    check_ffmpeg()
 
     def mine() -> Iterator[Video]:  # read anew each time: they may be too many for the memory
         _, listed = read_videos(videos)
@@ -76,6 +75,7 @@ def decode_part(
 
     out.mkdir(parents=True, exist_ok=True)
     with hold(out / ".lock", f"decoding into {out}"):
+        check_ffmpeg(out)
         shards = Shards(out, key(cfg) | {"parts": cfg.parts})
         todo = {video.identity for video in mine()}
         total = len(todo)
