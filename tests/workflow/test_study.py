@@ -135,6 +135,22 @@ def test_a_log_without_room_neither_fails_a_job_nor_saves_it(project, command, s
     assert (project / "results/mlflow/ready").exists() == (status == 0)
 
 
+def test_a_touched_input_of_any_size_re_runs_nothing_and_an_edited_one_does(project):
+    rule = "rule copy:\n input: 'large.bin'\n output: 'copy.bin'\n shell: 'cp {input} {output}'\n"
+    with (project / "Snakefile").open("a") as file:
+        file.write(rule)
+    large = project / "large.bin"
+    large.write_bytes(bytes(5_000_001))  # Snakemake's own limit is 1,000,000
+    target = ("--config", "scale=smoke", "--", "copy.bin")
+    assert snakemake(*target).returncode == 0
+    large.touch()
+    for profile in ("profiles/default", "none", "profiles/slurm", "profiles/kubernetes"):
+        done = snakemake("--dry-run", "--workflow-profile", profile, *target)
+        assert "Nothing to be done" in done.stdout + done.stderr, (profile, done.stderr)
+    large.write_bytes(bytes(5_000_000) + b"1")
+    assert "rule copy" in snakemake("--dry-run", *target).stdout
+
+
 def test_snakemake_says_a_mistake_in_one_line_and_exits_with_2(project):
     path = project / "config/scale/smoke.yaml"
     path.write_text(path.read_text().replace("prefill", "prefil"))
