@@ -97,12 +97,15 @@ def remove(paths: list[Path]) -> None:
 
 
 def damaged_weights() -> list[Path]:
-    """Every `weights.json` that is not of the weights beside it; published runs have none."""
+    """Every `weights.json` that does not fit the weights beside it.
+
+    Published runs and MLflow's copies (`RUN_ID/artifacts/weights.json`) come without weights.
+    """
     from cwm.data.files import sha256
 
     found = []
     for index in sorted(Path("results").rglob("weights.json")):
-        if index.is_relative_to("results/published"):
+        if index.is_relative_to("results/published") or index.parent.name == "artifacts":
             continue
         try:
             about = json.loads(index.read_text())

@@ -266,6 +266,22 @@ def test_weights_of_published_runs_are_not_missed(left):
     assert doctor.weights().ok
 
 
+@pytest.mark.parametrize("store", [None, "results/tracking.db", "results/mine/mlflow.db"])
+def test_copies_of_weights_json_in_mlflow_are_not_damaged_weights(left, monkeypatch, store):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if store:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{left / store}")
+    folder = Path("results/smoke/pretrain/x/plain/0")
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"stage": "pretrain", "key": "k", "dataset": "x"}')
+    save_weights(folder, {"x": torch.ones(3)}, {})
+    assert tracking._deliver(tracking._read_run(folder))
+    assert len(list(Path("results").rglob("weights.json"))) == 2
+    assert doctor.weights().detail == "none damaged"
+    (folder / "weights.safetensors").unlink()
+    assert remains.damaged_weights() == [folder / "weights.json"]
+
+
 @pytest.fixture
 def shown(monkeypatch, tmp_path):
     """A store that takes two runs to be running, of which one is."""
