@@ -1,4 +1,4 @@
-# docker build -t contextwm --build-arg COMMIT="$(git rev-parse HEAD)" .
+# docker build -t contextwm --build-arg COMMIT="$(git describe --always --abbrev=40 --exclude='*' --dirty)" .
 # apptainer build contextwm.sif docker-daemon:contextwm:latest    (for snakemake --sdm apptainer)
 #
 # Any base with apt and Python 3.11 or 3.12 does. CUDA's `base` is enough: the wheels of torch bring

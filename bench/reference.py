@@ -25,7 +25,6 @@ import io
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -49,6 +48,7 @@ from bench.record import Record
 from cwm import config, gpus
 from cwm.data.replay import Episode
 from cwm.runtime import reseed, set_up
+from cwm.source import git_commit
 
 # What the official code imports for its types and for augmentations that are not used here.
 NOT_NEEDED = ("kornia", "torchtyping", "torchvision", "torchvision.transforms", "typeguard")
@@ -394,8 +394,7 @@ def share_gpu(locks: Path) -> None:
 def run(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.precisions = options.precisions or ["bf16"] + ["fp32"] * (device == "cpu")
-    command = ["git", "-C", str(options.reference), "rev-parse", "HEAD"]
-    code = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    code = git_commit(options.reference, "wmlib/__init__.py")
     record = Record("reference", **vars(options) | {"reference": code})
     for name in options.cases:
         case = CASES[name]

@@ -144,7 +144,8 @@ def plan(target: str | None, scale: str | None, table: Path, cores: int, gpus: i
         name = target.removeprefix("fig_")
         of = study.Study({name: of.figure(name)})
     words, stages = _priced(scale, of, costs, cores, gpus)
-    where = sorted(set(rows["machine"] + ", commit " + rows["commit"].str[:7]))
+    code = rows["commit"].str[:7] + rows["commit"].str[40:]  # with `-dirty`
+    where = sorted(set(rows["machine"] + ", commit " + code))
     lines = [f"{scale}, {target}: {words}", stages, *_wanting(scale, of)]
     if missing := {unit for job in jobs(scale, of) for unit in job.work} - costs.keys():
         names = ", ".join(sorted(f"{unit.what} {unit.of}" for unit in missing))

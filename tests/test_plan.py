@@ -34,7 +34,7 @@ def project(tmp_path, monkeypatch):
     units = {unit for job in plan.jobs("smoke", study.load("smoke")) for unit in job.work}
     rows = [
         {**dataclasses.asdict(unit), "seconds": 1.0, "low": 0.5, "high": 2.0, "bytes": 1}
-        | {"rounds": 3, "machine": "Abacus", "commit": "c0ffee123"}
+        | {"rounds": 3, "machine": "Abacus", "commit": "c0ffee1234" * 4 + "-dirty"}
         for unit in units
     ]
     for row in rows:
@@ -72,7 +72,7 @@ def test_prices_by_hand(project):
     assert words[0].startswith("smoke, one: 2 fine-tuning runs, 0 pre-trained models: ")
     assert f"{195 / 3600:.3g} [{97.5 / 3600:.3g}, {390 / 3600:.3g}] core-hours" in words[0]
     assert f"{99 / 3600:.3g} hours on 2 cores" in words[0]  # no sooner than one of each stage
-    assert words[-1] == "Measured on Abacus, commit c0ffee1."
+    assert words[-1] == "Measured on Abacus, commit c0ffee1-dirty."
 
 
 def test_what_is_done_stands_beside_what_was_predicted(project):

@@ -63,7 +63,8 @@ def page(tmp_path):
     other = study.finetune(tmp_path, {0: [1]}, seed=1)
     study.write_json(
         other / "run.json",
-        json.loads((other / "run.json").read_text()) | {"versions": {"torch": "9"}},
+        json.loads((other / "run.json").read_text())
+        | {"versions": {"torch": "9"}, "commit": "0123456789" * 4 + "-dirty"},
     )
     (tmp_path / "one.md").write_text(
         "| Task | Score |\n| --- | --- |\n| ball | 0.5 |\n\n- Noted.\n"
@@ -142,6 +143,7 @@ def test_tables_episodes_and_runs(page):
     assert page.words.count("abc123") == 2  # the run of the episode is listed once
     assert "torch 2.13.0" in page.words
     assert "torch 9" in page.words
+    assert "0123456789-dirty" in page.words
 
 
 def test_many_failures_are_counted_when_not_shown(tmp_path):
