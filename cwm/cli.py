@@ -465,6 +465,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
+        _check_arguments(sys.argv[1:])
         app()
     except (UserError, EnvError) as error:
         _fail(str(error))
@@ -472,6 +473,15 @@ def main() -> None:
         if not (said := machine.limit(error)):
             raise
         _fail(said)
+
+
+def _check_arguments(words: list[str]) -> None:
+    """Raise UserError for an argument that run.json, cards and pages could not quote."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{word} is not valid UTF-8; rename the file or folder") from None
 
 
 def _fail(said: str) -> NoReturn:

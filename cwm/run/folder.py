@@ -83,7 +83,7 @@ class Run:
     def __enter__(self) -> "Run":
         root = self.folder.parent
         root.mkdir(parents=True, exist_ok=True)
-        place = _sha256(str(self.out.resolve()).encode())[:16]
+        place = _sha256(os.fsencode(self.out.resolve()))[:16]
         self.locks = [
             hold(self.folder.with_suffix(".lock"), f"making this run (in {self.folder})"),
             hold(root / f"out-{place}.lock", f"making {self.out} with other settings"),

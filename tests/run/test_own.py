@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,23 @@ def test_a_folder_without_videos_is_an_error(tmp_path, monkeypatch):
         pretrain_on(tmp_path, "smoke", tmp_path / "out", 1)
     with pytest.raises(UserError, match=r"smoke\.yaml|smoek"):
         pretrain_on(tmp_path, "smoek", tmp_path / "out", 1)
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused_before_training(folder, tmp_path):
+    folder = folder.rename(os.fsdecode(os.fsencode(tmp_path) + b"/my \xe9"))
+    command = ["cwm", "videos", folder, "--scale", "smoke", "--out", "out"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = rf"cwm: {tmp_path}/my \udce9 is not valid UTF-8; rename the file or folder"
+    assert done.stderr.strip() == said
+    assert not Path("out").exists()
+
+
+def test_a_project_in_a_folder_whose_name_is_not_utf8_trains(folder, tmp_path, monkeypatch):
+    project = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"))
+    project.mkdir()
+    monkeypatch.chdir(project)
+    Path("config").symlink_to(ROOT / "config")
+    pretrain_on(folder, "smoke", Path("out"), 2)
+    assert Path("out/report.html").exists()
