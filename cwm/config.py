@@ -11,7 +11,8 @@ import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -126,13 +127,26 @@ def schema() -> str:
 
 
 def _parse_set(word: str) -> dict[str, Any]:
+    """The setting of `key.path=value`; the value of a text or path is what was typed."""
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise UserError(f"--set {word!r} must look like key.path=value")
-    result = parse(value, f"--set {word}")
-    for part in reversed(key.split(".")):
+    location = key.split(".")
+    typed = _is_text(location) and value not in ("", "null") and value[0] not in "'\""
+    result = value if typed else parse(value, f"--set {word}")
+    for part in reversed(location):
         result = {part: result}
     return result
+
+
+def _is_text(location: Sequence[str]) -> bool:
+    """Whether the setting at `location` is a text or a path, which YAML could take for a number."""
+    kinds: tuple[Any, ...] = (Config,)
+    for part in location:
+        cls = next((kind for kind in kinds if is_dataclass(kind)), None)
+        kind = get_type_hints(cls).get(part) if cls else None
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return bool({str, Path}.intersection(kinds))
 
 
 def _explain(error: ValidationError, layers: list[Layer]) -> UserError:

@@ -222,8 +222,9 @@ def _pretraining(figure: Figure) -> Iterator[PretrainedRun]:
 
 
 def _known(folder: str, name: str) -> Path:
-    if not re.fullmatch("[a-z0-9-]+", name):
-        raise UserError(f"{folder} {name!r} is not a plain name: small letters, digits and hyphens")
+    if not (isinstance(name, str) and re.fullmatch("[a-z0-9-]+", name)):
+        said = "small letters, digits and hyphens, in quotes where YAML reads a number or `true`"
+        raise UserError(f"{folder} {name!r} is not a plain name: {said}")
     path = CONFIG / folder / f"{name}.yaml"
     if not path.exists():
         raise unknown(folder, name, _names(folder))

@@ -105,3 +105,17 @@ def test_the_defaults_are_the_papers():
 def test_the_schema_is_current():
     committed = json.loads((ROOT.parent / "workflow/schemas/config.schema.json").read_text())
     assert committed == json.loads(config.schema())
+
+
+@pytest.mark.parametrize("name", ["2024_05_01", "007", "1e3", "number #32", "true", "~", "a: b"])
+def test_a_folder_given_by_set_stays_what_was_typed(name):
+    assert config.load([], [f"dataset.folder={name}"]).dataset.folder == Path(name)
+    assert config.load([], [f"env.textures={name}"]).env.textures == name
+
+
+def test_a_text_given_by_set_may_be_quoted_and_may_be_none():
+    assert config.load([], ["dataset.folder='my 007'"]).dataset.folder == Path("my 007")
+    assert config.load([], ["dataset.folder=null"]).dataset.folder is None
+    assert config.load([], ["dataset.annotations={train: a.json}"]).dataset.annotations == {
+        "train": "a.json"
+    }

@@ -1,6 +1,7 @@
 """What a study is made of, and what a person is told who mistyped a name in it."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -149,6 +150,36 @@ def test_a_touched_input_of_any_size_re_runs_nothing_and_an_edited_one_does(proj
         assert "Nothing to be done" in done.stdout + done.stderr, (profile, done.stderr)
     large.write_bytes(bytes(5_000_000) + b"1")
     assert "rule copy" in snakemake("--dry-run", *target).stdout
+
+
+NAMES = ("2024_05_01", "007", "1e3", "number #32", "true", "null", "~", "{x}", "a: b", "[x]", "-v")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "it's", '12"', "$HOME", "nan", "1=2"])
+def test_a_folder_of_videos_on_the_command_line_stays_what_was_typed(project, name):
+    arguments = ("--config", "scale=smoke", f"videos={name}", "--", "pretrain_videos")
+    done = snakemake("--dry-run", "--printshellcmds", *arguments)
+    (line,) = [line for line in done.stdout.splitlines() if "cwm videos" in line]
+    words = shlex.split(line.partition("cwm videos")[2])
+    assert words[words.index("--") + 1] == name
+
+
+def test_a_scale_whose_name_is_a_number_is_found_or_asked_for_in_quotes(project):
+    for kind in ("scale", "study"):
+        shutil.copy(project / f"config/{kind}/smoke.yaml", project / f"config/{kind}/007.yaml")
+    done = snakemake("--dry-run", "--config", "scale=007", "--", "fig_curves")
+    assert "results/007/figures/curves.pdf" in done.stdout, done.stderr
+    config = project / "config/config.yaml"
+    config.write_text("scale: 007\njobs_per_gpu: 1\n")
+    done = snakemake("--dry-run", "--", "all")
+    assert done.returncode == 2
+    assert "cwm: scale 7 is not a plain name: small letters, digits and hyphens, in quotes" in (
+        done.stderr
+    )
+    config.write_text("scale: '007'\nvideos: 2024_05_01\njobs_per_gpu: 1\n")
+    done = snakemake("--dry-run", "--", "all")
+    assert done.returncode == 2
+    assert "cwm: videos is 20240501, not a folder; write it in quotes" in done.stderr
 
 
 def test_snakemake_says_a_mistake_in_one_line_and_exits_with_2(project):

@@ -1,6 +1,7 @@
 """Where things lie, and which runs a figure needs."""
 
 import os
+import re
 import sys
 
 from cwm.config import load as load_settings
@@ -16,7 +17,16 @@ from cwm.study import (
     videos_of,
 )
 
+# Snakemake reads `name=value` as a number, a boolean or YAML; folders and scales stay texts.
+for word in workflow.config_settings.config_args:
+    name, _, value = word.partition("=")
+    if name in ("scale", "videos"):
+        config[name] = re.sub(r"^(['\"])(.*)\1$", r"\2", value, flags=re.DOTALL)
+
 try:
+    VIDEOS_OF_ONES_OWN = config.get("videos") or "data/videos"
+    if not isinstance(VIDEOS_OF_ONES_OWN, str):
+        raise UserError(f"videos is {VIDEOS_OF_ONES_OWN!r}, not a folder; write it in quotes")
     STUDY = load(config["scale"])
     for target in sys.argv[1:]:
         if target.startswith("fig_"):

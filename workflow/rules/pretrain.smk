@@ -115,8 +115,9 @@ rule pretrain_videos:
     resources:
         gpu=GPU,
     params:
-        folder=config.get("videos", "data/videos"),
+        folder=lambda w: VIDEOS_OF_ONES_OWN,  # a text, whatever braces are in it
         scale=config["scale"],
         out=f"{RESULTS}/own",
     shell:
-        "cwm videos {params.folder:q} --scale {params.scale:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        "cwm videos --scale {params.scale:q} --out {params.out:q} -- {params.folder:q}"
+        " 2>&1 | tee {log:q}"
