@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cwm import machine
-from cwm.errors import UserError
+from cwm.errors import UserError, check_utf8
 from envs.errors import EnvError
 
 LONGEST = 2000  # characters of an error
@@ -465,7 +465,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        _check_arguments(sys.argv[1:])
+        for word in sys.argv[1:]:
+            check_utf8(word)
         app()
     except (UserError, EnvError) as error:
         _fail(str(error))
@@ -473,15 +474,6 @@ def main() -> None:
         if not (said := machine.limit(error)):
             raise
         _fail(said)
-
-
-def _check_arguments(words: list[str]) -> None:
-    """Raise UserError for an argument that run.json, cards and pages could not quote."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{word} is not valid UTF-8; rename the file or folder") from None
 
 
 def _fail(said: str) -> NoReturn:

@@ -30,6 +30,14 @@ class UserError(ValueError):
     """A mistake in what was asked for; the command line prints it as one line and exits with 2."""
 
 
+def check_utf8(word: str) -> None:
+    """Raise UserError for an argument that run.json, cards and pages could not quote."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{word} is not valid UTF-8; rename the file or folder") from None
+
+
 def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
     """The error for a mistyped name: what it was, and the nearest names that would be valid."""
     choices = sorted(valid)

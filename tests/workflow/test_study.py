@@ -164,6 +164,14 @@ def test_a_folder_of_videos_on_the_command_line_stays_what_was_typed(project, na
     assert words[words.index("--") + 1] == name
 
 
+def test_a_folder_of_videos_that_is_not_utf8_is_refused_before_any_job(project):
+    folder = os.fsdecode(b"videos=caf\xe9")
+    done = snakemake("--config", "scale=smoke", folder, "--", "pretrain_videos")
+    assert done.returncode == 2
+    assert r"cwm: caf\udce9 is not valid UTF-8; rename the file or folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_scale_whose_name_is_a_number_is_found_or_asked_for_in_quotes(project):
     for kind in ("scale", "study"):
         shutil.copy(project / f"config/{kind}/smoke.yaml", project / f"config/{kind}/007.yaml")

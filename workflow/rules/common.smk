@@ -5,7 +5,7 @@ import re
 import sys
 
 from cwm.config import load as load_settings
-from cwm.errors import UserError
+from cwm.errors import UserError, check_utf8
 from cwm.study import (
     OFFICIAL,
     SCRATCH,
@@ -27,6 +27,7 @@ try:
     VIDEOS_OF_ONES_OWN = config.get("videos") or "data/videos"
     if not isinstance(VIDEOS_OF_ONES_OWN, str):
         raise UserError(f"videos is {VIDEOS_OF_ONES_OWN!r}, not a folder; write it in quotes")
+    check_utf8(VIDEOS_OF_ONES_OWN)
     STUDY = load(config["scale"])
     for target in sys.argv[1:]:
         if target.startswith("fig_"):
