@@ -13,8 +13,15 @@ export TORCH ?= torch>=2.11,<=2.13.0
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
+# Packages go to .venv only, whatever variables pip and uv would read.
+unexport PIP_PREFIX PIP_PYTHON PIP_ROOT PIP_TARGET
+export PIP_USER := 0
+UV_PIP := uv pip install -q --python .venv/bin/python
+# $(call quote,TEXT): one word of the shell.
+quote = '$(subst ','\'',$(1))'
+
 # Stamps are named by what went in: a second run finds them, a moved folder or a new lock does not.
-stamp = .venv/$(1)-$(shell (echo '$(CURDIR) $(TORCH)'; cat $(2)) | sha256sum | cut -c 1-12)
+stamp = .venv/$(1)-$(shell (echo $(call quote,$(CURDIR) $(TORCH)); cat $(2)) | sha256sum | cut -c 1-12)
 LIBRARIES := $(call stamp,libraries,requirements.lock)
 READY := $(call stamp,ready,requirements.lock pyproject.toml)
 
@@ -74,7 +81,7 @@ ui: setup
 # ours, at the paper's sizes: a quarter of an hour more on a CPU.
 bench: setup
 	@for each in update loader environment looks decode; do python "bench/$$each.py"; done
-	$(if $(REFERENCE),python bench/reference.py --reference '$(REFERENCE)')
+	$(if $(REFERENCE),python bench/reference.py --reference $(call quote,$(REFERENCE)))
 	echo "The results are in bench/out; python bench/compare.py A.json B.json sets two side by side."
 
 # The GPU path: right, and how fast; nine minutes at most, results in OUT. It needs no set-up.
@@ -105,7 +112,10 @@ $(LIBRARIES):
 	@right='import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])'
 	for python in $(PYTHON); do "$$python" -c "$$right" 2>/dev/null && break; done || \
 	  { echo "Python 3.11 or 3.12 is needed. As root: $(APT) python3 python3-venv"; exit 1; }
-	if ! { grep -qsF '$(CURDIR)/.venv' .venv/pyvenv.cfg && .venv/bin/python -m pip -V >/dev/null; }; then
+	odd='import os, sys; sys.exit(any(c in ":{}" or c < " " for c in os.getcwdb().decode()))'
+	"$$python" -c "$$odd" 2>/dev/null || { echo "The path of this folder has a colon, a brace, a" \
+	  "control character or no UTF-8, which Python's tools cannot take: rename it"; exit 1; }
+	if ! { grep -qsF "$$VIRTUAL_ENV" .venv/pyvenv.cfg && .venv/bin/python -m pip -V >/dev/null; }; then
 	  echo "set-up: an environment in .venv"
 	  "$$python" -c 'import ensurepip' 2>/dev/null || $(call system,"$$(basename "$$python")-venv")
 	  "$$python" -m venv --clear .venv
@@ -115,12 +125,12 @@ $(LIBRARIES):
 	echo "set-up: the libraries of requirements.lock"
 	python -m pip install -qq "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	lock='--require-hashes -r requirements.lock'
-	uv pip install -q $$([ ! -e /etc/ssl/certs/ca-certificates.crt ] || echo --system-certs) $$lock || \
+	$(UV_PIP) $$([ ! -e /etc/ssl/certs/ca-certificates.crt ] || echo --system-certs) $$lock || \
 	  { echo "set-up: uv could not, so pip does (slower)"; python -m pip install -qq $$lock; }
 	rm -f .venv/libraries-* && touch $@
 
 $(READY): | $(LIBRARIES)
-	@uv pip install -q --offline --no-deps --no-build-isolation -e .
+	@$(UV_PIP) --offline --no-deps --no-build-isolation -e .
 	python -c 'import sys; from cwm import doctor; sys.exit(not doctor.opengl().ok)' || \
 	  $(call system,$(OPENGL))
 	cwm doctor

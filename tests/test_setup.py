@@ -1,8 +1,10 @@
 """Set-up: the lists of versions agree, and make sets up when and only when it has to."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PATH = {"PATH": os.environ["PATH"]}
 LOCK = (ROOT / "requirements.lock").read_text()
 APART = {"filelock", "fsspec", "mpmath", "networkx", "sympy", "typing-extensions"}  # for torch
 
@@ -60,6 +63,8 @@ def test_what_is_installed_is_what_is_locked():
 def clone(tmp_path):
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "config").mkdir()
+    shutil.copy(ROOT / "config/config.yaml", tmp_path / "config")
     return tmp_path
 
 
@@ -88,6 +93,54 @@ def test_a_copied_environment_is_not_taken_for_a_set_up_one(clone, tmp_path_fact
     other = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(clone, other)
     assert make(other, "--question", "setup").returncode == 1
+
+
+ODD = 'it\'s a #1 "50%" $HOME & `x` (y) [z] why? \\ ~ é;'
+
+
+def test_a_folder_of_any_name_is_set_up(clone):
+    folder = clone.rename(clone.with_name(ODD))
+    (folder / ".venv").mkdir()
+    done = make(folder, "--question", "setup")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    recipe = make(folder, "--just-print", "setup", "bench", "REFERENCE=it's", CORES="1", **PATH)
+    assert "--reference 'it'\\''s'" in recipe.stdout
+    assert subprocess.run(["bash", "-n"], input=recipe.stdout, text=True).returncode == 0
+    assert make(folder, "--touch", "setup").returncode == 0
+    assert make(folder, "--question", "setup").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["a:b", "a{b", "a}b", "a\tb", os.fsdecode(b"a\xe9b")])
+def test_a_folder_whose_name_no_environment_can_have_is_refused(clone, name):
+    folder = clone.rename(clone.with_name(name))
+    done = make(folder, "setup", f"PYTHON={sys.executable}")
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == [
+        "The path of this folder has a colon, a brace, a control character or no UTF-8, which "
+        "Python's tools cannot take: rename it"
+    ]
+    assert not (folder / ".venv").exists()
+
+
+def test_packages_go_to_the_environment_whatever_variables_say(clone):
+    """Stand-ins of the tools note what they are asked for; the system's Python gets nothing."""
+    tools = clone / ".venv/bin"
+    tools.mkdir(parents=True)
+    (clone / ".venv/pyvenv.cfg").write_text(f"command = python -m venv {clone}/.venv\n")
+    note = f'echo "$(basename "$0") $* ${{PIP_TARGET-}}${{PIP_PREFIX-}}$PIP_USER" >> {clone}/said\n'
+    for name in ("python", "uv", "cwm"):
+        (tools / name).write_text(f"#!/bin/sh\n{note}")
+        (tools / name).chmod(0o755)
+    variables = {"UV_SYSTEM_PYTHON": "1", "UV_PYTHON": "3.12", "PIP_USER": "1"}
+    variables |= {"PIP_TARGET": "/elsewhere", "PIP_PREFIX": "/elsewhere"}
+    done = make(clone, "setup", f"PYTHON={sys.executable}", **variables, **PATH)
+    assert done.returncode == 0, done.stderr
+    said = (clone / "said").read_text().splitlines()
+    installs = [line for line in said if "pip install" in line]
+    assert len([line for line in installs if line.startswith("python -m pip install")]) == 2
+    assert len([line for line in installs if line.startswith("uv pip install")]) == 2
+    assert all("--python .venv/bin/python" in line for line in installs if line[:2] == "uv")
+    assert all(line.endswith(" 0") for line in installs)
 
 
 def test_without_a_python_of_the_right_version_one_line_says_what_to_install(clone, tmp_path):
