@@ -73,8 +73,10 @@ class Record:
 
 def uri() -> str:
     """Where runs are shown: MLFLOW_TRACKING_URI, else the SQLite file of this study."""
-    default = f"sqlite:///{(STORE / 'tracking.db').resolve()}"
-    return os.environ.get("MLFLOW_TRACKING_URI") or default
+    database = (STORE / "tracking.db").resolve()
+    if "?" in str(database):  # begins the query of a URI, and SQLAlchemy reads no escape for it
+        database = STORE / "tracking.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
 
 
 def init() -> str:
@@ -325,7 +327,8 @@ def _client(store: str | None = None) -> "MlflowClient":
 
 def _database() -> Path | None:
     """The file of a SQLite store; nothing for a server."""
-    return Path(uri().removeprefix("sqlite:///")) if uri().startswith("sqlite:///") else None
+    path = uri().removeprefix("sqlite:///").partition("?")[0]
+    return Path(path) if uri().startswith("sqlite:///") else None
 
 
 def _database_exists() -> bool:
@@ -368,16 +371,18 @@ def _upgrade() -> None:
 
 
 def _experiment(client: "MlflowClient", stage: str) -> str:
-    """The id of a stage's experiment, made when it is new."""
+    """The id of a stage's experiment, which is made if it is new and restored if it was deleted."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(stage)
-    if found:
-        return found.experiment_id
     database = _database()
     where = (database.parent / "artifacts" / stage).resolve().as_uri() if database else None
     try:
-        return client.create_experiment(stage, artifact_location=where)
+        if not found:
+            return client.create_experiment(stage, artifact_location=where)
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
     except MlflowException:  # another process was quicker, or else this fails again
         return client.get_experiment_by_name(stage).experiment_id
 

@@ -416,3 +416,45 @@ def test_init_is_idempotent_and_leaves_a_store_as_it_is():
     assert "tracking.db" in tracking.init()
     with sqlite3.connect("results/mlflow/tracking.db") as database:
         assert database.execute(rows).fetchone() == before
+
+
+def test_runs_of_an_experiment_that_was_deleted_are_shown_again(capfd):
+    run = make_run(Path("results/smoke/baselines/deleted"), "deleted", stage="baselines")
+    (run / "scores.csv").write_text("step,return\n")
+    assert tracking.sync_all(), capfd.readouterr().err
+    client = tracking._client()
+    client.delete_experiment(client.get_experiment_by_name("baselines").experiment_id)
+    assert shown("deleted") == []
+    fresh = make_run(Path("results/smoke/baselines/fresh"), "fresh", stage="baselines")
+    (fresh / "scores.csv").write_text("step,return\n")
+    assert tracking.sync_all(), capfd.readouterr().err
+    assert [run.info.status for key in ("deleted", "fresh") for run in shown(key)] == [
+        "FINISHED",
+        "FINISHED",
+    ]
+
+
+@pytest.mark.parametrize("name", ["why?", "x?y=1&z", "100%20 #1"])
+def test_the_database_lies_in_the_folder_whatever_its_name(tmp_path, name):
+    code = """from pathlib import Path
+from cwm import tracking
+run = Path("results/smoke/baselines/r")
+run.mkdir(parents=True)
+(run / "run.json").write_text('{"stage": "baselines", "key": "k", "scale": "smoke"}')
+(run / "scores.csv").write_text("step,return\\n")
+print(tracking.sync_all(), tracking.sync_all(), len(tracking.running()), tracking.problem())"""
+    folder = tmp_path / name
+    folder.mkdir()
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout == "True True 0 None\n", done.stderr
+    with sqlite3.connect(folder / "results/mlflow/tracking.db") as database:
+        assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
+    (stored,) = (folder / "results/mlflow/artifacts").rglob("scores.csv")
+    assert stored.read_text() == "step,return\n"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_query_of_an_address_is_no_part_of_the_databases_name(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////a/b.db?timeout=30")
+    assert tracking._database() == Path("/a/b.db")
