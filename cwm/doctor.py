@@ -20,6 +20,7 @@ from cwm.errors import UserError
 ROOT = Path(__file__).parents[1]
 DRAW = """
 import os
+import cwm  # which puts our `envs` before others
 from envs.rendering import Renderer, load
 scene = "<mujoco><worldbody><camera name='eye'/></worldbody></mujoco>"
 Renderer(load("mujoco").MjModel.from_xml_string(scene), "eye", "fast")

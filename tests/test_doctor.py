@@ -17,6 +17,7 @@ import torch
 from cwm import doctor, remains, tracking
 from cwm.checkpoint import save_weights
 
+ROOT = Path(__file__).parents[1]
 SNAKEFILE = """
 rule all:
     input: "done.txt"
@@ -169,6 +170,24 @@ def test_a_store_that_is_down_is_a_note_and_no_error(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "diagnose", lambda: [doctor.mlflow()])
     assert doctor.doctor() == 0
     assert capsys.readouterr().out.startswith("note     MLflow")
+
+
+def test_another_package_named_envs_on_the_path_changes_nothing(tmp_path):
+    other = tmp_path / "other/envs"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise RuntimeError('the other envs')")
+    environment = os.environ | {"PYTHONPATH": f"{other.parent}:{ROOT}"}
+    for command in (
+        ["from cwm.cli import main; main()", "play", "toy/sphere", "--out", "film.mp4"],
+        ["from cwm import doctor; print(doctor.opengl())"],
+    ):
+        command = [sys.executable, "-c", *command]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert "ok=True" in done.stdout
+    assert (tmp_path / "film.mp4").exists()
 
 
 HALF = (
