@@ -112,8 +112,8 @@ $(LIBRARIES):
 	@right='import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])'
 	for python in $(PYTHON); do "$$python" -c "$$right" 2>/dev/null && break; done || \
 	  { echo "Python 3.11 or 3.12 is needed. As root: $(APT) python3 python3-venv"; exit 1; }
-	odd='import os, sys; sys.exit(any(c in ":{}" or c < " " for c in os.getcwdb().decode()))'
-	"$$python" -c "$$odd" 2>/dev/null || { echo "The path of this folder has a colon, a brace, a" \
+	odd='import os, sys; sys.exit(any(c in ":%[]{}" or c < " " for c in os.getcwdb().decode()))'
+	"$$python" -c "$$odd" 2>/dev/null || { echo "The path of this folder has one of : % [ ] { }, a" \
 	  "control character or no UTF-8, which Python's tools cannot take: rename it"; exit 1; }
 	if ! { grep -qsF "$$VIRTUAL_ENV" .venv/pyvenv.cfg && .venv/bin/python -m pip -V >/dev/null; }; then
 	  echo "set-up: an environment in .venv"

@@ -95,7 +95,7 @@ def test_a_copied_environment_is_not_taken_for_a_set_up_one(clone, tmp_path_fact
     assert make(other, "--question", "setup").returncode == 1
 
 
-ODD = 'it\'s a #1 "50%" $HOME & `x` (y) [z] why? \\ ~ é;'
+ODD = 'it\'s a #1 "50" $HOME & `x` (y) why? \\ ~ é;'
 
 
 def test_a_folder_of_any_name_is_set_up(clone):
@@ -110,13 +110,13 @@ def test_a_folder_of_any_name_is_set_up(clone):
     assert make(folder, "--question", "setup").returncode == 0
 
 
-@pytest.mark.parametrize("name", ["a:b", "a{b", "a}b", "a\tb", os.fsdecode(b"a\xe9b")])
+@pytest.mark.parametrize("name", ["a:b", "a{b", "50%", "a[b]", "a\tb", os.fsdecode(b"a\xe9b")])
 def test_a_folder_whose_name_no_environment_can_have_is_refused(clone, name):
     folder = clone.rename(clone.with_name(name))
     done = make(folder, "setup", f"PYTHON={sys.executable}")
     assert done.returncode == 2
     assert done.stdout.splitlines() == [
-        "The path of this folder has a colon, a brace, a control character or no UTF-8, which "
+        "The path of this folder has one of : % [ ] { }, a control character or no UTF-8, which "
         "Python's tools cannot take: rename it"
     ]
     assert not (folder / ".venv").exists()
