@@ -27,6 +27,9 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
     `info` has `success` where the suite knows it, and the suite's own costs. Repeating an action
     takes the largest success and adds up the costs.
 
+    `control_steps` counts the control steps of all episodes since the environment was made. A
+    `step` takes fewer than `action_repeat` of them where the episode ends within it.
+
     Args:
         actions: how many numbers an action has.
         render: `fast`, or `reference` for the simulator's own picture with shadows, reflections
@@ -48,6 +51,7 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
             raise EnvError(f"action_repeat is {action_repeat}; it must be 1 or more")
         self.action_space = Box(-1, 1, (actions,), np.float32)
         self.quality, self.action_repeat, self.render_mode = render, action_repeat, render_mode
+        self.control_steps = 0
         self._over, self._seed = True, 0
 
     @abc.abstractmethod
@@ -84,6 +88,7 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
         action = self._checked(action)
         total, infos = 0.0, []
         for _ in range(self.action_repeat):
+            self.control_steps += 1
             reward, terminated, truncated, info = self.control(action)
             total += reward
             infos.append(info)

@@ -2,7 +2,8 @@
 
 The schedule is the reference's (`examples/train_apv_finetuning.py`): random episodes, offline
 updates, then one update every few steps; evaluation at fixed steps, the first before learning
-from the agent's own actions. Steps are agent steps; `scores.csv` counts them with action repeat.
+from the agent's own actions. Steps are agent steps, but in `scores.csv` and `metrics.jsonl` they
+are the control steps that the training environment took.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,7 @@ class Finetuning:
         run: Run,
     ) -> None:
         _check(cfg)
-        self.cfg, self.env_cfg, self.run = cfg, env, run
+        self.cfg, self.run = cfg, run
         self.seed = int(run.task.labels["seed"])
         device = set_up(runtime)
         self.env = make(run.task.what, env)
@@ -114,6 +115,7 @@ class Finetuning:
         tensors = {"agent": self.agent.state_dict()}
         tensors |= {f"optimizer-{name}": o.state() for name, o in optimizers}
         state = {"begun": self.begun, "updates": self.agent.updates}
+        state["control_steps"] = self.control_steps
         state |= {"episodes": self.replay.count, "remembered": self.replay.remembered}
         self.run.checkpoint(self.step, tensors, **state)
         self.replay.prune()
@@ -132,6 +134,7 @@ class Finetuning:
                 optimizer.load_state(tensors[f"optimizer-{name}"])
             self.step, self.begun = state["step"], state["begun"]
             self.agent.updates = state["updates"]
+            self.env.unwrapped.control_steps = state["control_steps"]
 
     def update(self, rate: float) -> dict[str, float]:
         """One update; returns figures if this one is logged."""
@@ -144,12 +147,12 @@ class Finetuning:
         if i % self.cfg.log_every:
             return {}
         self.guard.check()
-        return self.run.log(self.repeated, figures, rate)
+        return self.run.log(self.control_steps, figures, rate)
 
     @property
-    def repeated(self) -> int:
-        """Environment steps, counted with action repeat."""
-        return self.step * self.env_cfg.action_repeat
+    def control_steps(self) -> int:
+        """Control steps that the training environment took, also before the run was resumed."""
+        return self.env.unwrapped.control_steps
 
     def evaluate(self, rate: float) -> dict[str, float]:
         """Episodes of the mode policy in environments with seeds of their own."""
@@ -168,12 +171,12 @@ class Finetuning:
             figures[f"eval/{name}"] = np.mean([o.costs[name] for o in outcomes])
         if outcomes[0].success is not None:
             figures["eval/success"] = np.mean([o.success for o in outcomes])
-        return self.run.log(self.repeated, figures, rate)
+        return self.run.log(self.control_steps, figures, rate)
 
     def score(self, episode: int, outcome: Outcome, split: str) -> Score:
         """A row of scores.csv."""
         return Score(
-            self.repeated, episode, outcome.return_, outcome.success, outcome.length, split
+            self.control_steps, episode, outcome.return_, outcome.success, outcome.length, split
         )
 
     def random_action(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:

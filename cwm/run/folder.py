@@ -36,7 +36,7 @@ from cwm.source import commit
 class Score(NamedTuple):
     """One episode, a row of `scores.csv`."""
 
-    step: int  # environment steps, counted with action repeat
+    step: int  # control steps that the training environment has taken
     episode: int
     return_: float
     success: float | None  # none: the suite does not say

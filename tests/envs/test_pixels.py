@@ -37,3 +37,7 @@ def test_control_steps_add_up_until_the_end(action_repeat, rewards, successes):
     assert [step[4]["toll"] for step in steps] == rewards
     assert [step[3] for step in steps] == [False] * (len(rewards) - 1) + [True]
     assert steps[-1][0].max() == 5
+    assert env.control_steps == 5
+    env.reset(seed=0)
+    env.step([0.0])
+    assert env.control_steps == 5 + action_repeat

@@ -43,7 +43,7 @@ class Rehearsal(Finetuning):
     EPISODE = 500  # agent steps, in both suites
 
     def __init__(self, cfg, run):
-        self.cfg, self.env_cfg, self.run = cfg.finetune, cfg.env, run
+        self.cfg, self.run = cfg.finetune, run
         self.agent, self.guard = SimpleNamespace(state_dict=dict), Guard(run, "cpu")
         self.actor = None
         self.step, self.begun = 0, None
@@ -141,7 +141,7 @@ def test_a_short_run(tmp_path):
             expected.append(("evaluate", step))
     assert work.trace == expected
 
-    # Logs count environment steps: agent steps times the action repeat. Evaluation counts none.
+    # Logs count control steps: two for each agent step here. Evaluation counts none.
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     events = [e for e in expected if e[0] in ("update", "evaluate")]
     assert [line["step"] for line in lines] == [2 * e[1] for e in events]

@@ -94,6 +94,38 @@ def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch, set
     assert content(learn(tmp_path / "stopped", files=files, sets=sets), *RESULTS) == straight
 
 
+@pytest.mark.parametrize("stops", [(), (8, 10)], ids=["straight", "resumed"])
+def test_steps_are_counted_where_the_repeat_does_not_divide_the_episode(
+    tmp_path, monkeypatch, stops
+):
+    """An episode of 20 control steps takes three agent steps, of 8, 8 and 4."""
+    collect, left = Finetuning.collect, list(stops)
+
+    def interrupted(self, policy):
+        if left and self.step == left[0]:
+            del left[0]
+            raise KeyboardInterrupt
+        return collect(self, policy)
+
+    monkeypatch.setattr(Finetuning, "collect", interrupted)
+    sets = ["env.action_repeat=8", "finetune.prefill=6", "finetune.steps=12", "finetune.length=3"]
+    sets += ["finetune.eval_every=3", "finetune.train_every=3", "finetune.log_every=1"]
+    files, _ = settings(model="dreamer")
+    for _ in stops:
+        with pytest.raises(KeyboardInterrupt):
+            learn(tmp_path / "run", "toy/sphere", files=files, sets=sets)
+    run = learn(tmp_path / "run", "toy/sphere", files=files, sets=sets)
+    scores = pd.read_csv(run / "scores.csv")
+    train, evaluated = (scores[scores["split"] == split]["step"] for split in ("train", "eval"))
+    assert train.tolist() == [20, 40, 60, 80]
+    assert evaluated.unique().tolist() == [40, 60, 80]
+    assert set(scores["length"]) == {3}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    # Two updates and an evaluation after the prefill, then an update in the first agent step of
+    # each episode and an evaluation in its last.
+    assert [line["step"] for line in lines] == [40, 40, 40, 48, 60, 68, 80]
+
+
 def test_an_overlapped_run_acts_with_the_weights_before_the_last_update(tmp_path, monkeypatch):
     files, _ = settings()
     acted, versions, update = [], [], Finetuning.update
@@ -178,7 +210,7 @@ def test_a_run_is_a_folder(tmp_path):
     assert list(scores) == ["step", "episode", "return", "success", "length", "split"]
     assert set(scores["split"]) == {"train", "eval"}
     assert scores["success"].isna().all()
-    # Steps count the action repeat: episodes of 10 agent steps are 20 environment steps.
+    # Steps are control steps: episodes of 10 agent steps are 20 control steps.
     evaluations = scores[scores["split"] == "eval"]["step"].unique()
     assert list(evaluations) == [80, 120, 160]
     assert set(scores["length"]) == {10}
