@@ -48,6 +48,7 @@ def make(
     render: str = "fast",
     action_repeat: int = 1,
     time_limit: int = 0,
+    render_mode: str | None = None,
     **options: Any,
 ) -> gymnasium.Env:
     """Make an environment; observations are frames uint8 (64, 64, 3), actions lie in [-1, 1].
@@ -63,17 +64,20 @@ def make(
         action_repeat: control steps per `step`.
         time_limit: truncate after this many calls of `step` (so control steps divided by
             `action_repeat`, as in the paper's code); 0 leaves the suite's own limit.
+        render_mode: what `render` returns, as for `gymnasium.make`: a frame for people uint8
+            (256, 256, 3) for None or `rgb_array`, the list of those since the last call for
+            `rgb_array_list`; `human` opens a window and needs pygame.
         options: what only this suite can be told (OPTIONS).
 
     Raises:
-        EnvError: an unknown suite, task, render or option (naming the nearest), a number out of
-            range, or a simulator, its server or an OpenGL that is not there.
+        EnvError: an unknown suite, task, render, render_mode or option (naming the nearest), a
+            number out of range, or a simulator, its server or an OpenGL that is not there.
     """
     if task not in tasks(suite):
         raise unknown(f"{suite} task", task, SUITES[suite])
     if time_limit < 0:
         raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's own) or more")
-    valid = {"render", "action_repeat", "time_limit", *OPTIONS.get(suite, ())}
+    valid = {"render", "action_repeat", "time_limit", "render_mode", *OPTIONS.get(suite, ())}
     for name in options.keys() - valid:
         raise unknown(f"{suite} option", name, valid)
     return gymnasium.make(
@@ -82,5 +86,6 @@ def make(
         disable_env_checker=True,  # tests/envs/test_contract.py checks each once, not every step
         render=render,
         action_repeat=action_repeat,
+        render_mode=render_mode,
         **options,
     )

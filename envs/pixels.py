@@ -47,6 +47,8 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
     ) -> None:
         if render not in QUALITIES:
             raise unknown("render", render, QUALITIES)
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise unknown("render_mode", render_mode, self.metadata["render_modes"])
         if action_repeat < 1:
             raise EnvError(f"action_repeat is {action_repeat}; it must be 1 or more")
         self.action_space = Box(-1, 1, (actions,), np.float32)

@@ -10,6 +10,7 @@ import pytest
 from gymnasium.envs.registration import load_env_creator
 
 import envs
+from envs import vector
 
 IDS = [name for name in gymnasium.registry if name.startswith("cwm/")]
 
@@ -53,6 +54,24 @@ def test_gymnasium_makes_the_same_environment():
     other.close()
 
 
+@pytest.mark.parametrize("mode", [None, "rgb_array"])
+def test_render_mode_is_accepted_as_by_gymnasium(mode):
+    one = envs.make("toy", "blob", render_mode=mode)
+    several = vector.make("toy", "blob", 2, render_mode=mode)
+    one.reset(seed=1)
+    several.reset(seed=[0, 1])
+    assert one.render_mode == several.render_mode == mode
+    assert np.array_equal(one.render(), several.render()[1])
+    assert one.render().shape == (256, 256, 3)
+
+
+def test_render_mode_may_ask_for_a_list_of_frames():
+    env = envs.make("toy", "blob", render_mode="rgb_array_list")
+    env.reset(seed=0)
+    env.step(np.zeros(2))
+    assert [frame.shape for frame in env.render()] == [(256, 256, 3)] * 2
+
+
 def test_a_time_limit_counts_calls_of_step():
     env = envs.make("toy", "blob", action_repeat=2, time_limit=3)
     env.reset(seed=0)
@@ -83,6 +102,7 @@ def test_importing_envs_imports_no_simulator(bare):
         (("metaworld", "draw-open"), {}, "metaworld task 'draw-open'; did you mean: drawer-open,"),
         (("dmc", "walker_walk"), {}, "dmc task 'walker_walk'; did you mean: walker-walk,"),
         (("toy", "blob"), {"render": "quick"}, "unknown render 'quick'; did you mean: fast, ref"),
+        (("toy", "blob"), {"render_mode": "rgb"}, "unknown render_mode 'rgb'; did you mean: rgb_a"),
         (("toy", "blob"), {"action_repeat": 0}, "action_repeat is 0; it must be 1 or more"),
         (
             ("toy", "blob"),
