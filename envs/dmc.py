@@ -51,9 +51,7 @@ class ControlSuite(MujocoEnv):
         render_mode: str | None = None,
     ) -> None:
         load("dm_control")
-        from dm_control import suite
-
-        self._env = suite.load(*TASKS[task])
+        self._env = load("dm_control.suite").load(*TASKS[task])
         spec = self._env.action_spec()
         super().__init__(spec.shape[0], render, action_repeat, render_mode)
         self.metadata = self.metadata | {"render_fps": round(1 / self._env.control_timestep())}

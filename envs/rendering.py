@@ -7,6 +7,7 @@ is about ten times as fast.
 
 import importlib
 import os
+import sys
 import weakref
 from pathlib import Path
 from types import ModuleType
@@ -35,18 +36,26 @@ def load(simulator: str) -> ModuleType:
     """Import a simulator, having chosen an OpenGL that needs no display.
 
     The choice is MUJOCO_GL: kept if it is set, else `egl` where there is an NVIDIA card and
-    `osmesa` where there is none.
+    `osmesa` where there is none. Upper and lower case are the same, and both it and
+    PYOPENGL_PLATFORM are put into lower case, since not every simulator takes others.
 
     Raises:
-        EnvError: the package or its OpenGL is not installed; the message holds the line to type.
+        EnvError: the package or its OpenGL is not installed, or an environment variable is wrong;
+            the message holds the line to type.
     """
+    for name in {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & os.environ.keys():
+        os.environ[name] = os.environ[name].strip().lower()
     if not os.environ.get("MUJOCO_GL"):
         nvidia = any(Path("/dev").glob("nvidia[0-9]*"))
         os.environ["MUJOCO_GL"] = "egl" if nvidia else "osmesa"
+    device = os.environ.get("MUJOCO_EGL_DEVICE_ID", "0")
+    if os.environ["MUJOCO_GL"] == "egl" and not device.isdecimal():
+        raise _no_opengl(ValueError(f"MUJOCO_EGL_DEVICE_ID is {device!r}"))
     try:
         return importlib.import_module(simulator)
     except ModuleNotFoundError as error:
-        raise EnvError(f"no module {error.name!r}: pip install {PINS[simulator]}") from error
+        package = simulator.partition(".")[0]
+        raise EnvError(f"no module {error.name!r}: pip install {PINS[package]}") from error
     except (AttributeError, ImportError, RuntimeError) as error:
         raise _no_opengl(error) from error
 
@@ -54,8 +63,17 @@ def load(simulator: str) -> ModuleType:
 def _no_opengl(error: Exception) -> EnvError:
     """What MuJoCo's cryptic failures to find an OpenGL mean, and the line that cures them."""
     chosen = os.environ["MUJOCO_GL"]
-    cure = PACKAGES.get(chosen, "unset MUJOCO_GL, or set it to osmesa or egl")
     reason = str(error).strip().splitlines()[0]
+    cure = PACKAGES.get(chosen, "unset MUJOCO_GL, or set it to osmesa or egl")
+    platform = os.environ.get("PYOPENGL_PLATFORM")
+    loaded = getattr(sys.modules.get("OpenGL.platform"), "PLATFORM", None)
+    if "MUJOCO_EGL_DEVICE_ID" in reason:
+        cure = "unset MUJOCO_EGL_DEVICE_ID, or set it to the number of a device"
+    elif chosen in PACKAGES and platform and platform != chosen:
+        reason = f"PYOPENGL_PLATFORM is {platform!r}"
+        cure = f"unset PYOPENGL_PLATFORM, or set it to {chosen}"
+    elif chosen in PACKAGES and loaded and chosen not in type(loaded).__module__:
+        cure = f"set PYOPENGL_PLATFORM={chosen} before the program imports OpenGL"
     return EnvError(f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({reason}); {cure}")
 
 
@@ -64,7 +82,9 @@ def _open_gl() -> Any:
     chosen = os.environ["MUJOCO_GL"]
     # mujoco.GLContext is what was chosen when mujoco was first imported, perhaps not by us.
     home = f"mujoco.{chosen}" if chosen in PACKAGES else "mujoco"
-    gl = importlib.import_module(home).GLContext(64, 64)
+    context = importlib.import_module(home).GLContext
+    # One that cannot be made is freed too, which would print a traceback.
+    gl = type("Context", (context,), {"_context": None})(64, 64)
     gl.make_current()
     return gl
 

@@ -147,7 +147,7 @@ ctypes.CDLL.__init__ = blind
 TRY = """
 import envs
 try:
-    env = envs.make("toy", "sphere")
+    env = envs.make('toy', 'sphere')
 except envs.EnvError as error:
     print(error)
 """
@@ -168,6 +168,51 @@ def test_a_missing_opengl_is_explained(bare, chosen, library, cure):
     said, _ = python(HIDE.format(library=library) + TRY, **bare)
     assert said.startswith(f"MuJoCo cannot draw with MUJOCO_GL={chosen} (")
     assert cure in said and "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["'toy', 'sphere'", "'dmc', 'walker-walk'"])
+@pytest.mark.parametrize(
+    ("variables", "before", "said"),
+    [
+        ({"MUJOCO_GL": "OSMESA"}, "", ""),
+        ({"MUJOCO_GL": " OSMesa ", "PYOPENGL_PLATFORM": " OSMESA"}, "", ""),
+        (
+            {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"},
+            "",
+            "MUJOCO_GL=osmesa (PYOPENGL_PLATFORM is 'egl'); unset PYOPENGL_PLATFORM, or set it to"
+            " osmesa",
+        ),
+        (
+            {"MUJOCO_GL": "EGL", "PYOPENGL_PLATFORM": "glx"},
+            "",
+            "MUJOCO_GL=egl (PYOPENGL_PLATFORM is 'glx'); unset PYOPENGL_PLATFORM, or set it to egl",
+        ),
+        (
+            {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "first"},
+            "",
+            "MUJOCO_GL=egl (MUJOCO_EGL_DEVICE_ID is 'first'); unset MUJOCO_EGL_DEVICE_ID, or set it"
+            " to the number of a device",
+        ),
+        (
+            {"MUJOCO_GL": "osmesa"},
+            "from OpenGL import GL",
+            "MUJOCO_GL=osmesa ('GLXPlatform' object has no attribute 'OSMesa'); set"
+            " PYOPENGL_PLATFORM=osmesa before the program imports OpenGL",
+        ),
+    ],
+    ids=["upper case", "mixed case", "osmesa and egl", "egl and glx", "no device", "imported"],
+)
+def test_wrong_variables_of_opengl_are_named(bare, name, variables, before, said):
+    expected = said and f"MuJoCo cannot draw with {said}"
+    code = f"{before}\n{TRY}".replace("'toy', 'sphere'", name)
+    assert python(code, **bare | variables) == (expected, "")
+
+
+def test_a_value_that_only_one_simulator_refuses_is_explained(bare):
+    code = TRY.replace("'toy', 'sphere'", "'dmc', 'walker-walk'")
+    said, printed = python(code, **bare | {"MUJOCO_GL": "glx", "DISPLAY": ""})
+    assert said.startswith("MuJoCo cannot draw with MUJOCO_GL=glx (") and printed == ""
+    assert said.endswith("); unset MUJOCO_GL, or set it to osmesa or egl")
 
 
 def test_mujoco_may_have_been_imported_before(bare):
