@@ -5,6 +5,7 @@ draws a model as its authors ship it; `fast` leaves out shadows, reflections and
 is about ten times as fast.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -48,6 +49,9 @@ def load(simulator: str) -> ModuleType:
     if not os.environ.get("MUJOCO_GL"):
         nvidia = any(Path("/dev").glob("nvidia[0-9]*"))
         os.environ["MUJOCO_GL"] = "egl" if nvidia else "osmesa"
+    # Mesa then draws without threads of its own, which a forked process would lack. For frames as
+    # small as these that is no slower.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     device = os.environ.get("MUJOCO_EGL_DEVICE_ID", "0")
     if os.environ["MUJOCO_GL"] == "egl" and not device.isdecimal():
         raise _no_opengl(ValueError(f"MUJOCO_EGL_DEVICE_ID is {device!r}"))
@@ -75,6 +79,29 @@ def _no_opengl(error: Exception) -> EnvError:
     elif chosen in PACKAGES and loaded and chosen not in type(loaded).__module__:
         cure = f"set PYOPENGL_PLATFORM={chosen} before the program imports OpenGL"
     return EnvError(f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({reason}); {cure}")
+
+
+_forked: int | None = None  # the last process that was forked while Mesa had threads in it
+
+
+def _before_fork() -> None:
+    global _forked
+    with contextlib.suppress(OSError):  # no /proc, or a thread that has just ended
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        if any(name.startswith("llvmpipe") for name in names):
+            _forked = os.getpid()
+
+
+os.register_at_fork(before=_before_fork)
+
+
+def _check_process() -> None:
+    """Raise EnvError where drawing would wait for ever for threads of the parent process."""
+    if _forked not in (None, os.getpid()):
+        raise EnvError(
+            "this process was forked from one where OpenGL draws with threads, which a fork does"
+            ' not copy; start processes with context="spawn", or set LP_NUM_THREADS=0'
+        )
 
 
 def _open_gl() -> Any:
@@ -106,6 +133,7 @@ class Renderer:
     """
 
     def __init__(self, model: Any, camera: str | int, quality: str, inverted: bool = False) -> None:
+        _check_process()
         self._mujoco = mujoco = load("mujoco")
         self._model, self._inverted = model, inverted
         if quality == "fast":
@@ -131,7 +159,7 @@ class Renderer:
     def frame(self, data: Any, height: int, width: int) -> NDArray[np.uint8]:
         """The scene as `data` has it: uint8 (height, width, 3), a new array each time."""
         mujoco, context = self._mujoco, self._context
-        self._gl.make_current()
+        self._make_current()
         if width > context.offWidth or height > context.offHeight:
             mujoco.mjr_resizeOffscreen(width, height, context)
         mujoco.mjv_updateScene(
@@ -150,6 +178,10 @@ class Renderer:
         # OpenGL begins with the lowest row, which is the uppermost of a camera upside down.
         return pixels if self._inverted else np.ascontiguousarray(pixels[::-1])
 
+    def _make_current(self) -> None:
+        _check_process()
+        self._gl.make_current()
+
     def haze(self, colour: NDArray[np.float64], start: float, end: float) -> None:
         """Let everything fade into a colour between two distances (m)."""
         from OpenGL import GL
@@ -157,7 +189,7 @@ class Renderer:
         self._scene.flags[self._mujoco.mjtRndFlag.mjRND_FOG] = True
         self._context.fogRGBA[:3] = colour
         # MuJoCo tells OpenGL when it makes the context, and the colour after the next frame.
-        self._gl.make_current()
+        self._make_current()
         GL.glFogfv(GL.GL_FOG_COLOR, self._context.fogRGBA)
         GL.glFogf(GL.GL_FOG_START, start)
         GL.glFogf(GL.GL_FOG_END, end)
@@ -167,12 +199,12 @@ class Renderer:
         slot = self._model.texture(texture)
         start = int(slot.adr[0])
         self._model.tex_data[start : start + pixels.size] = pixels.ravel()
-        self._gl.make_current()
+        self._make_current()
         self._mujoco.mjr_uploadTexture(self._model, self._context, slot.id)
 
     def upload_terrain(self) -> None:
         """Show height fields that were changed after the context was made."""
-        self._gl.make_current()
+        self._make_current()
         for field in range(self._model.nhfield):
             self._mujoco.mjr_uploadHField(self._model, self._context, field)
 

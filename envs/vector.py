@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import multiprocessing.connection
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -36,7 +35,7 @@ def make(suite: str, task: str, count: int, processes: bool = False, **options: 
         suite: as for `make`.
         task: as for `make`.
         count: how many.
-        processes: each in a process of its own, with one thread to draw; else all in this one.
+        processes: each in a process of its own; else all in this one.
         options: as for `make`.
     """
     if processes:
@@ -51,7 +50,6 @@ def _member(suite: str, task: str, options: dict[str, Any]) -> gymnasium.Env:
 def _in_child(suite: str, task: str, options: dict[str, Any]) -> gymnasium.Env:
     if multiprocessing.parent_process() is not None:  # Gymnasium makes one in the parent too
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it
-        os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa would draw each frame on all cores
     return _member(suite, task, options)
 
 

@@ -26,7 +26,8 @@ def python(code, **environment):
 @pytest.fixture
 def bare():
     """The variables of this process without its choice of OpenGL."""
-    return {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    chosen = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "LP_NUM_THREADS")
+    return {k: v for k, v in os.environ.items() if k not in chosen}
 
 
 def test_every_id_resolves():
@@ -87,6 +88,32 @@ def test_environments_run_in_processes():
         assert np.array_equal(frames[seed], alone.reset(seed=seed)[0])
     vector.close()
     alone.close()
+
+
+FORK = """
+import envs, gymnasium
+alone = envs.make("toy", "sphere")
+before = [alone.reset(seed=seed)[0] for seed in (3, 4)]
+several = gymnasium.make_vec(
+    "cwm/toy-sphere", 2, vectorization_mode="async", vector_kwargs={"context": "fork"}
+)
+frames, _ = several.reset(seed=3)
+several.step(several.action_space.sample())
+several.close()
+print((frames == before).all())
+"""
+
+
+def test_forked_processes_draw_though_the_parent_has_drawn(bare):
+    assert python(FORK, **bare) == ("True", "")
+
+
+def test_a_fork_that_lacks_the_threads_of_opengl_is_refused(bare):
+    said, printed = python(FORK, **bare | {"MUJOCO_GL": "osmesa", "LP_NUM_THREADS": "2"})
+    lines = (line for line in printed.splitlines() if line.startswith("envs.errors.EnvError"))
+    (line,) = set(lines)
+    assert said == ""
+    assert line.endswith('; start processes with context="spawn", or set LP_NUM_THREADS=0')
 
 
 def test_importing_envs_imports_no_simulator(bare):
