@@ -119,7 +119,8 @@ def test_the_whole_study_runs_as_jobs(tmp_path):
     assert not {"scores", "table", "figure", "report", "tracking"} & set(study.jobs().values())
     jobs = ended()
     for number, rule in study.jobs().items():
-        job, gpu = jobs[number], rule in ("pretrain", "predict", "finetune")
+        job = jobs[number]
+        gpu = rule in ("pretrain", "predict", "represent", "finetune")
         assert job["JobState"] == "COMPLETED"
         assert job["Partition"] == ("gpu" if gpu else "cpu"), rule
         assert ("TresPerJob=gres:gpu:1" in slurm("scontrol", "show", "job", number)) == gpu
