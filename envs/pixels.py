@@ -1,6 +1,8 @@
 """What all environments here share: they are seen in 64x64 frames and acted on in [-1, 1]."""
 
 import abc
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar
 
 import gymnasium
@@ -98,7 +100,9 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
             if self._over:
                 break
         combine = {"success": max}
-        info = {name: combine.get(name, sum)(each[name] for each in infos) for name in info}
+        info = {
+            name: reduce(combine.get(name, add), (each[name] for each in infos)) for name in info
+        }
         return self.frame(), total, terminated, truncated, info
 
     def render(self) -> NDArray[np.uint8]:

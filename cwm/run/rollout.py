@@ -6,6 +6,8 @@ goes on at an episode's beginning without any state of the simulator.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
@@ -113,10 +115,11 @@ class Collector:
 
 def sum_up(rewards: Sequence[float], infos: Sequence[dict], frames: list) -> Outcome:
     """The outcome of an episode, from every step's reward and info."""
+    # Added one after another, since Python 3.12 rounds a `sum` of floats otherwise than 3.11.
     names = infos[0].keys() - {"success"}
     success = max(float(each["success"]) for each in infos) if "success" in infos[0] else None
-    costs = {name: float(sum(each[name] for each in infos)) for name in sorted(names)}
-    return Outcome(sum(rewards), success, len(rewards), costs, frames)
+    costs = {name: float(reduce(add, (each[name] for each in infos))) for name in sorted(names)}
+    return Outcome(reduce(add, rewards), success, len(rewards), costs, frames)
 
 
 def evaluate(

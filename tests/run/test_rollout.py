@@ -5,7 +5,7 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 
 import envs
-from cwm.run.rollout import Collector, Outcome, evaluate
+from cwm.run.rollout import Collector, Outcome, evaluate, sum_up
 from envs import vector
 from envs.pixels import PixelEnv
 
@@ -48,6 +48,12 @@ def test_an_outcome_sums_up(caplog):
     assert outcome == (episode.reward.sum(), 1.0, 4, {"bumps": 6.0, "tolls": 1.0}, [])
     assert len(episode.reward) == 5 and episode.reward[0] == 0
     assert caplog.text == ""
+
+
+def test_a_sum_is_rounded_alike_on_every_python():
+    """Python 3.12's `sum` gives 1.0 here."""
+    outcome = sum_up([0.1] * 10, [{"tolls": 0.1}] * 10, [])
+    assert outcome[:4] == (0.9999999999999999, None, 10, {"tolls": 0.9999999999999999})
 
 
 def test_a_broken_episode_is_forgotten_and_begun_again(caplog):
