@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test image-test report-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+.PHONY: all test long-test image-test report-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
   audit setup libraries lock
 
 CORES ?= all
@@ -48,6 +48,11 @@ test: setup
 	snakemake --lint
 	hadolint Dockerfile
 	pytest
+
+# Every test below whose system packages are installed, two hours or more; SEED, KILLS, INPUTS and
+# MINUTES are passed on. Before a release, and recorded in docs/reliability.md.
+long-test: setup
+	@exec tests/long.sh
 
 # The Dockerfile, built on a stand-in base, and its own commands in it.
 image-test: setup
