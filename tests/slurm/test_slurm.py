@@ -124,7 +124,7 @@ def test_the_whole_study_runs_as_jobs(tmp_path):
         assert job["JobState"] == "COMPLETED"
         assert job["Partition"] == ("gpu" if gpu else "cpu"), rule
         assert ("TresPerJob=gres:gpu:1" in slurm("scontrol", "show", "job", number)) == gpu
-    assert list(study.jobs().values()).count("finetune") == 9
+    assert list(study.jobs().values()).count("finetune") == 10
 
 
 def test_a_cancelled_job_goes_on_from_its_checkpoint(tmp_path, straight):
