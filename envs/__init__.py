@@ -53,6 +53,9 @@ def make(
 ) -> gymnasium.Env:
     """Make an environment; observations are frames uint8 (64, 64, 3), actions lie in [-1, 1].
 
+    `gymnasium.make_vec(id, vectorization_mode="async")` works by fork and by spawn where Mesa draws
+    (OSMesa, or EGL without a GPU); if LP_NUM_THREADS gives Mesa threads, only by spawn.
+
     Every suite ends its own episodes after a number of control steps, whatever the action repeat:
     500 in Meta-world, 1,000 in the Control suite and in driving, 999 in CARLA, 15 and 20 in
     `toy/blob` and `toy/sphere`. An episode can be made shorter, not longer.
