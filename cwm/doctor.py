@@ -180,8 +180,10 @@ def mlflow() -> Finding:
 
 def disk() -> Finding:
     """What is written has room and may be written."""
-    places = [Path(name) for name in ("results", "data", ".snakemake")]
-    places = [Path(), *(path for path in places if path.exists()), Path(tempfile.gettempdir())]
+    folders = [Path(name) for name in ("results", "data", ".snakemake")]
+    # A folder that is not there yet is made in the present one.
+    places = [folder if folder.exists() else Path() for folder in folders]
+    places.append(Path(tempfile.gettempdir()))
     closed = [path.absolute() for path in places if not os.access(path, os.W_OK)]
     if closed:
         remedy = f"make it writable: chmod u+w {shlex.quote(str(closed[0]))}, or mount it so"

@@ -377,6 +377,19 @@ def test_a_folder_that_cannot_be_written_to_is_an_error(monkeypatch, tmp_path):
     assert found.remedy.startswith(f"make it writable: chmod u+w {tmp_path / 'results'}")
 
 
+def test_a_closed_project_folder_matters_only_where_something_must_be_made_in_it(
+    monkeypatch, tmp_path
+):
+    """As in the image, where only the three folders below are open to its user."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != Path())
+    Path("results").mkdir()
+    assert doctor.disk().detail == f"nothing can be written in {tmp_path}"
+    Path("data").mkdir()
+    Path(".snakemake").mkdir()
+    assert "nothing can be written" not in doctor.disk().detail
+
+
 CARD = "0, GPU-1, 5, 100"
 
 
