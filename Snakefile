@@ -3,8 +3,6 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from snakemake.settings.types import DAGSettings
-
 
 configfile: "config/config.yaml"
 
@@ -14,10 +12,6 @@ container: "contextwm.sif"
 
 report: "workflow/report/workflow.rst"
 
-
-# A rule re-runs when the content of an input changes, whatever its size. Without this, Snakemake
-# compares files above 1 MB by time. It has no directive for the limit, and a profile can be replaced.
-DAGSettings.max_checksum_file_size = property(lambda _: float("inf"), lambda *_: None)
 
 # A job is what its command is: a log that finds no room spoils no run that has ended well.
 shell.suffix('|| exit "${{PIPESTATUS[0]}}"')

@@ -145,7 +145,7 @@ def test_a_touched_input_of_any_size_re_runs_nothing_and_an_edited_one_does(proj
     target = ("--config", "scale=smoke", "--", "copy.bin")
     assert snakemake(*target).returncode == 0
     large.touch()
-    for profile in ("profiles/default", "none", "profiles/slurm", "profiles/kubernetes"):
+    for profile in ("profiles/default", "profiles/slurm", "profiles/kubernetes"):
         done = snakemake("--dry-run", "--workflow-profile", profile, *target)
         assert "Nothing to be done" in done.stdout + done.stderr, (profile, done.stderr)
     large.write_bytes(bytes(5_000_000) + b"1")
