@@ -3,6 +3,7 @@
 cwm finetune toy/sphere config/{suite/toy,model/plain,scale/smoke}.yaml --seed 0 --out run
 """
 
+import locale
 import logging
 import os
 import signal
@@ -460,6 +461,7 @@ def schema() -> None:
 
 def main() -> None:
     """Run a command; a user's mistake or a machine's limit is one line and exit status 2."""
+    _use_utf8()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -474,6 +476,15 @@ def main() -> None:
         if not (said := machine.limit(error)):
             raise
         _fail(said)
+
+
+def _use_utf8() -> None:
+    """Read and write UTF-8 whatever the locale is, which Python decides when it starts."""
+    if locale.getencoding().lower().replace("-", "") != "utf8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):  # PYTHONIOENCODING may still ask for another encoding
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(said: str) -> NoReturn:
