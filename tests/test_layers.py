@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # What a package may import of ours, beside what any may.
 ANYONE = (
     *("cwm.errors", "cwm.json_file", "cwm.machine", "cwm.ranges", "cwm.runtime"),
-    *("cwm.data.batch", "cwm.optim"),
+    *("cwm.data.batch", "cwm.data.files", "cwm.optim"),
 )
 ALLOWED = {
     "envs": ("envs",),

@@ -27,6 +27,7 @@ from cwm.analysis.statistics import (
 )
 from cwm.analysis.style import scale_words
 from cwm.analysis.tables import number
+from cwm.data.files import walk
 from cwm.errors import UserError
 
 WORDS = (
@@ -103,8 +104,10 @@ def _side(what: str) -> Side:
         sources = {f"{name} of {table}" for name in names[chosen]}
         tidy = tidy[chosen | (tidy["policy"] != "agent")]
     else:
-        places = map(Path, glob(what))  # noqa: PTH207, as Path.glob takes no absolute pattern
-        found = [path for place in places for path in place.rglob("scores.csv")]
+        # A folder of this very name comes before a pattern. Path.glob takes no absolute pattern.
+        places = [Path(what)] if Path(what).exists() else map(Path, glob(what))  # noqa: PTH207
+        folders = [found for place in places if place.is_dir() for found in walk(place)]
+        found = [folder / "scores.csv" for folder, names in folders if "scores.csv" in names]
         stages = {path.parent: read_identity(path.parent, "stage") for path in sorted(found)}
         runs = [folder for folder, run in stages.items() if run["stage"] == "finetune"]
         if not runs:

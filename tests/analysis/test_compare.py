@@ -119,3 +119,25 @@ def test_the_command_prints_it(root):
     done = CliRunner().invoke(app, ["compare", *both(root)])
     assert done.exit_code == 0
     assert "P(A > B)" in done.stdout
+
+
+def test_folder_of_a_name_that_is_a_pattern_is_read_as_it_is(root):
+    """`[old]` is also the pattern of one letter of o, l and d."""
+    runs = root / "finetune"
+    runs.rename(root / "runs [old]")
+    ours, none = (f"{root}/runs [old]/toy/sphere/contextwm/{x}" for x in ("something", "none"))
+    text = compare(ours, none)
+    assert f"{ours}: 2 runs of ContextWM, something" in text
+    assert f"{none}: 2 runs of ContextWM, none (scratch)" in text
+
+
+def test_linked_runs_are_compared_once(root):
+    runs = root / "finetune/toy/sphere/contextwm"
+    (root / "chosen").mkdir()
+    (root / "chosen/ours").symlink_to(runs / "something")
+    (root / "chosen/again").symlink_to(runs / "something")
+    (root / "chosen/cycle").symlink_to(root / "chosen")
+    (root / "other").symlink_to(runs / "none")
+    text = compare(f"{root}/chosen", f"{root}/other")
+    assert "chosen: 2 runs of ContextWM, something" in text
+    assert "other: 2 runs of ContextWM, none (scratch)" in text
