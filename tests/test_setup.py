@@ -69,7 +69,7 @@ def clone(tmp_path):
 
 
 def make(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [shutil.which("make"), *words]
+    command = [shutil.which("make"), "--no-print-directory", *words]  # also below `make test`
     return subprocess.run(
         command, cwd=folder, env=environment or None, capture_output=True, text=True
     )
