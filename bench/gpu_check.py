@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import statistics
@@ -133,7 +134,8 @@ LEARNERS = {
 def equal(options: Options, deterministic: bool = False) -> tuple[list[Row], bool]:
     """Captured updates and eager ones, from the same start, on the same batches.
 
-    Deterministic: every weight has the same bits. Else kernels that add in any order differ from
+    Where eager is the same twice, captured must have its bits, and in deterministic mode both
+    are asked for. Else kernels that add in any order differ from
     call to call, so a second eager learner tells by how much; captured may differ ten times that.
     """
     set_up(RuntimeConfig(device=options.device, deterministic=deterministic))
@@ -149,20 +151,38 @@ def equal(options: Options, deterministic: bool = False) -> tuple[list[Row], boo
             again = max(again, difference(figures[0], figures[1]))
             captured = max(captured, difference(figures[0], figures[2]))
         same = [same_bits(learners[0], other) for other in learners[1:]]
+        # After the last update, of which no figure tells.
+        apart = [distance(learners[0], other) for other in learners[1:]]
         rows += [
             (f"{name}: figures, eager twice", again, "relative"),
             (f"{name}: figures, captured and eager", captured, "relative"),
             (f"{name}: weights, eager twice", "same bits" if same[0] else "differ", ""),
             (f"{name}: weights, captured and eager", "same bits" if same[1] else "differ", ""),
         ]
-        good &= all(same) if deterministic else captured <= max(1e-3, 10 * again)
+        rows += [
+            (f"{name}: norm of all weights' difference, eager twice", apart[0], "relative"),
+            (f"{name}: norm of all weights' difference, captured and eager", apart[1], "relative"),
+        ]
+        near = captured <= max(1e-3, 10 * again) and apart[1] <= max(1e-3, 10 * apart[0])
+        good &= all(same) if deterministic or same[0] else near
         del learners
     return rows, good
 
 
 def difference(one: dict[str, float], other: dict[str, float]) -> float:
-    """The largest difference of two tables, relative to the first."""
+    """The largest difference of two tables, relative to the first; inf unless all are finite."""
+    if one.keys() != other.keys() or not all(map(math.isfinite, [*one.values(), *other.values()])):
+        return math.inf
     return max(abs(x - other[name]) / max(abs(x), 1e-6) for name, x in one.items())
+
+
+def distance(one: Learner, other: Learner) -> float:
+    """The norm of the difference of all weights, relative to the first; inf unless finite."""
+    theirs = other.state()
+    pairs = [(x.double(), theirs[name].double()) for name, x in one.state().items()]
+    apart = sum((x - y).square().sum().item() for x, y in pairs)
+    norm = sum(x.square().sum().item() for x, _ in pairs)
+    return math.sqrt(apart / norm) if math.isfinite(apart) else math.inf
 
 
 def same_bits(one: Learner, other: Learner) -> bool:

@@ -1,12 +1,14 @@
 """`make gpu-check` works where there is no GPU to check, and one step that fails costs no other."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import gpu_check
 
@@ -75,3 +77,19 @@ def test_without_a_gpu_the_error_names_the_dry_run(tmp_path):
 def test_differences_by_hand():
     one, other = {"a": 2.0, "b": -10.0}, {"a": 2.5, "b": -9.0}
     assert gpu_check.difference(one, other) == 0.25
+    assert gpu_check.difference(one, other | {"b": math.nan}) == math.inf
+    assert gpu_check.difference(one, {"a": 2.0}) == math.inf
+
+
+@pytest.mark.parametrize("broken", [math.nan, 0.0])
+def test_captured_weights_that_are_wrong_fail(monkeypatch, broken):
+    """Also where every figure is right, as after the last update."""
+
+    def make(options, graphs):
+        weight = torch.full((3,), broken if graphs else 1.0)
+        return gpu_check.Learner(lambda i: {"x": torch.ones(())}, lambda: {"weight": weight})
+
+    monkeypatch.setattr(gpu_check, "LEARNERS", {"one": make})
+    rows, good = gpu_check.equal(gpu_check.Options(True, None))
+    assert not good
+    assert ("one: weights, captured and eager", "differ", "") in rows
