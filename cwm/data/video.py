@@ -4,7 +4,6 @@ Axes: T time, H height, W width; frames are RGB, upright, 64 x 64.
 """
 
 import errno
-import itertools
 import mmap
 import os
 import re
@@ -154,14 +153,16 @@ def decode(
         if status != 0:
             complaints += [text for _, level, text in MESSAGE.findall(log) if level != "warning"]
             complaints.append(f"ended with status {status}")
-        for code, text in itertools.product(FULL + UNFIT, complaints):
-            if os.strerror(code) in text:
+        # The first message is the cause: of a file that ends early, later ones name an I/O error.
+        cause = next((text for text in complaints if not NO_REFERENCE.match(text)), "")
+        for code in FULL + UNFIT:
+            if os.strerror(code) in cause:
                 place = (scratch or tempfile.gettempdir()) if code in FULL else path
                 raise OSError(code, os.strerror(code), str(place))
         if any("matches no streams" in text for text in complaints):
             raise DecodeError("no video stream")
-        if not all(map(NO_REFERENCE.match, complaints)):
-            raise DecodeError(f"ffmpeg: {complaints[0]}")
+        if cause:
+            raise DecodeError(f"ffmpeg: {cause}")
         if DECODER.search(log) is None:
             raise DecodeError("ffmpeg did not say what it decoded")
         changed = RECONFIGURED.search(log)

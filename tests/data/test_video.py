@@ -276,6 +276,17 @@ def test_a_broken_file_has_a_reason_and_no_frames(kind, reason, tmp_path, webm):
         decode(broken(kind, tmp_path, webm), Geometry(), limit=20)
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".mkv", ".mp4", ".avi", ".gif", ".ts"])
+@pytest.mark.parametrize("size", [1, 40, 400, 1000])
+def test_file_that_ends_early_is_damage_and_no_fault_of_the_disk(suffix, size, tmp_path):
+    """ffmpeg calls the end of a WebM header an input/output error."""
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=10:duration=2", whole)
+    cut.write_bytes(whole.read_bytes()[:size])
+    with pytest.raises(DecodeError):
+        decode(cut, Geometry())
+
+
 def test_what_takes_too_long_is_killed(webm):
     with pytest.raises(DecodeError, match=r"not decoded within 0.001 s"):
         decode(webm, Geometry(), limit=0.001)
