@@ -17,6 +17,13 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport PIP_PREFIX PIP_PYTHON PIP_ROOT PIP_TARGET
 export PIP_USER := 0
 UV_PIP := uv pip install -q --python .venv/bin/python
+# Caches of pip, uv and Snakemake, where there is no home folder or it is read-only.
+export HOME ?= $(shell cd ~ && pwd)
+ifndef XDG_CACHE_HOME
+ifeq (,$(shell mkdir -p ~/.cache 2>/dev/null && test -w ~/.cache && echo yes))
+export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+endif
+endif
 # $(call quote,TEXT): one word of the shell.
 quote = '$(subst ','\'',$(1))'
 

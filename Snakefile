@@ -1,5 +1,7 @@
 """From videos to world models to agents to figures."""
 
+import os
+from getpass import getuser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +14,12 @@ container: "contextwm.sif"
 
 report: "workflow/report/workflow.rst"
 
+
+# Snakemake logs the user's name, which a container's user may not have.
+try:
+    getuser()
+except (KeyError, OSError):
+    os.environ["USER"] = str(os.getuid())
 
 # A job is what its command is: a log that finds no room spoils no run that has ended well.
 shell.suffix('|| exit "${{PIPESTATUS[0]}}"')

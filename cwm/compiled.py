@@ -22,7 +22,8 @@ def compile_regions(model: nn.Module) -> None:
     take an hour to compile. Raises UserError where the compiler's own needs are not installed.
     """
     require_compiler(next(model.parameters()).device.type)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache/cwm/compiled"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "cwm/compiled"))
     for part in model.modules():
         if isinstance(part, Vision):
             for network in (part.encoder, part.context, part.decoder):

@@ -45,7 +45,7 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at everything that a study needs, of the machine and in this folder."""
-    looks = [python, libraries, torch, gpu, opengl, ffmpeg, disk, snakemake, half_written]
+    looks = [python, libraries, torch, gpu, opengl, ffmpeg, disk, home, snakemake, half_written]
     return [look() for look in [*looks, unfinished, weights, mlflow, stale]]
 
 
@@ -195,6 +195,22 @@ def disk() -> Finding:
     if nodes.f_files and not nodes.f_favail:
         return Finding("disk", False, f"no more files can be made in {place}", remedy)
     return Finding("disk", free >= LITTLE, detail, remedy, needed=free < FULL)
+
+
+def home() -> Finding:
+    """Snakemake can keep its cache, which it does even for a dry run."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    remedy = 'export HOME=/tmp XDG_CACHE_HOME="$PWD/.snakemake/cache"'
+    if cache.startswith("~"):
+        return Finding("home", False, "HOME is not set, and the user has no home folder", remedy)
+    try:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        detail = f"no cache can be written in {cache}: {error.strerror}"
+        return Finding("home", False, detail, remedy.replace("HOME=/tmp ", ""))
+    return Finding("home", True, f"caches are written in {cache}")
 
 
 def snakemake() -> Finding:

@@ -368,6 +368,29 @@ def test_a_full_disk_is_an_error_and_a_nearly_full_one_a_note(monkeypatch, capsy
     assert ("du -xhDd4" in out) == (mark != "ok")
 
 
+def test_a_home_folder_that_cannot_be_written_to_is_named_with_the_line_that_helps(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    found = doctor.home()
+    assert (found.ok, found.needed) == (False, True)
+    assert found.detail == (
+        "no cache can be written in /proc/none/.cache: No such file or directory"
+    )
+    assert found.remedy == 'export XDG_CACHE_HOME="$PWD/.snakemake/cache"'
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert doctor.home().ok
+
+
+def test_a_user_without_a_home_folder_is_told_so(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as of a container's user
+    found = doctor.home()
+    assert found.detail == "HOME is not set, and the user has no home folder"
+    assert found.remedy == 'export HOME=/tmp XDG_CACHE_HOME="$PWD/.snakemake/cache"'
+
+
 def test_a_folder_that_cannot_be_written_to_is_an_error(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("results").mkdir()

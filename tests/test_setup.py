@@ -143,6 +143,18 @@ def test_packages_go_to_the_environment_whatever_variables_say(clone):
     assert all(line.endswith(" 0") for line in installs)
 
 
+@pytest.mark.parametrize("variables", [{"HOME": "/proc/none"}, {"HOME": "/proc"}])
+def test_caches_go_to_the_folder_when_the_home_folder_cannot_be_written(clone, variables):
+    show = "show: ; @echo [$${XDG_CACHE_HOME:-}]"
+    done = make(clone, "--eval", show, "show", **variables, **PATH)
+    assert done.stdout == f"[{clone}/.snakemake/cache]\n"
+    home = clone / "home"
+    home.mkdir()
+    assert make(clone, "--eval", show, "show", HOME=str(home), **PATH).stdout == "[]\n"
+    done = make(clone, "--eval", show, "show", XDG_CACHE_HOME="/mine", **variables, **PATH)
+    assert done.stdout == "[/mine]\n"
+
+
 def test_without_a_python_of_the_right_version_one_line_says_what_to_install(clone, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()

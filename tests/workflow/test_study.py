@@ -152,6 +152,20 @@ def test_a_touched_input_of_any_size_re_runs_nothing_and_an_edited_one_does(proj
     assert "rule copy" in snakemake("--dry-run", *target).stdout
 
 
+def test_a_user_without_a_name_whose_home_cannot_be_written_runs_the_study(project, monkeypatch):
+    code = "import pwd\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+    (project / "site").mkdir()
+    (project / "site/sitecustomize.py").write_text(code)
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc/none")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{project / 'site'}"}
+    command = ["snakemake", "--cores", "1", "--config", "scale=smoke", "--", "results/mlflow/ready"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "could not be told" not in done.stderr + done.stdout
+
+
 NAMES = ("2024_05_01", "007", "1e3", "number #32", "true", "null", "~", "{x}", "a: b", "[x]", "-v")
 
 
