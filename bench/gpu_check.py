@@ -272,13 +272,13 @@ def acting(options: Options) -> tuple[list[Row], None]:
 
 STEPS = {
     "machine": Step("the machine", 60, machine),
-    "equal": Step("captured equals eager, at the paper's sizes", 120, equal),
+    "equal": Step("captured equals eager, the paper's networks", 120, equal),
     "runs": Step("whole runs with CUDA graphs and without", 120, runs),
     "pretrain": Step("against the official code: pre-training", 90, partial(race, "pretrain")),
     "metaworld": Step("against the official code: Meta-world", 90, partial(race, "metaworld")),
     "dmcr": Step("against the official code: DMC Remastered", 90, partial(race, "dmcr")),
     "deterministic": Step(
-        "deterministic mode, at the paper's sizes", 90, partial(equal, deterministic=True)
+        "deterministic mode, the paper's networks", 90, partial(equal, deterministic=True)
     ),
     "acting": Step("acting, overlap and memory", 60, acting),
     "components": Step("time per component", 90, components),
@@ -292,14 +292,16 @@ def run_step(name: str, options: Options, result: Path) -> None:
         status = "measured" if good is None else ("passed" if good else "FAILED")
     except Skipped as why:
         rows, status = [], f"skipped: {why}"
-    result.write_text(json.dumps({"status": status, "rows": rows}))
+    part = result.with_suffix(".part")
+    part.write_text(json.dumps({"status": status, "rows": rows}))
+    part.replace(result)
 
 
 def in_process(name: str, words: list[str], seconds: float, log: Path) -> dict[str, Any]:
     """What the step found, or how it ended."""
     with tempfile.TemporaryDirectory() as folder, log.open("a") as file:
         result = Path(folder) / "result.json"
-        command = [sys.executable, "-W", "ignore", __file__, *words]
+        command = [sys.executable, __file__, *words]
         command += ["--step", name, "--result", str(result)]
         file.write(f"== {name}\n")
         file.flush()
@@ -309,9 +311,11 @@ def in_process(name: str, words: list[str], seconds: float, log: Path) -> dict[s
             ended = f"crashed with exit code {process.wait(seconds)}"
         except subprocess.TimeoutExpired:
             ended = f"stopped after {seconds:.0f} s"
-        with contextlib.suppress(ProcessLookupError):  # and its own processes
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # and its own processes
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs
+                process.wait(10)
         found = {"status": ended, "rows": []}
         if result.exists():
             found = json.loads(result.read_text())
@@ -332,7 +336,9 @@ def markdown(found: list[dict[str, Any]], command: str, dry: bool) -> str:
         title = STEPS[each["step"]].title
         lines.append(f"| **{title}** | {each['status']} | {each['seconds']} s |")
         for what, value, unit in each["rows"]:
-            number = f"{value:.4g}" if isinstance(value, float) else value
+            number = value
+            if isinstance(value, float):
+                number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
             lines.append(f"| | {what} | {number} {unit} |".replace("  ", " "))
     return "\n".join(lines) + "\n"
 
@@ -352,8 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.step:
         run_step(given.step, options, given.result)
         return 0
-    begun = time.monotonic()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the step under way, too
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "gpu-check.log"
     log.write_text("")
@@ -366,6 +372,7 @@ def main(arguments: list[str] | None = None) -> int:
             reference.share_gpu(Path(locks))
             if not torch.cuda.is_available():
                 raise UserError("torch finds no CUDA device; --dry tries every step on a CPU")
+        begun = time.monotonic()  # after waiting for a place on the GPU
         for name in (name for name in STEPS if name in given.only):
             left = 60 * given.minutes - (time.monotonic() - begun)
             if left > 5:

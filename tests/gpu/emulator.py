@@ -76,9 +76,10 @@ class Stream:
     def __init__(self) -> None:
         self.warm = False
         self.captured = False
+        self.waited: list[Stream] = []  # for which streams, in order
 
     def wait_stream(self, other: "Stream") -> None:
-        pass
+        self.waited.append(other)
 
     def record_event(self) -> "Stream":
         return self
@@ -166,6 +167,9 @@ class Emulator:
     ) -> Iterator[None]:
         if stream is None or stream.captured or not stream.warm:
             raise RuntimeError("a capture needs a warmed-up stream of its own")
+        outer = self.current_stream()
+        if outer not in stream.waited or stream not in outer.waited:
+            raise RuntimeError("warm-up and what surrounds it must wait for each other")
         stream.captured = True
         random = torch.get_rng_state()
         self.capture = capture = Capture(graph, capture_error_mode)

@@ -52,6 +52,17 @@ class NoCPU(TorchDispatchMode):
         return results
 
 
+class NoChance(TorchDispatchMode):
+    """Raises at a random operation: in torch 2.11 graphs that overlap would share one seed."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            raise RuntimeError(f"{function} draws random numbers")
+        return function(*args, **(kwargs or {}))
+
+
 def fused_adam(
     params: list[Tensor], gradients: list[Tensor], *others: list[Tensor], lr: Tensor, **_: Any
 ) -> None:
@@ -96,6 +107,7 @@ def pretraining(model: str, precision: str) -> None:
     with FAKE, NoCPU():
         figures = learn(images(3, 8))
         on_gpu(figures, world.state_dict(), optimizer.state())
+    assert optimizer.adam.param_groups[0]["capturable"]  # or Adam refuses to be captured
     with FAKE, torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
         world.eval()
         clips = clip_batch(images(3, 8))
@@ -113,7 +125,7 @@ def finetuning(model: str, variant: str, precision: str) -> None:
         on_gpu(figures, agent.state_dict(), *(x.state() for x in agent.optimizers.values()))
     agent.eval()
     rssm = cfg.model.rssm
-    with FAKE, NoCPU(), torch.no_grad():
+    with FAKE, NoCPU(), NoChance(), torch.no_grad():
         carried = agent.world.begin(2)
         noise = floats(2, 2, 1, rssm.stoch, rssm.classes)
         sample, mode, after = agent._see(images(2), floats(2), noise, floats(2, 4), carried)
@@ -150,14 +162,22 @@ def index_of_the_cpu() -> None:
             x[index]
 
 
+def chance() -> None:
+    with FAKE, NoChance():
+        torch.rand(3, device="cuda")
+
+
 def value() -> None:
     with FAKE:
         torch.empty(3, device="cuda").sum().item()
 
 
+WRONG = (mixed, scalar_of_the_cpu, index_of_the_cpu, chance, value)
+
+
 def cases() -> dict[str, Callable[[], None]]:
     """By name; the wrong ones must raise."""
-    found = {f"wrong: {f.__name__}": f for f in (mixed, scalar_of_the_cpu, index_of_the_cpu, value)}
+    found = {f"wrong: {f.__name__}": f for f in WRONG}
     found |= {
         f"pretrain {model}": partial(pretraining, model, "bf16")
         for model in MODELS

@@ -1,14 +1,18 @@
 """On a CPU that emulates CUDA graphs, captured runs equal eager ones bit for bit."""
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from emulator import install
 
 from bench import inputs, whole_runs
 from cwm.graph import Graphed
+from cwm.run.policies import Behind
 from cwm.runtime import reseed
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -175,3 +179,42 @@ def test_captures_that_share_a_stream_are_an_error(monkeypatch):
     captured(torch.ones(1))
     with pytest.raises(RuntimeError, match="stream of its own"):
         captured(torch.ones(2))
+
+
+def test_inputs_of_other_types_or_structures_get_graphs_of_their_own():
+    """2 x in float32 and in int64; the value of the one input that is not None."""
+    double = Graphed(lambda x: 2 * x)
+    for value in (torch.tensor([1.5]), torch.tensor([3])):
+        assert double(value).tolist() == (2 * value).tolist()
+    assert len(double.captured) == 2
+    either = Graphed(lambda a, b: b + 1 if a is None else a - 1)
+    assert either(torch.ones(1), None).item() == 0
+    assert either(None, torch.ones(1)).item() == 2
+    assert len(either.captured) == 2
+
+
+def test_dead_graphs_are_collected_before_a_capture(monkeypatch):
+    """An agent and its graphs are a cycle; on a GPU they must not die during a capture."""
+    dead = Graphed(lambda x: x)
+    dead.itself, alive = dead, weakref.ref(dead)
+    del dead
+    graph, seen = torch.cuda.graph, []
+    monkeypatch.setattr(
+        torch.cuda, "graph", lambda *a, **k: (seen.append(alive()), graph(*a, **k))[1]
+    )
+    gc.disable()
+    Graphed(lambda x: x + 1)(torch.ones(1))
+    gc.enable()
+    assert seen == [None]
+
+
+def test_overlapped_policy_waits_for_its_weights_on_a_stream_of_its_own(emulator, monkeypatch):
+    """`is_cuda` is false here, so the runs above have no such stream."""
+    behind = Behind(inputs.agent("dreamer", "standard", "smoke", "fp32", "cpu"), explore=True)
+    behind.stream, ran = torch.cuda.Stream(), []
+    monkeypatch.setattr(
+        behind.agent, "act", lambda *_: (ran.append(emulator.current_stream()), None)
+    )
+    behind(inputs.batch(1, 8, "cpu").image[:, 0].numpy(), np.array([True]))
+    assert behind.stream.waited == [emulator.current_stream()]
+    assert ran == [behind.stream]

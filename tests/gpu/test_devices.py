@@ -49,6 +49,7 @@ def test_captured_code_stays_on_the_gpu_and_waits_for_nothing(errors):
         ("mixed", "two devices, cuda:0 and cpu"),
         ("scalar_of_the_cpu", "aten.add.Tensor uses a tensor of the CPU"),
         ("index_of_the_cpu", "aten.index.Tensor uses a tensor of the CPU"),
+        ("chance", "aten.rand.default draws random numbers"),
         ("value", "DataDependentOutputException: aten._local_scalar_dense"),
     ],
 )

@@ -34,3 +34,19 @@ def test_host_is_at_most_three_copies_ahead(copies, tmp_path):
         ahead.append(len(copies))
     assert ahead == [1, 2, 3, 3, 3, 3]
     batches.close()
+
+
+def test_event_follows_a_copy_that_does_not_block(copies, tmp_path, monkeypatch):
+    to = torch.Tensor.to
+    order = []
+
+    def copy(x, *args, **options):
+        order.append(("copy", options, len(copies)))
+        return to(x, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", copy)
+    batches = prefetch(inputs.clip_store(tmp_path, 4, 8), 0, 0, 2, 4, FakeDevice("cpu"))
+    next(batches)
+    batches.close()
+    assert order == [("copy", {"non_blocking": True}, 0)]  # no event before the copy
+    assert len(copies) == 1
