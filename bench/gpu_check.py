@@ -359,7 +359,6 @@ def main(arguments: list[str] | None = None) -> int:
         run_step(given.step, options, given.result)
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the step under way, too
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "gpu-check.log"
     log.write_text("")
@@ -390,6 +389,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the step under way, too
     try:
         sys.exit(main())
     except UserError as error:
