@@ -3,6 +3,7 @@
 cwm finetune toy/sphere config/{suite/toy,model/plain,scale/smoke}.yaml --seed 0 --out run
 """
 
+import io
 import locale
 import logging
 import os
@@ -484,7 +485,8 @@ def _use_utf8() -> None:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):  # PYTHONIOENCODING may still ask for another encoding
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):  # not one that a caller of `main` put there
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(said: str) -> NoReturn:
