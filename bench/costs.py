@@ -147,7 +147,13 @@ def work(unit: plan.Unit, folder: Path, device: str) -> Work:
             windows = torch.as_tensor(
                 store.windows(cfg.pretrain.batch, cfg.pretrain.length, "train")
             )
-            return (lambda: heldout(world, windows, len(windows), device)), len(windows), 0
+            half = cfg.runtime.precision == "bf16"
+
+            def watch() -> None:
+                with torch.autocast(device, torch.bfloat16, enabled=half):
+                    heldout(world, windows, len(windows), device)
+
+            return watch, len(windows), 0
     suite, task = unit.of.split("/")[:2]
     env = make(f"{suite}/{task}", cfg.env)
     (actions,) = env.action_space.shape

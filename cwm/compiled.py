@@ -40,7 +40,7 @@ def require_compiler(device: str) -> None:
     On a GPU Triton compiles C at run time, on a CPU torch compiles C++.
     """
     variable, *names = COMPILERS[device]
-    wanted = [os.environ[variable]] if os.environ.get(variable) else names
+    wanted = os.environ.get(variable, "").split()[:1] or names  # `ccache gcc` begins with ccache
     missing = []
     if not any(shutil.which(name) for name in wanted):
         missing.append(f"a compiler ({' or '.join(wanted)})")

@@ -46,6 +46,9 @@ def test_compiling_without_a_compiler_is_an_error(monkeypatch, device, named):
     with monkeypatch.context() as patch, pytest.raises(UserError, match="nvcc-like"):
         patch.setenv("CC" if device == "cuda" else "CXX", "nvcc-like")
         require_compiler(device)
+    with monkeypatch.context() as patch:
+        patch.setenv("CC" if device == "cuda" else "CXX", "env gcc")  # a compiler and arguments
+        require_compiler(device)
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": "/nowhere"})
     with pytest.raises(UserError, match=r"Python's headers \(/nowhere/Python.h\); on Debian"):
         require_compiler(device)

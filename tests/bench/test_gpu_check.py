@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,17 @@ def test_differences_by_hand():
     assert gpu_check.difference(one, other) == 0.25
     assert gpu_check.difference(one, other | {"b": math.nan}) == math.inf
     assert gpu_check.difference(one, {"a": 2.0}) == math.inf
+
+
+@pytest.mark.parametrize("broken", [math.nan, 0.5])
+def test_captured_actions_that_are_wrong_fail(monkeypatch, broken):
+    def make(options, graphs):
+        actions = np.full((3, 2, 4), broken if graphs else 0.0)
+        state = {"weight": torch.ones(1)}
+        return gpu_check.Learner(lambda i: {"x": torch.ones(())}, lambda: state, lambda: actions)
+
+    monkeypatch.setattr(gpu_check, "LEARNERS", {"one": make})
+    assert not gpu_check.equal(gpu_check.Options(True, None))[1]
 
 
 @pytest.mark.parametrize("broken", [math.nan, 0.0])
