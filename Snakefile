@@ -19,7 +19,7 @@ report: "workflow/report/workflow.rst"
 try:
     getuser()
 except (KeyError, OSError):
-    os.environ["USER"] = str(os.getuid())
+    os.environ.update(USER=str(os.getuid()))
 
 # A job is what its command is: a log that finds no room spoils no run that has ended well.
 shell.suffix('|| exit "${{PIPESTATUS[0]}}"')
