@@ -100,8 +100,8 @@ bench: setup
 # REFERENCE=DIR as for bench. `make gpu-check --dry` (or DRY=1) tries every step on a CPU, tiny.
 DRY ?= $(findstring n,$(firstword -$(MAKEFLAGS)))
 gpu-check:
-	+@exec python3 bench/gpu_check.py $(if $(DRY),--dry) $(if $(REFERENCE),--reference '$(REFERENCE)') \
-	  $(if $(OUT),--out '$(OUT)') $(if $(ONLY),--only $(ONLY))
+	+@exec python3 bench/gpu_check.py $(if $(DRY),--dry) $(if $(REFERENCE),--reference $(call quote,$(REFERENCE))) \
+	  $(if $(OUT),--out $(call quote,$(OUT))) $(if $(ONLY),--only $(ONLY))
 
 # Bad input by the thousand: a quarter of an hour on two busy cores. INPUTS=20000 asks for more.
 fuzz: setup

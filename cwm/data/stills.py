@@ -82,8 +82,8 @@ def read(
 ) -> Clip:
     """All stills of a clip as frames, or DecodeError naming the one that cannot be read.
 
-    Pictures are read and resized as OpenCV does by default: of 16 bits the upper 8 stay, EXIF says
-    how a picture is turned, and a new pixel is made of the four nearest ones.
+    Pictures are read and resized as OpenCV does by default: 16-bit values keep their upper 8 bits,
+    the EXIF orientation is applied, and resizing interpolates between the four nearest pixels.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -65,7 +65,7 @@ def test_run_ends_in_time_and_reports_what_it_left_out(tmp_path):
     assert step == {"step": "machine", "status": "no time left", "seconds": 0, "rows": []}
 
 
-@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_the_error_names_the_dry_run(tmp_path):
     command = [sys.executable, ROOT / "bench/gpu_check.py", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -60,8 +60,10 @@ class Graph:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.replays = 0
 
     def replay(self) -> None:
+        self.replays += 1
         with torch.no_grad():
             for call in self.calls:
                 results = tensors(call.function(*call.args, **call.kwargs))

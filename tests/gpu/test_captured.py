@@ -199,12 +199,17 @@ def test_dead_graphs_are_collected_before_a_capture(monkeypatch):
     dead.itself, alive = dead, weakref.ref(dead)
     del dead
     graph, seen = torch.cuda.graph, []
-    monkeypatch.setattr(
-        torch.cuda, "graph", lambda *a, **k: (seen.append(alive()), graph(*a, **k))[1]
-    )
+
+    def capture(*args, **options):
+        seen.append(alive())
+        return graph(*args, **options)
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
     gc.disable()
-    Graphed(lambda x: x + 1)(torch.ones(1))
-    gc.enable()
+    try:
+        Graphed(lambda x: x + 1)(torch.ones(1))
+    finally:
+        gc.enable()
     assert seen == [None]
 
 
