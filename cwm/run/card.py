@@ -14,13 +14,13 @@ KINDS = {
 }
 
 
-def card(folder: Path, run: dict[str, Any]) -> str:
-    """The card of the run in a folder, which `run` (its run.json) describes; Markdown."""
+def card(folder: Path, run: dict[str, Any], data: str) -> str:
+    """Markdown for a run folder; `run` is its run.json, `data` the sentence about its dataset."""
     names = ("suite", "task", "model", "dataset", "variant", "seed")
     title = ", ".join(f"{name} {run[name]}" for name in names if name in run)
     facts = {
         "What": KINDS[run["stage"]],
-        "Data": "; ".join(_data(run.get("dataset", "none"), run.get("scale", "paper"))),
+        "Data": data,
         "Scale": f"{run.get('scale', 'paper')}; every setting is in config.yaml",
         "Measured": "; ".join(_measured(folder)) or "nothing",
         "Config hash": run["key"],
@@ -33,30 +33,6 @@ def card(folder: Path, run: dict[str, Any]) -> str:
         ),
     }
     return "\n".join([f"# {title}", "", *(f"- **{k}**: {v}" for k, v in facts.items()), ""])
-
-
-def _data(name: str, scale: str) -> Iterator[str]:
-    """What a dataset is, by its settings, and on what terms it may be used."""
-    from cwm.config import load  # which knows of the runs, and so of this file
-
-    if name == "none":
-        yield "no videos: learned from scratch"
-        return
-    files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
-    if not all(path.exists() for path in files):
-        yield f"{name}, of which this folder has no settings"
-        return
-    data = load(files).dataset
-    for member in data.members:
-        yield from _data(member.dataset, scale)
-    if data.members:
-        return
-    if data.source == "standin":
-        made = f"{data.standin.clips} generated clips, seed {data.standin.seed}"
-        yield f"{name}: {made}, under the code's licence; no film by anyone"
-    else:
-        terms = " ".join(data.by_hand.split()) or "whatever terms its owner set"
-        yield f"{name}, videos of others: {terms}"
 
 
 def _measured(folder: Path) -> Iterator[str]:

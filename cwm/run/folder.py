@@ -57,6 +57,7 @@ class Task(NamedTuple):
     labels: dict[str, str | int]  # scale, suite, task, model, dataset, variant, seed
     config: dict[str, Any]  # resolved
     inputs: dict[str, str]  # name of an input -> sha256
+    data: str = ""  # what the dataset is and its terms of use; no part of the key
 
     @property
     def key(self) -> str:
@@ -176,7 +177,7 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_about()
         if "weights.json" in names:
-            write_text(self.folder / "card.md", card(self.folder, self._about()))
+            write_text(self.folder / "card.md", card(self.folder, self._about(), self.task.data))
             names = ("card.md", *names)
         for name in ["run.json", "config.yaml", *names]:
             # A hard link keeps the work complete until everything is in place.

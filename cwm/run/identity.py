@@ -1,13 +1,13 @@
 """What identifies a run, from what its command was given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from typing_extensions import TypedDict
 
 from cwm import json_file
 from cwm.checkpoint import file_sha256
-from cwm.config import Config, labels, resolved
+from cwm.config import Config, labels, load, resolved
 from cwm.errors import UserError
 from cwm.run.folder import Task
 
@@ -41,7 +41,8 @@ def task(
         hashes["manifest"] = store["sha256"]["manifest"]
     settings = resolved(cfg, sections)
     settings.get("env", {}).pop("server", None)  # where it is simulated makes no other run of it
-    return Task(stage, what, names, settings, hashes)
+    dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
+    return Task(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
 
 
 class _Checksums(TypedDict):
@@ -68,3 +69,29 @@ def _dataset(weights: Path | None) -> str:
     return json_file.read(weights, _Weights, "it must be the weights.json of a pre-trained model")[
         "dataset"
     ]
+
+
+def describe_dataset(name: str, scale: str) -> str:
+    """What a dataset is by its settings, and its terms of use: for the model card."""
+    return "; ".join(_describe(name, scale))
+
+
+def _describe(name: str, scale: str) -> Iterator[str]:
+    if name == "none":
+        yield "no videos: learned from scratch"
+        return
+    files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
+    if not all(path.exists() for path in files):
+        yield f"{name}, of which this folder has no settings"
+        return
+    data = load(files).dataset
+    for member in data.members:
+        yield from _describe(member.dataset, scale)
+    if data.members:
+        return
+    if data.source == "standin":
+        made = f"{data.standin.clips} generated clips, seed {data.standin.seed}"
+        yield f"{name}: {made}, under the code's licence; no film by anyone"
+    else:
+        terms = " ".join(data.by_hand.split()) or "whatever terms its owner set"
+        yield f"{name}, videos of others: {terms}"

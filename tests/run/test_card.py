@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 from cwm.run.card import card
+from cwm.run.identity import describe_dataset
 
 ROOT = Path(__file__).parents[2]
 RUN = {"key": "c0ffee", "inputs": {"clips": "ab" * 32}, "command": "cwm x", "commit": "1234"}
 
 
 def facts(folder, **run):
-    lines = card(folder, RUN | run).splitlines()
+    data = describe_dataset(run["dataset"], run["scale"])
+    lines = card(folder, RUN | run, data).splitlines()
     return lines[0], dict(line[4:].split("**: ", 1) for line in lines if line.startswith("- "))
 
 
