@@ -28,14 +28,14 @@ from bench import inputs, record, update
 from cwm import plan, study
 from cwm.agent import Agent
 from cwm.data.corpora import DatasetConfig, describe, find
-from cwm.data.files import write_lines
+from cwm.infra.files import write_lines
+from cwm.infra.run_dir import processor_seconds
+from cwm.infra.runtime import set_up
+from cwm.infra.source import commit
 from cwm.run.decode import decode_part
-from cwm.run.folder import processor_seconds
 from cwm.run.policies import Actor
 from cwm.run.pretrain import heldout
 from cwm.run.rollout import Collector, evaluate, make, make_vector
-from cwm.runtime import set_up
-from cwm.source import commit
 from cwm.world.action_free import ActionFreeModel
 
 ROOT = Path(__file__).parents[1]

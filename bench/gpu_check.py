@@ -36,12 +36,12 @@ try:
 
     from bench import inputs, record, reference, update, whole_runs
     from cwm import config
-    from cwm.errors import UserError
+    from cwm.infra.errors import UserError
+    from cwm.infra.runtime import RuntimeConfig, reseed, set_up
+    from cwm.infra.source import commit
     from cwm.optim import Optimizer
     from cwm.run.policies import Actor, Behind
     from cwm.run.pretrain import learner
-    from cwm.runtime import RuntimeConfig, reseed, set_up
-    from cwm.source import commit
     from cwm.world.action_free import ActionFreeModel
 except ModuleNotFoundError as error:
     sys.exit(f"gpu-check needs the Python module {error.name}, which is not installed")

@@ -12,11 +12,11 @@ from cwm import config
 from cwm.agent import Agent
 from cwm.data.batch import Batch
 from cwm.data.clips import INDEX, SPLITS, ClipStore
-from cwm.data.files import sha256
 from cwm.data.replay import Episode
 from cwm.data.shards import shard_name
 from cwm.data.video import FRAME_BYTES
-from cwm.runtime import reseed
+from cwm.infra.files import sha256
+from cwm.infra.runtime import reseed
 
 CONFIG = Path(__file__).parents[1] / "config"
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from cwm.runtime import processor_name
-from cwm.source import commit
+from cwm.infra.runtime import processor_name
+from cwm.infra.source import commit
 
 OUT = Path(__file__).parent / "out"
 

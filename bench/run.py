@@ -32,8 +32,8 @@ def age() -> float:
 def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]:
     from bench.parts import Part
     from cwm import config
+    from cwm.infra.run_dir import Run
     from cwm.run.finetune import Finetuning, finetune
-    from cwm.run.folder import Run
     from cwm.run.identity import task
 
     cfg = config.load(files, sets, "sphere")
@@ -55,9 +55,9 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
     from bench import inputs
     from bench.parts import Part
     from cwm import config
+    from cwm.infra.run_dir import Run
     from cwm.optim import Optimizer
     from cwm.run import pretrain
-    from cwm.run.folder import Run
     from cwm.run.identity import task
     from cwm.world.action_free import ActionFreeModel
 

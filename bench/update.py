@@ -37,10 +37,10 @@ from cwm.compiled import compile_regions
 from cwm.data.batch import Batch
 from cwm.data.clips import ClipStore, prefetch
 from cwm.data.replay import Episode, Replay
-from cwm.graph import Graphed
+from cwm.infra.cuda_graph import Graphed
+from cwm.infra.runtime import reseed, set_up
 from cwm.optim import Optimizer
 from cwm.run.pretrain import learner
-from cwm.runtime import reseed, set_up
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.stacked import StackedModel
 

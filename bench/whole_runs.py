@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 from bench import inputs
 from cwm import config
+from cwm.infra.run_dir import Run
 from cwm.run import finetune, pretrain
-from cwm.run.folder import Run
 from cwm.run.identity import task
 
 CONFIG = Path(__file__).parents[1] / "config"

@@ -15,8 +15,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cwm import machine
-from cwm.errors import UserError, check_utf8
+from cwm.infra import machine
+from cwm.infra.errors import UserError, check_utf8
 from envs.errors import EnvError
 
 LONGEST = 2000  # characters of an error
@@ -136,7 +136,7 @@ def data(store: Annotated[Path, typer.Argument(help="store.json of the clips")])
 def pretrain(dataset: Dataset, configs: Configs, clips: Clips, out: Out, sets: Sets = None) -> None:
     """Pre-train a world model on the clips of a dataset."""
     from cwm.config import load
-    from cwm.run.folder import Run
+    from cwm.infra.run_dir import Run
     from cwm.run.identity import task
     from cwm.run.pretrain import pretrain as go
 
@@ -158,7 +158,7 @@ def predict(
 ) -> None:
     """Predict held-out clips with a pre-trained world model, and measure the errors."""
     from cwm.config import load
-    from cwm.run.folder import Run
+    from cwm.infra.run_dir import Run
     from cwm.run.identity import task
     from cwm.run.predict import predict_clips
 
@@ -181,7 +181,7 @@ def represent(
 ) -> None:
     """Average a pre-trained world model's features of clips of two labels over time."""
     from cwm.config import load
-    from cwm.run.folder import Run
+    from cwm.infra.run_dir import Run
     from cwm.run.identity import task
     from cwm.run.represent import represent as go
 
@@ -212,8 +212,8 @@ def convert(
     """
     from cwm.config import load
     from cwm.convert import official_files
+    from cwm.infra.run_dir import Run
     from cwm.run.convert import export_official, import_official
-    from cwm.run.folder import Run
     from cwm.run.identity import task
 
     if source.suffix == ".json":
@@ -241,8 +241,8 @@ def looks(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
 def baselines(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
     """Score policies that learn nothing: random, constant and untrained ones."""
     from cwm.config import load
+    from cwm.infra.run_dir import Run
     from cwm.run.baselines import baselines as go
-    from cwm.run.folder import Run
     from cwm.run.identity import task
 
     cfg = load(configs, sets or (), what.partition("/")[2])
@@ -265,9 +265,9 @@ def finetune(
 ) -> None:
     """Learn a task by model-based reinforcement learning."""
     from cwm.config import load
+    from cwm.infra.run_dir import Run
     from cwm.run.finetune import Finetuning
     from cwm.run.finetune import finetune as go
-    from cwm.run.folder import Run
     from cwm.run.identity import task
 
     cfg = load(configs, sets or (), what.partition("/")[2])
@@ -306,9 +306,9 @@ def scores(
     out: Out,
 ) -> None:
     """Gather the scores of many runs in one tidy table."""
-    from cwm import json_file
     from cwm.analysis.runs import folder_of
     from cwm.analysis.scores import collect
+    from cwm.infra import json_file
 
     stages = {path: json_file.read(folder_of(path) / "run.json").get("stage") for path in folders}
     runs = [path for path, stage in stages.items() if stage != "baselines"]
@@ -376,7 +376,7 @@ def figure(
     """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
     from cwm.analysis.draw import draw
     from cwm.analysis.provenance import About
-    from cwm.source import commit
+    from cwm.infra.source import commit
     from cwm.study import read
 
     spec = read(study).figure(name)
@@ -412,8 +412,8 @@ def report(
 
     MLflow is then shown what it has not been sent yet.
     """
-    from cwm import tracking
     from cwm.analysis.report import write_report
+    from cwm.infra import tracking
 
     def those(pattern: str) -> list[Path]:
         return [path for path in inputs if path.match(pattern)]
@@ -428,7 +428,7 @@ def report(
 @app.command("tracking-init")
 def tracking_init() -> None:
     """Make the tracking database, once, before anything logs to it in parallel."""
-    from cwm import tracking
+    from cwm.infra import tracking
 
     typer.echo(tracking.init())
 
@@ -436,7 +436,7 @@ def tracking_init() -> None:
 @app.command()
 def ui(port: int = 5000) -> None:
     """Open MLflow on this machine's own address."""
-    from cwm import tracking
+    from cwm.infra import tracking
 
     tracking.ui(port)
 

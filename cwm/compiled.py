@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 from cwm.nn.rssm import RSSM
 from cwm.world.vision import Vision
 

@@ -18,16 +18,16 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cwm.data.corpora import DatasetConfig
-from cwm.errors import UserError, unknown
+from cwm.infra.errors import UserError, unknown
+from cwm.infra.runtime import RuntimeConfig
+from cwm.infra.yaml_file import mapping, parse, read
 from cwm.run.baselines import BaselinesConfig
 from cwm.run.finetune import FinetuneConfig
 from cwm.run.predict import PredictConfig
 from cwm.run.pretrain import PretrainConfig
 from cwm.run.represent import RepresentConfig
 from cwm.run.rollout import EnvConfig
-from cwm.runtime import RuntimeConfig
 from cwm.world.vision import ModelConfig
-from cwm.yaml_file import mapping, parse, read
 
 LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 # Applied in order to a name of ours, less a leading `world.`; the result is the official name.
 NAMES = [

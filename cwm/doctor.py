@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cwm import gpus, remains
-from cwm.errors import UserError
+from cwm import remains
+from cwm.infra import gpus
+from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 DRAW = """
@@ -171,7 +172,7 @@ def ffmpeg() -> Finding:
 
 def mlflow() -> Finding:
     """The store that runs are shown in answers."""
-    from cwm import tracking
+    from cwm.infra import tracking
 
     problem = tracking.problem()
     remedy = "runs are kept in files meanwhile; `make ui` sends them later"
@@ -250,7 +251,7 @@ def weights() -> Finding:
 
 def stale() -> Finding:
     """MLflow shows no run as running that no process is making."""
-    from cwm import tracking
+    from cwm.infra import tracking
 
     ours = [run for run in tracking.running() if tracking.is_local() or run.work.exists()]
     left = [run for run in ours if not remains.is_held(run.work.with_suffix(".lock"))]

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.checkpoint import agree
+from cwm.infra.checkpoint import agree
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

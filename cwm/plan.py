@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from cwm import study, yaml_file
+from cwm import study
 from cwm.analysis.cost import measured
 from cwm.analysis.runs import read_csv
 from cwm.config import Config, load, resolved
 from cwm.data.corpora import folder_of
+from cwm.infra import yaml_file
 
 CONSTANTS = 9  # actions that `cwm baselines` tries in two dimensions, and about as many in others
 PREDICTED = ("prediction", "prediction_errors", "composition", "cost")  # kinds of figures

@@ -101,7 +101,7 @@ def damaged_weights() -> list[Path]:
 
     Published runs and MLflow's copies (`RUN_ID/artifacts/weights.json`) come without weights.
     """
-    from cwm.data.files import sha256
+    from cwm.infra.files import sha256
 
     found = []
     for index in sorted(Path("results").rglob("weights.json")):

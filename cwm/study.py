@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from cwm.errors import UserError, unknown
-from cwm.yaml_file import read as read_yaml
+from cwm.infra.errors import UserError, unknown
+from cwm.infra.yaml_file import read as read_yaml
 
 CONFIG = Path("config")
 SCRATCH = "none"  # the dataset of a run that is not pre-trained

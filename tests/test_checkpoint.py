@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cwm.checkpoint import (
+from cwm.infra.checkpoint import (
     Checkpoints,
     file_sha256,
     fill,
@@ -14,7 +14,7 @@ from cwm.checkpoint import (
     load_weights,
     save_weights,
 )
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 from cwm.optim import Optimizer, OptimizerConfig
 
 

@@ -8,8 +8,8 @@ import torch
 
 from bench import inputs
 from cwm.compiled import compile_regions, require_compiler
-from cwm.errors import UserError
-from cwm.runtime import reseed
+from cwm.infra.errors import UserError
+from cwm.infra.runtime import reseed
 from cwm.world.vision import Draws
 
 

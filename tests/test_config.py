@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cwm import config
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[1] / "config"
 

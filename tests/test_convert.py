@@ -12,9 +12,9 @@ import torch
 import yaml
 from golden import ABOUT, Golden, Numbers, weight
 
-from cwm.checkpoint import load_weights
 from cwm.convert import IGNORED, PARTS, is_agent, official_name, read_state
-from cwm.errors import UserError
+from cwm.infra.checkpoint import load_weights
+from cwm.infra.errors import UserError
 
 SIZES = {
     "model": {

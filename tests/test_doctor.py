@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cwm import doctor, remains, tracking
-from cwm.checkpoint import save_weights
+from cwm import doctor, remains
+from cwm.infra import tracking
+from cwm.infra.checkpoint import save_weights
 
 ROOT = Path(__file__).parents[1]
 SNAKEFILE = """

@@ -13,8 +13,9 @@ import pytest
 import torch
 from run.squares import settings, store
 
-from cwm import doctor, machine
+from cwm import doctor
 from cwm.data.encode import H264, VP9, encode
+from cwm.infra import machine
 
 CWM = [sys.executable, "-c", "from cwm.cli import main; main()"]
 MADE = ("weights.safetensors", "metrics.jsonl", "config.yaml")

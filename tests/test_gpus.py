@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cwm import doctor, gpus, runtime
-from cwm.errors import UserError
+from cwm import doctor
+from cwm.infra import gpus, runtime
+from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 UUIDS = ["GPU-aaaa1111", "GPU-bbbb2222"]

@@ -8,7 +8,7 @@ import pytest
 
 from cwm import doctor
 from cwm.compiled import require_compiler
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 from envs.rendering import PACKAGES
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pytest
 
 from bench import costs as bench
 from cwm import plan, study
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 FIGURE = """figures:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from cwm.progress import Progress
+from cwm.infra.progress import Progress
 
 
 class Clock:

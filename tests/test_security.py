@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cwm import study
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("cwm", "envs", "profiles") for path in (ROOT / folder).rglob("*.py")]

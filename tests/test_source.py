@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from cwm import source
+from cwm.infra import source
 
-FILE = "cwm/source.py"
+FILE = "cwm/infra/source.py"
 
 
 def git(folder, *arguments):
@@ -23,7 +23,7 @@ def git(folder, *arguments):
 def checkout(tmp_path):
     """A repository with the code, tagged; its folder."""
     root = tmp_path / "code"
-    (root / "cwm").mkdir(parents=True)
+    (root / FILE).parent.mkdir(parents=True)
     (root / FILE).write_text("1\n")
     git(tmp_path, "init", "-q", str(root))
     git(root, "add", ".")

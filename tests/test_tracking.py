@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from cwm import doctor, tracking
-from cwm.errors import UserError
+from cwm import doctor
+from cwm.infra import tracking
+from cwm.infra.errors import UserError
 
 NAMES = ("train/image", "train/kl", "train/reward")
 SPAWN = multiprocessing.get_context("spawn")

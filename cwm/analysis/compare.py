@@ -27,8 +27,8 @@ from cwm.analysis.statistics import (
 )
 from cwm.analysis.style import scale_words
 from cwm.analysis.tables import number
-from cwm.data.files import walk
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import walk
 
 WORDS = (
     f"Final: the mean of a run's last {LAST_EVALUATIONS} evaluations; AUC: of all of them. On a "

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from typing_extensions import TypedDict
 
-from cwm import json_file
 from cwm.analysis import panels
 from cwm.analysis.models import looks_of
 from cwm.analysis.provenance import About, Shown, save
@@ -19,7 +18,8 @@ from cwm.analysis.runs import folder_of, read_identity
 from cwm.analysis.statistics import estimate, mean
 from cwm.analysis.style import RC, Look, Method, model_label, scale_words
 from cwm.analysis.tables import Reading, number, write
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
 
 STAGES = {
     "pretrain": "Pre-training",

@@ -6,7 +6,7 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from cwm import json_file
+from cwm.infra import json_file
 
 
 class _Clips(TypedDict):

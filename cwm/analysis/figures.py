@@ -20,7 +20,7 @@ from cwm.analysis.runs import read_csv
 from cwm.analysis.scores import METHOD, TASK, load, points
 from cwm.analysis.statistics import LAST_EVALUATIONS, final_score
 from cwm.analysis.style import RC, Method, looks, model_label
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 ESTIMATE = [*TASK, *METHOD, "measure", "method"]
 

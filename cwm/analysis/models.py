@@ -7,7 +7,7 @@ from pathlib import Path
 from cwm.analysis.provenance import Shown
 from cwm.analysis.runs import folder_of, read_identity
 from cwm.analysis.style import Look, Method, in_order, looks
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 
 def by_seed(paths: Iterable[Path]) -> dict[Method, dict[int, Path]]:

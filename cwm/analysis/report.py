@@ -13,11 +13,11 @@ from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from cwm import json_file
 from cwm.analysis.data import data_page
 from cwm.analysis.runs import folder_of, read_identity
 from cwm.analysis.style import Method, scale_words
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
 
 PNG = "image/png"
 FAILURES_SHOWN = 200  # files per dataset; the manifest has them all

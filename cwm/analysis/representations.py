@@ -21,7 +21,7 @@ from cwm.analysis import models, panels
 from cwm.analysis.provenance import About, save
 from cwm.analysis.runs import read_arrays
 from cwm.analysis.style import GREY, RC, Look, Method, model_label
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 ENOUGH = 20  # held-out clips of each label: with fewer a probe is scored on all clips
 FOLDS = 10

@@ -9,8 +9,8 @@ import pandas as pd
 from pydantic import ConfigDict, NonNegativeInt
 from typing_extensions import TypedDict
 
-from cwm.errors import DAMAGED_ARRAYS, UserError
-from cwm.json_file import read
+from cwm.infra.errors import DAMAGED_ARRAYS, UserError
+from cwm.infra.json_file import read
 
 
 def folder_of(path: Path) -> Path:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cwm.analysis.runs import folder_of, read_csv, read_identity
 from cwm.analysis.style import POLICIES
-from cwm.errors import UserError, unknown
+from cwm.infra.errors import UserError, unknown
 
 TASK = ["suite", "task"]
 METHOD = ["policy", "model", "dataset", "variant"]

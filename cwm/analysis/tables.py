@@ -12,7 +12,7 @@ from cwm.analysis.remarks import remarks
 from cwm.analysis.scores import METHOD, TASK, load, points
 from cwm.analysis.statistics import LAST_EVALUATIONS
 from cwm.analysis.style import Method, model_label, scale_words
-from cwm.errors import unknown
+from cwm.infra.errors import unknown
 
 INTERVALS = (
     "On a task a value is the mean over seeds, over all tasks the interquartile mean over runs; "

@@ -19,7 +19,7 @@ from cwm.analysis.runs import read_arrays, read_csv, read_metrics
 from cwm.analysis.statistics import estimate, mean
 from cwm.analysis.style import GREY, RC, Look, Method, model_label
 from cwm.analysis.tables import number
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 STRIP = 10  # columns of frames
 COMPOSED = 2  # clips

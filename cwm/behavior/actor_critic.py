@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cwm.behavior.normalize import RunningMagnitude
 from cwm.behavior.returns import discount_weights, lambda_return
+from cwm.infra.types import Share
 from cwm.nn.blocks import MLP, MLPConfig
 from cwm.nn.dists import (
     truncated_normal_entropy,
@@ -28,7 +29,6 @@ from cwm.nn.dists import (
     truncated_normal_mean,
     truncated_normal_sample,
 )
-from cwm.ranges import Share
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

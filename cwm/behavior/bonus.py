@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.behavior.normalize import RunningMagnitude
-from cwm.errors import UserError
-from cwm.ranges import Share
+from cwm.infra.errors import UserError
+from cwm.infra.types import Share
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -24,12 +24,12 @@ import torch
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from typing_extensions import TypedDict
 
-from cwm import json_file
-from cwm.data.ahead import in_order
 from cwm.data.corpora import Split, Text
-from cwm.data.files import sha256
 from cwm.data.video import SIZE
-from cwm.errors import DAMAGED_ARRAYS, UserError
+from cwm.infra import json_file
+from cwm.infra.errors import DAMAGED_ARRAYS, UserError
+from cwm.infra.files import sha256
+from cwm.infra.parallel import in_order
 
 HEADER = 128  # bytes of a shard before its first frame
 SPLITS: tuple[Split, ...] = ("train", "heldout")

@@ -23,15 +23,15 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
-from cwm import json_file
 from cwm.data import episodes, stills
 from cwm.data.download import Archive
-from cwm.data.files import read_lines, sha256, walk
 from cwm.data.standins import StandinConfig
 from cwm.data.stills import Run
 from cwm.data.video import Geometry
-from cwm.errors import UserError
-from cwm.ranges import Share
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
+from cwm.infra.files import read_lines, sha256, walk
+from cwm.infra.types import Share
 
 log = logging.getLogger(__name__)
 VIDEOS = (

@@ -17,9 +17,9 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt, StringConstraints,
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
-from cwm import json_file
-from cwm.data.files import check_space, human, sha256, write_json
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
+from cwm.infra.files import check_space, human, sha256, write_json
 
 if TYPE_CHECKING:
     from requests import Response

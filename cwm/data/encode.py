@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cwm.data.video import ffmpeg_exe
-from cwm.machine import DISK
+from cwm.infra.machine import DISK
 
 # One thread and no dates or random identifiers: equal frames give equal bytes.
 BITEXACT = {"threads": 1, "fflags": "+bitexact", "flags:v": "+bitexact"}

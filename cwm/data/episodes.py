@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cwm.data.video import SIZE, Clip, DecodeError, Geometry
-from cwm.errors import DAMAGED_ARRAYS
+from cwm.infra.errors import DAMAGED_ARRAYS
 
 SUFFIXES = (".npz",)
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from cwm import json_file
 from cwm.data.download import FOLDER, PACKED, Archive, checksum
-from cwm.data.files import human
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
+from cwm.infra.files import human
 
 log = logging.getLogger(__name__)
 

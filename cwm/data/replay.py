@@ -16,7 +16,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.data.batch import Batch
-from cwm.errors import DAMAGED_ARRAYS, UserError
+from cwm.infra.errors import DAMAGED_ARRAYS, UserError
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -14,11 +14,11 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
-from cwm import json_file
 from cwm.data.clips import HEADER
-from cwm.data.files import replacing
 from cwm.data.video import FRAME_BYTES, SIZE, Clip
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
+from cwm.infra.files import replacing
 
 log = logging.getLogger(__name__)
 

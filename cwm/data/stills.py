@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from cwm.data.files import walk
 from cwm.data.video import SIZE, Clip, DecodeError, Geometry, as_frames
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import walk
 
 if TYPE_CHECKING:
     from PIL import Image

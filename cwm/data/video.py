@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 SIZE = 64  # every model of the paper sees 64 x 64 frames
 FRAME_BYTES = SIZE * SIZE * 3

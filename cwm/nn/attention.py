@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 from cwm.nn.recompute import recomputed
 
 HEADS = 4

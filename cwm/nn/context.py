@@ -10,8 +10,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from cwm.infra.types import Fraction
 from cwm.nn.encoder import ResNet, VisionConfig
-from cwm.ranges import Fraction
 
 Choice = Literal["random", "first", "last"]
 Fusion = Literal["attention", "concat"]

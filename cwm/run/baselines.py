@@ -11,10 +11,10 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
-from cwm.run.folder import Run
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.run.policies import Actor
 from cwm.run.rollout import EnvConfig, Outcome, Policy, evaluate, make_vector
-from cwm.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.world.vision import ModelConfig
 
 

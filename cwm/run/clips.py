@@ -22,10 +22,10 @@ from pyarrow.parquet import ParquetWriter
 from cwm.data.clips import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 from cwm.data.contact import write_contact_sheet
 from cwm.data.corpora import DatasetConfig, Text, read_videos
-from cwm.data.files import read_lines, relative, replacing, sha256, write_json
 from cwm.data.shards import Line, Stored, shard_name
 from cwm.data.video import FRAME_BYTES, SIZE
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import read_lines, relative, replacing, sha256, write_json
 from cwm.run.decode import key, part_folder, part_of
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from cwm.data import standins
-from cwm.data.ahead import in_order
 from cwm.data.corpora import DatasetConfig, Found, Video, describe, find, folder_of
-from cwm.data.files import hold, relative, write_lines
+from cwm.infra.files import hold, relative, write_lines
+from cwm.infra.parallel import in_order
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cwm import convert
 from cwm.agent import Agent, AgentConfig
-from cwm.checkpoint import load_weights, save_weights
-from cwm.run.folder import Run
+from cwm.infra.checkpoint import load_weights, save_weights
+from cwm.infra.run_dir import Run
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
 from cwm.world.vision import ModelConfig
 

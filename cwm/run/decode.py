@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm.data import episodes, stills
-from cwm.data.ahead import in_order
 from cwm.data.corpora import DatasetConfig, Video, digest, drawn, read_videos
-from cwm.data.files import hold, write_lines
 from cwm.data.shards import Shards
 from cwm.data.video import (
     SIZE,
@@ -26,7 +24,9 @@ from cwm.data.video import (
     decode,
     ffmpeg_version,
 )
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import hold, write_lines
+from cwm.infra.parallel import in_order
 
 log = logging.getLogger(__name__)
 NEWS = 10.0  # seconds between two lines of progress

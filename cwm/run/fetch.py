@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cwm.data.download import FOLDER, Archive, download
 from cwm.data.extract import Group, extract, groups, is_extracted
-from cwm.data.files import check_space, hold, human
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import check_space, hold, human
 
 log = logging.getLogger(__name__)
 

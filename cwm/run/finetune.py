@@ -14,17 +14,17 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
-from cwm.checkpoint import fill, load_parts, load_weights, save_weights
 from cwm.compiled import compile_regions
 from cwm.data.encode import H264, encode
 from cwm.data.replay import Replay, ReplayConfig
-from cwm.errors import UserError
-from cwm.progress import Progress
+from cwm.infra.checkpoint import fill, load_parts, load_weights, save_weights
+from cwm.infra.errors import UserError
+from cwm.infra.progress import Progress
+from cwm.infra.run_dir import Run, Score
+from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.run.finite import Guard
-from cwm.run.folder import Run, Score
 from cwm.run.policies import Actor, Behind
 from cwm.run.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
-from cwm.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.world.vision import ModelConfig
 
 

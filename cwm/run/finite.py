@@ -4,9 +4,9 @@ import math
 
 from torch import Tensor
 
-from cwm.checkpoint import write_tensors
-from cwm.errors import UserError
-from cwm.run.folder import Run
+from cwm.infra.checkpoint import write_tensors
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Run
 
 
 class Guard:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from cwm import json_file
-from cwm.checkpoint import file_sha256
 from cwm.config import Config, labels, load, resolved
-from cwm.errors import UserError
-from cwm.run.folder import Task
+from cwm.infra import json_file
+from cwm.infra.checkpoint import file_sha256
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Task
 
 
 def task(

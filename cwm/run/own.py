@@ -5,11 +5,12 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from cwm import config, json_file
+from cwm import config
+from cwm.infra import json_file
+from cwm.infra.run_dir import Run, Task, commit
 from cwm.run.clips import make_clips
 from cwm.run.collect import collect
 from cwm.run.decode import decode_part, part_folder
-from cwm.run.folder import Run, Task, commit
 from cwm.run.identity import task
 from cwm.run.predict import predict_clips
 from cwm.run.pretrain import pretrain

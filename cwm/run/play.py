@@ -9,14 +9,14 @@ from gymnasium.envs.registration import load_env_creator
 
 import envs
 from cwm.agent import Agent
-from cwm.checkpoint import load_weights
 from cwm.config import Config, load
 from cwm.data.encode import H264, encode
-from cwm.errors import UserError, unknown
+from cwm.infra.checkpoint import load_weights
+from cwm.infra.errors import UserError, unknown
+from cwm.infra.runtime import reseed, set_up
 from cwm.run.baselines import random_policy
 from cwm.run.policies import Actor
 from cwm.run.rollout import Outcome, Policy, make, sum_up
-from cwm.runtime import reseed, set_up
 
 
 def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ()) -> Outcome:

@@ -9,14 +9,14 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cwm.checkpoint import load_parts, load_weights
 from cwm.data.batch import Batch, clip_batch
 from cwm.data.clips import ClipStore
-from cwm.errors import UserError
-from cwm.run.folder import Run
+from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.run.pretrain import PretrainConfig
 from cwm.run.ssim import ssim, within
-from cwm.runtime import RuntimeConfig, reseed, set_up
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import MOVING, attention, foresee, look
 from cwm.world.vision import ModelConfig

@@ -12,17 +12,17 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cwm.checkpoint import fill, save_weights
 from cwm.compiled import compile_regions
 from cwm.data.batch import clip_batch
 from cwm.data.clips import ClipStore, prefetch
-from cwm.errors import UserError
-from cwm.graph import Graphed
+from cwm.infra.checkpoint import fill, save_weights
+from cwm.infra.cuda_graph import Graphed
+from cwm.infra.errors import UserError
+from cwm.infra.progress import Progress
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.optim import Optimizer, OptimizerConfig, step_all
-from cwm.progress import Progress
 from cwm.run.finite import Guard
-from cwm.run.folder import Run
-from cwm.runtime import RuntimeConfig, reseed, set_up
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
 from cwm.world.openloop import predict, squared_errors
 from cwm.world.vision import ModelConfig

@@ -8,8 +8,8 @@ from cwm.analysis.provenance import About
 from cwm.analysis.report import write_report
 from cwm.analysis.scores import collect
 from cwm.analysis.tables import make_table
-from cwm.errors import UserError
-from cwm.source import commit
+from cwm.infra.errors import UserError
+from cwm.infra.source import commit
 from cwm.study import Figure, finetune_runs, pretrained_runs, read
 
 FILES = {  # that a kind of figure needs of each of its runs; other kinds show frames or times

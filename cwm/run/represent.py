@@ -12,13 +12,13 @@ import torch
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from cwm.checkpoint import load_parts, load_weights
 from cwm.data.batch import clip_batch
 from cwm.data.clips import SPLITS, ClipStore
-from cwm.errors import UserError
-from cwm.run.folder import Run
+from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.run.pretrain import PretrainConfig
-from cwm.runtime import RuntimeConfig, reseed, set_up
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import foresee
 from cwm.world.vision import ModelConfig

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 import envs
 from cwm.data.replay import Episode
-from cwm.runtime import seed_from
+from cwm.infra.runtime import seed_from
 from envs import vector
 from envs.looks import Factor
 

@@ -7,8 +7,8 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from cwm.infra.types import Share
 from cwm.nn.dists import categorical_kl, full
-from cwm.ranges import Share
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from cwm.analysis.compare import compare
 from cwm.analysis.scores import collect
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 OURS, SCRATCH = "contextwm/something/standard", "contextwm/none/standard"
 

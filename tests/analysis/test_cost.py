@@ -10,7 +10,7 @@ from pictures import ABOUT, assert_embedded, facts, shows
 
 from cwm.analysis.cost import draw_cost, make_cost_table, measured, unit_of
 from cwm.analysis.style import MODELS
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 CURVE = {0: [1.0]}
 

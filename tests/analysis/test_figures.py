@@ -9,7 +9,7 @@ from pictures import ABOUT, assert_embedded, facts, shows
 
 from cwm.analysis import figures, scores, tables
 from cwm.analysis.style import GREY, MODELS
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 DRAW = {
     "curves": figures.draw_curves,

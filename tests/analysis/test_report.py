@@ -6,7 +6,7 @@ import pytest
 import study
 
 from cwm.analysis.report import write_report
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 PNG = b"\x89PNG a picture"
 MP4 = b"\x00\x00\x00 ftyp a film"

@@ -6,7 +6,7 @@ import study
 from pictures import ABOUT, assert_embedded, facts, shows
 
 from cwm.analysis.representations import KINDS, Probe, draw_representations, embed, probe
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 
 def planted(clips, heldout, strength):

@@ -4,7 +4,7 @@ import pytest
 import study
 
 from cwm.analysis import scores
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 
 def test_collect_carries_every_episode(tmp_path):

@@ -5,7 +5,7 @@ import study
 
 from cwm.analysis.scores import collect
 from cwm.analysis.tables import make_table, number
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 OURS, SCRATCH = "contextwm/something/standard", "contextwm/none/standard"
 

@@ -10,7 +10,7 @@ from pictures import ABOUT, assert_embedded, facts, shows
 
 from cwm.analysis import video
 from cwm.analysis.style import GREY, MODELS
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 BOTH = ("plain", "contextwm")
 

@@ -5,7 +5,7 @@ import torch
 from torch import tensor
 
 from cwm.behavior.bonus import BonusConfig, VideoBonus
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 
 def bonus(**settings):

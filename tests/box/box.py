@@ -19,7 +19,7 @@ import pytest
 import yaml
 from services import ROOT, Database, Server
 
-from cwm import tracking
+from cwm.infra import tracking
 
 # The command `cwm`, but it sends at once, half of its time, and first when all are ready to.
 EAGER = """

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from cwm.data.ahead import in_order
+from cwm.infra.parallel import in_order
 
 
 def test_results_come_in_order_and_few_items_are_taken_ahead():

@@ -9,9 +9,9 @@ from scipy.stats import chisquare
 
 from cwm.data.clips import INDEX, ClipStore, Mixture, prefetch
 from cwm.data.corpora import DatasetConfig
-from cwm.data.files import sha256
 from cwm.data.shards import shard_name
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import sha256
 from cwm.run.clips import mix_clips
 
 LENGTHS = (3, 5, 9, 2, 6)  # the last is held out; 2 is too short for windows of three

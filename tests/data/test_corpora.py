@@ -15,9 +15,9 @@ from cwm.data.corpora import (
     read_videos,
     traits_of,
 )
-from cwm.data.files import sha256, write_lines
 from cwm.data.stills import Run
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import sha256, write_lines
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cwm.data import download as module
 from cwm.data.download import Archive, checksum, download
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 SHA = hashlib.sha256(CONTENT).hexdigest()
 FILE = "a.zip"

@@ -15,7 +15,7 @@ import pytest
 from cwm.data import extract as module
 from cwm.data.download import Archive, download
 from cwm.data.extract import MARKER, extract
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 FILES = {
     "videos/1.webm": random.Random(1).randbytes(3000),

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from cwm.data.files import hold, human, relative, write_json
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import hold, human, relative, write_json
 
 
 @pytest.mark.parametrize(

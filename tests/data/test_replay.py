@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cwm.data.files import sha256
 from cwm.data.replay import Episode, Replay, ReplayConfig
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import sha256
 
 
 def episode(number, steps):

@@ -10,7 +10,7 @@ from PIL import Image
 from cwm.data import stills
 from cwm.data.stills import Run, person_boxes, read, resize, runs
 from cwm.data.video import DecodeError, Geometry
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 
 def picture(path, pixels):

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cwm import machine
 from cwm.data import video
 from cwm.data.encode import H264, VP9, encode
 from cwm.data.video import DecodeError, Geometry, decode
+from cwm.infra import machine
 
 
 def movie(count=30, height=96, width=128):

@@ -356,8 +356,8 @@ def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):
 def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog):
     """Both die once: the training server within an episode, the other one within an evaluation."""
     from cwm import config
+    from cwm.infra.run_dir import Run
     from cwm.run.finetune import Finetuning, finetune
-    from cwm.run.folder import Run
     from cwm.run.identity import task
 
     monkeypatch.chdir(tmp_path)

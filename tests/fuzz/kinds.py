@@ -24,10 +24,11 @@ from fuzz import Draw, Kind, call
 from hypothesis import strategies as st
 from PIL import Image
 
-from cwm import config, tracking
+from cwm import config
 from cwm.data.encode import H264, VP9, encode
-from cwm.data.files import sha256
-from cwm.run.folder import Run
+from cwm.infra import tracking
+from cwm.infra.files import sha256
+from cwm.infra.run_dir import Run
 
 ROOT = Path(__file__).parents[2]
 LAYERS = sorted((ROOT / "config").glob("[!s]*/*.yaml")) + sorted((ROOT / "config").glob("su*/*"))

@@ -6,7 +6,7 @@ import kinds
 import pytest
 from fuzz import attack
 
-from cwm import tracking
+from cwm.infra import tracking
 
 INPUTS = 300  # of all kinds together
 NAMES = ["settings", "used", "videos", "archives", "stores", "weights", "official"]

@@ -1,4 +1,4 @@
-"""CUDA graphs on a CPU: `install` makes cwm/graph.py, and all that uses it, run here with values.
+"""CUDA graphs on a CPU: `install` makes captured functions run here with values.
 
 A capture records every operation below autograd and then undoes it, since a real capture computes
 nothing; what it made holds NaN until a replay. A replay runs the recorded operations, with their

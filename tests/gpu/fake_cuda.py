@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_leaves
 from cwm import config
 from cwm.agent import Agent
 from cwm.data.batch import Batch, clip_batch
+from cwm.infra.runtime import RuntimeConfig
 from cwm.optim import Optimizer
 from cwm.run.pretrain import learner
-from cwm.runtime import RuntimeConfig
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import predict, squared_errors
 

@@ -11,9 +11,9 @@ import torch
 from emulator import install
 
 from bench import inputs, whole_runs
-from cwm.graph import Graphed
+from cwm.infra.cuda_graph import Graphed
+from cwm.infra.runtime import reseed
 from cwm.run.policies import Behind
-from cwm.runtime import reseed
 
 CONFIG = Path(__file__).parents[2] / "config"
 MODELS, VARIANTS = (

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from cwm import config
+from cwm.infra.run_dir import Run
 from cwm.run.finetune import Finetuning, finetune
 from cwm.run.finite import Guard
-from cwm.run.folder import Run
 from cwm.run.identity import task
 
 ROOT = Path(__file__).parents[2] / "config"

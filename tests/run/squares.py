@@ -7,9 +7,9 @@ import numpy as np
 
 from cwm import config
 from cwm.data.clips import INDEX
-from cwm.data.files import sha256
 from cwm.data.shards import shard_name
-from cwm.run.folder import Run
+from cwm.infra.files import sha256
+from cwm.infra.run_dir import Run
 from cwm.run.identity import task
 from cwm.run.pretrain import pretrain
 

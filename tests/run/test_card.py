@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cwm.run.card import card
+from cwm.infra.model_card import card
 from cwm.run.identity import describe_dataset
 
 ROOT = Path(__file__).parents[2]

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from cwm.data.corpora import DatasetConfig, read_videos
-from cwm.data.files import hold
 from cwm.data.standins import robot, something
 from cwm.data.video import Geometry, decode
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import hold
 from cwm.run.collect import collect
 
 

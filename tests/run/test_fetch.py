@@ -13,7 +13,7 @@ from data.server import serving
 
 from cwm.data import corpora, extract
 from cwm.data.download import Archive
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 from cwm.run.fetch import fetch
 
 NAMES = [f"push/{number}.webm" for number in range(40)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cwm import config
+from cwm.infra.run_dir import Run
 from cwm.run.finetune import Finetuning, finetune
-from cwm.run.folder import Run
 from cwm.run.identity import task
 from envs.vector import WorkerError
 

@@ -8,9 +8,9 @@ from test_finetune import RESULTS, content, learn, settings
 
 from cwm import config
 from cwm.agent import Agent
-from cwm.checkpoint import Checkpoints
 from cwm.data.replay import Replay
-from cwm.errors import UserError
+from cwm.infra.checkpoint import Checkpoints
+from cwm.infra.errors import UserError
 from cwm.run.finite import Guard
 
 

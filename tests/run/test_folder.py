@@ -7,9 +7,9 @@ import signal
 import pytest
 import torch
 
-from cwm import tracking
-from cwm.errors import UserError
-from cwm.run.folder import Run, Task
+from cwm.infra import tracking
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Run, Task
 
 TASK = Task("pretrain", "squares", {"scale": "smoke"}, {}, {})
 GROUPS = {"world": {"x": torch.ones(2)}}

@@ -14,10 +14,10 @@ from cwm.data import shards, video
 from cwm.data.clips import ClipStore
 from cwm.data.corpora import DatasetConfig
 from cwm.data.encode import H264, VP9, encode
-from cwm.data.files import hold
 from cwm.data.shards import Shards
 from cwm.data.video import Geometry, decode
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.files import hold
 from cwm.run import clips
 from cwm.run.clips import make_clips
 from cwm.run.collect import collect

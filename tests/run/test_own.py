@@ -11,7 +11,7 @@ import pytest
 
 from cwm.data.clips import ClipStore
 from cwm.data.encode import H264, encode
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 from cwm.run.own import pretrain_on
 
 ROOT = Path(__file__).parents[2]

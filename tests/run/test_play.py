@@ -7,10 +7,10 @@ from typer.testing import CliRunner
 
 from cwm import config
 from cwm.agent import Agent
-from cwm.checkpoint import save_weights, write_text
 from cwm.cli import app
 from cwm.data.video import Geometry, decode
-from cwm.errors import UserError
+from cwm.infra.checkpoint import save_weights, write_text
+from cwm.infra.errors import UserError
 from cwm.run import play as module
 from cwm.run.play import play
 

@@ -7,10 +7,10 @@ import pytest
 from squares import ROOT, settings, store, watch
 
 from cwm import config
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Run
 from cwm.run import pretrain as module
 from cwm.run.finetune import Finetuning, finetune
-from cwm.run.folder import Run
 from cwm.run.identity import task
 
 RESULTS = ("weights.safetensors", "metrics.jsonl")

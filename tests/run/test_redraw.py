@@ -6,7 +6,7 @@ import shutil
 import pytest
 from analysis import study
 
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 from cwm.run.redraw import redraw
 
 STUDY = """figures:

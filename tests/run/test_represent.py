@@ -5,10 +5,10 @@ import pytest
 import torch
 from squares import begin, store, watch
 
-from cwm.checkpoint import load_parts, load_weights
 from cwm.data.batch import clip_batch
 from cwm.data.clips import ClipStore
-from cwm.errors import UserError
+from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.errors import UserError
 from cwm.run.represent import represent
 from cwm.world.action_free import ActionFreeModel
 

@@ -10,7 +10,7 @@ import pytest
 from snakemake.api import OutputSettings, ResourceSettings, SnakemakeApi
 
 from cwm import study
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 NO_TORCH = """

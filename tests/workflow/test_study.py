@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cwm import study
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

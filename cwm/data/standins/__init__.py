@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from cwm.errors import unknown
+from cwm.infra.errors import unknown
 
 log = logging.getLogger(__name__)
 NAMES = ("driving", "human36m", "robot", "something")

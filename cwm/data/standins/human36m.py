@@ -18,8 +18,8 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from cwm.data.files import replacing
 from cwm.data.standins.camera import BONE, NAME, Camera
+from cwm.infra.files import replacing
 from envs.textures import colour
 
 VERSION = 1  # a change of what is drawn makes new files

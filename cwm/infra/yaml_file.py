@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cwm.errors import UserError, unknown
+from cwm.infra.errors import UserError, unknown
 
 LIMIT = 100_000  # values in a file, those counted again that it names again
 

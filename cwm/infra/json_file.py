@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 T = TypeVar("T")
 

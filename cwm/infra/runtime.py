@@ -13,8 +13,8 @@ import torch
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from cwm import gpus
-from cwm.errors import UserError
+from cwm.infra import gpus
+from cwm.infra.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 

@@ -5,12 +5,12 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str:
     """The code's git commit, as `git_commit`; in an image, which has no .git, CWM_COMMIT."""
-    return os.environ.get("CWM_COMMIT") or git_commit(ROOT, "cwm/source.py")
+    return os.environ.get("CWM_COMMIT") or git_commit(ROOT, "cwm/infra/source.py")
 
 
 @cache  # a run is of the code that it was started with

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired
 from pydantic import ConfigDict, FiniteFloat
 from typing_extensions import TypedDict
 
-from cwm import json_file
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -215,7 +215,7 @@ def _unless_damaged(send: Callable[[], bool]) -> bool:
 
 
 def _read_run(run: Path, failed: bool = False) -> Record:
-    from cwm import yaml_file
+    from cwm.infra import yaml_file
 
     about = json_file.read(run / "run.json", _About)
     identity = {name: str(about[name]) for name in IDENTITY if about.get(name) not in (None, "")}

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from cwm import json_file
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
 
 log = logging.getLogger(__name__)
 H = TypeVar("H")

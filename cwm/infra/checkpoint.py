@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from cwm import json_file
-from cwm.errors import UserError
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
 
 
 class Index(TypedDict):

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cwm.errors import UserError
+from cwm.infra.errors import UserError
 
 LOCKS = Path(os.environ.get("CWM_GPU_LOCKS", "/tmp/cwm-gpus"))
 SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")

@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cwm import NUMERICS, tracking
-from cwm.checkpoint import Checkpoints, write_bytes, write_text
-from cwm.data.files import hold
-from cwm.errors import UserError
-from cwm.run.card import card
-from cwm.runtime import processor_name
-from cwm.source import commit
+from cwm import NUMERICS
+from cwm.infra import tracking
+from cwm.infra.checkpoint import Checkpoints, write_bytes, write_text
+from cwm.infra.errors import UserError
+from cwm.infra.files import hold
+from cwm.infra.model_card import card
+from cwm.infra.runtime import processor_name
+from cwm.infra.source import commit
 
 
 class Score(NamedTuple):
