@@ -27,15 +27,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import inputs, record, update
 from cwm import plan, study
 from cwm.agent import Agent
-from cwm.data.corpora import DatasetConfig, describe, find
 from cwm.infra.files import write_lines
 from cwm.infra.run_dir import processor_seconds
 from cwm.infra.runtime import set_up
 from cwm.infra.source import commit
-from cwm.run.decode import decode_part
-from cwm.run.policies import Actor
-from cwm.run.pretrain import heldout
-from cwm.run.rollout import Collector, evaluate, make, make_vector
+from cwm.train.policies import Actor
+from cwm.train.pretrain import heldout
+from cwm.train.rollout import Collector, evaluate, make, make_vector
+from cwm.videos.datasets import DatasetConfig, describe, find
+from cwm.videos.decode import decode_part
 from cwm.world.action_free import ActionFreeModel
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def jobs(folder: Path, *commands: str) -> Callable[[], object]:
 
 def filming(name: str, folder: Path) -> Callable[[int], int]:
     """What films clip number i of a stand-in, and returns its bytes."""
-    module = import_module(f"cwm.data.standins.{name}")
+    module = import_module(f"cwm.videos.synthetic.{name}")
     studio = module.Studio()
 
     def film(clip: int) -> int:

@@ -20,14 +20,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.record import Record, peak_memory
-from cwm.data.clips import ClipStore
-from cwm.data.corpora import DatasetConfig
-from cwm.data.encode import H264, encode
-from cwm.data.standins import StandinConfig
-from cwm.data.video import ffmpeg_exe
-from cwm.run.clips import make_clips
-from cwm.run.collect import collect
-from cwm.run.decode import decode_part, part_folder
+from cwm.videos.build import make_clips
+from cwm.videos.collect import collect
+from cwm.videos.datasets import DatasetConfig
+from cwm.videos.decode import decode_part, part_folder
+from cwm.videos.encode import H264, encode
+from cwm.videos.ffmpeg import ffmpeg_exe
+from cwm.videos.store import ClipStore
+from cwm.videos.synthetic import StandinConfig
 
 ROUNDS = 3
 

@@ -39,9 +39,9 @@ try:
     from cwm.infra.errors import UserError
     from cwm.infra.runtime import RuntimeConfig, reseed, set_up
     from cwm.infra.source import commit
-    from cwm.optim import Optimizer
-    from cwm.run.policies import Actor, Behind
-    from cwm.run.pretrain import learner
+    from cwm.nn.optim import Optimizer
+    from cwm.train.policies import Actor, Behind
+    from cwm.train.pretrain import learner
     from cwm.world.action_free import ActionFreeModel
 except ModuleNotFoundError as error:
     sys.exit(f"gpu-check needs the Python module {error.name}, which is not installed")

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 
 from cwm import config
 from cwm.agent import Agent
-from cwm.data.batch import Batch
-from cwm.data.clips import INDEX, SPLITS, ClipStore
-from cwm.data.replay import Episode
-from cwm.data.shards import shard_name
-from cwm.data.video import FRAME_BYTES
 from cwm.infra.files import sha256
 from cwm.infra.runtime import reseed
+from cwm.nn.batch import Batch
+from cwm.train.replay import Episode
+from cwm.videos.ffmpeg import FRAME_BYTES
+from cwm.videos.shards import shard_name
+from cwm.videos.store import INDEX, SPLITS, ClipStore
 
 CONFIG = Path(__file__).parents[1] / "config"
 

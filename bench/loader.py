@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, IterableDataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.inputs import clip_store, jpeg_clips, write_store
 from bench.record import Record, peak_memory
-from cwm.data.clips import HEADER, INDEX, ClipStore, prefetch
-from cwm.data.shards import SHARD_FRAMES, shard_name
-from cwm.data.video import FRAME_BYTES
+from cwm.videos.ffmpeg import FRAME_BYTES
+from cwm.videos.shards import SHARD_FRAMES, shard_name
+from cwm.videos.store import HEADER, INDEX, ClipStore, prefetch
 
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44

@@ -46,10 +46,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import inputs, update
 from bench.record import Record
 from cwm import config
-from cwm.data.replay import Episode
 from cwm.infra import gpus
 from cwm.infra.runtime import reseed, set_up
 from cwm.infra.source import git_commit
+from cwm.train.replay import Episode
 
 # What the official code imports for its types and for augmentations that are not used here.
 NOT_NEEDED = ("kornia", "torchtyping", "torchvision", "torchvision.transforms", "typeguard")

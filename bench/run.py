@@ -32,9 +32,9 @@ def age() -> float:
 def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]:
     from bench.parts import Part
     from cwm import config
+    from cwm.commands.run_spec import task
     from cwm.infra.run_dir import Run
-    from cwm.run.finetune import Finetuning, finetune
-    from cwm.run.identity import task
+    from cwm.train.finetune import Finetuning, finetune
 
     cfg = config.load(files, sets, "sphere")
     sections = ("runtime", "model", "env", "finetune")
@@ -55,10 +55,10 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
     from bench import inputs
     from bench.parts import Part
     from cwm import config
+    from cwm.commands.run_spec import task
     from cwm.infra.run_dir import Run
-    from cwm.optim import Optimizer
-    from cwm.run import pretrain
-    from cwm.run.identity import task
+    from cwm.nn.optim import Optimizer
+    from cwm.train import pretrain
     from cwm.world.action_free import ActionFreeModel
 
     cfg = config.load(files, sets)
@@ -77,7 +77,7 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
 def spend(stage: str, sets: list[str], threads: int, pipe: Any) -> None:
     """Make the run in a folder of its own, and tell what took how long."""
     from bench.parts import measure
-    from cwm import optim
+    from cwm.nn import optim
 
     first: list[float] = []
     step = optim.Optimizer.step

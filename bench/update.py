@@ -33,14 +33,14 @@ from bench.parts import BACKWARD, Part
 from bench.record import Record
 from cwm import config
 from cwm.agent import Agent
-from cwm.compiled import compile_regions
-from cwm.data.batch import Batch
-from cwm.data.clips import ClipStore, prefetch
-from cwm.data.replay import Episode, Replay
 from cwm.infra.cuda_graph import Graphed
 from cwm.infra.runtime import reseed, set_up
-from cwm.optim import Optimizer
-from cwm.run.pretrain import learner
+from cwm.nn.batch import Batch
+from cwm.nn.optim import Optimizer
+from cwm.train.compiled import compile_regions
+from cwm.train.pretrain import learner
+from cwm.train.replay import Episode, Replay
+from cwm.videos.store import ClipStore, prefetch
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.stacked import StackedModel
 

@@ -14,9 +14,9 @@ from unittest.mock import patch
 
 from bench import inputs
 from cwm import config
+from cwm.commands.run_spec import task
 from cwm.infra.run_dir import Run
-from cwm.run import finetune, pretrain
-from cwm.run.identity import task
+from cwm.train import finetune, pretrain
 
 CONFIG = Path(__file__).parents[1] / "config"
 SETTINGS = ["runtime.precision=bf16", "runtime.deterministic=true", "model.context.dropout=0.1"]

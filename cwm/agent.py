@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_map_only
 
 from cwm.behavior.actor_critic import ActorCritic, BehaviorConfig
 from cwm.behavior.bonus import BonusConfig, VideoBonus
-from cwm.data.batch import Batch
 from cwm.infra.cuda_graph import Graphed
+from cwm.nn.batch import Batch
 from cwm.nn.dists import full, gumbel
+from cwm.nn.optim import Optimizer, OptimizerConfig, fixed, step_all
 from cwm.nn.rssm import State
-from cwm.optim import Optimizer, OptimizerConfig, fixed, step_all
 from cwm.world.stacked import Filter, StackedConfig, StackedModel
 from cwm.world.vision import Draws, ModelConfig
 

@@ -48,7 +48,7 @@ def videos(
     cores: Annotated[int, typer.Option(help="videos decoded at once", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Pre-train a world model on a folder of one's own videos, and show what it predicts."""
-    from cwm.run.own import pretrain_on
+    from cwm.commands.own import pretrain_on
 
     pretrain_on(folder, scale, out, cores)
 
@@ -57,8 +57,8 @@ def videos(
 def download(dataset: Dataset, configs: Configs, sets: Sets = None) -> None:
     """Get the files of a dataset and unpack them, or say how a person does."""
     from cwm.config import load
-    from cwm.data.corpora import folder_of
-    from cwm.run.fetch import fetch
+    from cwm.videos.datasets import folder_of
+    from cwm.videos.fetch import fetch
 
     cfg = load(configs, sets or ()).dataset
     size = cfg.gigabytes and int(cfg.gigabytes * 1e9)
@@ -71,7 +71,7 @@ def collect(
 ) -> None:
     """List the clips of a dataset, making them first if they are a stand-in."""
     from cwm.config import load
-    from cwm.run.collect import collect as go
+    from cwm.videos.collect import collect as go
 
     go(dataset, load(configs, sets or ()).dataset, out, cores)
 
@@ -88,7 +88,7 @@ def decode(
 ) -> None:
     """Decode one part of the clips of a dataset; what is stored already stays."""
     from cwm.config import load
-    from cwm.run.decode import decode_part
+    from cwm.videos.decode import decode_part
 
     decode_part(dataset, load(configs, sets or ()).dataset, videos, part, out, cores)
 
@@ -103,7 +103,7 @@ def clips(
 ) -> None:
     """Gather the decoded parts to a clip store, and list what could not be decoded."""
     from cwm.config import load
-    from cwm.run.clips import make_clips
+    from cwm.videos.build import make_clips
 
     make_clips(dataset, load(configs, sets or ()).dataset, videos, out)
 
@@ -118,7 +118,7 @@ def mix(
 ) -> None:
     """Make a clip store of others: a mixture of datasets, or a part of one."""
     from cwm.config import load
-    from cwm.run.clips import mix_clips
+    from cwm.videos.build import mix_clips
 
     mix_clips(dataset, load(configs, sets or ()).dataset, stores, out)
 
@@ -135,10 +135,10 @@ def data(store: Annotated[Path, typer.Argument(help="store.json of the clips")])
 @app.command()
 def pretrain(dataset: Dataset, configs: Configs, clips: Clips, out: Out, sets: Sets = None) -> None:
     """Pre-train a world model on the clips of a dataset."""
+    from cwm.commands.run_spec import task
     from cwm.config import load
     from cwm.infra.run_dir import Run
-    from cwm.run.identity import task
-    from cwm.run.pretrain import pretrain as go
+    from cwm.train.pretrain import pretrain as go
 
     cfg = load(configs, sets or ())
     sections = ("runtime", "model", "pretrain")
@@ -157,10 +157,10 @@ def predict(
     sets: Sets = None,
 ) -> None:
     """Predict held-out clips with a pre-trained world model, and measure the errors."""
+    from cwm.commands.run_spec import task
     from cwm.config import load
+    from cwm.evaluate.predict import predict_clips
     from cwm.infra.run_dir import Run
-    from cwm.run.identity import task
-    from cwm.run.predict import predict_clips
 
     cfg = load(configs, sets or ())
     inputs = {"clips": clips, "weights": weights}
@@ -180,10 +180,10 @@ def represent(
     sets: Sets = None,
 ) -> None:
     """Average a pre-trained world model's features of clips of two labels over time."""
+    from cwm.commands.run_spec import task
     from cwm.config import load
+    from cwm.evaluate.represent import represent as go
     from cwm.infra.run_dir import Run
-    from cwm.run.identity import task
-    from cwm.run.represent import represent as go
 
     cfg = load(configs, sets or ())
     inputs = {"clips": clips, "weights": weights}
@@ -210,11 +210,11 @@ def convert(
     From a folder of official files comes a run with weights.json; from a weights.json come the
     official files, which needs no settings.
     """
+    from cwm.commands.convert import export_official, import_official
+    from cwm.commands.run_spec import task
     from cwm.config import load
     from cwm.convert import official_files
     from cwm.infra.run_dir import Run
-    from cwm.run.convert import export_official, import_official
-    from cwm.run.identity import task
 
     if source.suffix == ".json":
         if configs or sets:
@@ -231,8 +231,8 @@ def convert(
 @app.command()
 def looks(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
     """Draw what a task looks like, in the simulator's own quality and in `fast`: OUT.png."""
+    from cwm.commands.looks import draw_looks
     from cwm.config import load
-    from cwm.run.looks import draw_looks
 
     draw_looks(what, load(configs, sets or (), what.partition("/")[2]).env, out)
 
@@ -240,10 +240,10 @@ def looks(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
 @app.command()
 def baselines(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
     """Score policies that learn nothing: random, constant and untrained ones."""
+    from cwm.commands.run_spec import task
     from cwm.config import load
+    from cwm.evaluate.baselines import baselines as go
     from cwm.infra.run_dir import Run
-    from cwm.run.baselines import baselines as go
-    from cwm.run.identity import task
 
     cfg = load(configs, sets or (), what.partition("/")[2])
     sections = ("runtime", "model", "env", "baselines")
@@ -264,11 +264,11 @@ def finetune(
     sets: Sets = None,
 ) -> None:
     """Learn a task by model-based reinforcement learning."""
+    from cwm.commands.run_spec import task
     from cwm.config import load
     from cwm.infra.run_dir import Run
-    from cwm.run.finetune import Finetuning
-    from cwm.run.finetune import finetune as go
-    from cwm.run.identity import task
+    from cwm.train.finetune import Finetuning
+    from cwm.train.finetune import finetune as go
 
     cfg = load(configs, sets or (), what.partition("/")[2])
     sections = ("runtime", "model", "env", "finetune")
@@ -289,7 +289,7 @@ def play(
     sets: Sets = None,
 ) -> None:
     """Film an episode, and print its return."""
-    from cwm.run.play import play as go
+    from cwm.commands.play import play as go
 
     outcome = go(what, policy, seed, out, sets or ())
     success = "" if outcome.success is None else f", success {outcome.success:g}"
@@ -396,7 +396,7 @@ def redraw(
 
     Which runs are missing is said in each figure. Nothing in RESULTS is written, torch not needed.
     """
-    from cwm.run.redraw import redraw as go
+    from cwm.commands.redraw import redraw as go
 
     go(results, study, out)
 

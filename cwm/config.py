@@ -17,16 +17,16 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from cwm.data.corpora import DatasetConfig
+from cwm.evaluate.baselines import BaselinesConfig
+from cwm.evaluate.predict import PredictConfig
+from cwm.evaluate.represent import RepresentConfig
 from cwm.infra.errors import UserError, unknown
 from cwm.infra.runtime import RuntimeConfig
 from cwm.infra.yaml_file import mapping, parse, read
-from cwm.run.baselines import BaselinesConfig
-from cwm.run.finetune import FinetuneConfig
-from cwm.run.predict import PredictConfig
-from cwm.run.pretrain import PretrainConfig
-from cwm.run.represent import RepresentConfig
-from cwm.run.rollout import EnvConfig
+from cwm.train.finetune import FinetuneConfig
+from cwm.train.pretrain import PretrainConfig
+from cwm.train.rollout import EnvConfig
+from cwm.videos.datasets import DatasetConfig
 from cwm.world.vision import ModelConfig
 
 LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/

@@ -162,7 +162,7 @@ def opengl() -> Finding:
 def ffmpeg() -> Finding:
     """The ffmpeg that clips are decoded with runs, and understands how it is called."""
     try:
-        from cwm.data.video import check_ffmpeg
+        from cwm.videos.ffmpeg import check_ffmpeg
 
         return Finding("ffmpeg", True, check_ffmpeg())
     except (ImportError, UserError) as error:

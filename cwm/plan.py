@@ -21,8 +21,8 @@ from cwm import study
 from cwm.analysis.cost import measured
 from cwm.analysis.runs import read_csv
 from cwm.config import Config, load, resolved
-from cwm.data.corpora import folder_of
 from cwm.infra import yaml_file
+from cwm.videos.datasets import folder_of
 
 CONSTANTS = 9  # actions that `cwm baselines` tries in two dimensions, and about as many in others
 PREDICTED = ("prediction", "prediction_errors", "composition", "cost")  # kinds of figures

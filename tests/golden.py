@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cwm.behavior.actor_critic import BehaviorConfig
-from cwm.compiled import compile_regions
 from cwm.convert import FILLED, official_name
-from cwm.data.batch import Batch
-from cwm.nn import recompute
+from cwm.nn import checkpointing
+from cwm.nn.batch import Batch
 from cwm.nn.blocks import MLPConfig
 from cwm.nn.context import ContextConfig
 from cwm.nn.encoder import VisionConfig
 from cwm.nn.rssm import RSSMConfig, State
+from cwm.train.compiled import compile_regions
 from cwm.world.vision import Draws, ModelConfig
 
 COMPILED = "COMPILED" in os.environ  # also what torch compiles; in float64 only, and for minutes
@@ -91,7 +91,7 @@ def in_float64_and_float32(test: Callable) -> Callable:
     @functools.wraps(test)
     def run(*args: Any, numbers: str, **case: Any) -> None:
         if numbers == "float64":
-            with patch.object(recompute, "LARGE", 0):  # small as they are, of these too
+            with patch.object(checkpointing, "LARGE", 0):  # small as they are, of these too
                 test(*args, numbers=Numbers(torch.float64), **case)
             return
         single = Numbers(torch.float32)

@@ -338,10 +338,11 @@ def main() -> None:
     os.environ["CWM_COMMIT"] = "the same"  # in run.json, though somebody may commit meanwhile
     sys.path[0] = str(ROOT)  # not this folder, which has another `envs`
     from envs.rendering import load
-    from tests.data.server import serving
+    from tests.videos.server import serving
 
-    for name in ("collect", "clips", "finetune", "pretrain", "predict", "represent", "baselines"):
-        importlib.import_module(f"cwm.run.{name}")  # so that the children have them
+    stages = ("evaluate.baselines", "evaluate.predict", "evaluate.represent", "train.finetune")
+    for name in (*stages, "train.pretrain", "videos.build", "videos.collect"):
+        importlib.import_module(f"cwm.{name}")  # so that the children have them
     for name in ("mujoco", "dm_control.suite", "metaworld", "pandas", "matplotlib.figure"):
         load(name)
     folder, content = Path(tempfile.mkdtemp(prefix="punish-")), archive()

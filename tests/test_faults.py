@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run.squares import settings, store
+from squares import settings, store
 
 from cwm import doctor
-from cwm.data.encode import H264, VP9, encode
 from cwm.infra import machine
+from cwm.videos.encode import H264, VP9, encode
 
 CWM = [sys.executable, "-c", "from cwm.cli import main; main()"]
 MADE = ("weights.safetensors", "metrics.jsonl", "config.yaml")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cwm import doctor
-from cwm.compiled import require_compiler
 from cwm.infra.errors import UserError
+from cwm.train.compiled import require_compiler
 from envs.rendering import PACKAGES
 
 ROOT = Path(__file__).parents[1]

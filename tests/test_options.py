@@ -9,8 +9,8 @@ import torch
 
 from cwm import config
 from cwm.agent import Agent
-from cwm.data.batch import Batch, clip_batch
-from cwm.optim import Optimizer, step_all
+from cwm.nn.batch import Batch, clip_batch
+from cwm.nn.optim import Optimizer, step_all
 from cwm.world.action_free import ActionFreeModel
 
 ROOT = Path(__file__).parents[1] / "config"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cwm.infra.errors import UserError
-from cwm.nn.recompute import recomputed
+from cwm.nn.checkpointing import recomputed
 
 HEADS = 4
 

@@ -12,8 +12,8 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from cwm.nn.checkpointing import recomputed
 from cwm.nn.dists import full
-from cwm.nn.recompute import recomputed
 
 Layer = TypeVar("Layer", bound=nn.Module)
 

@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.blocks import GRUCell, xavier
-from cwm.nn.deferred import Deferred
 from cwm.nn.dists import gumbel, one_hot_sample
+from cwm.nn.time_batched_linear import Deferred
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.data.batch import Batch
+from cwm.nn.batch import Batch
 from cwm.nn.dists import categorical_entropy, categorical_kl
 from cwm.nn.rssm import RSSM, State
 from cwm.world.losses import KLConfig, balanced_kl, squared_error, total

@@ -6,7 +6,7 @@ Shapes: B clips, T frames of which the first `observed` are seen.
 import torch
 from torch import Tensor
 
-from cwm.data.batch import Batch
+from cwm.nn.batch import Batch
 from cwm.nn.dists import gumbel
 from cwm.world.action_free import ActionFreeModel
 

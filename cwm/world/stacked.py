@@ -12,8 +12,8 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.data.batch import Batch
 from cwm.nn.augment import Augment
+from cwm.nn.batch import Batch
 from cwm.nn.blocks import MLP, MLPConfig
 from cwm.nn.rssm import RSSM, State
 from cwm.world.action_free import latent_figures

@@ -24,7 +24,7 @@ from cwm.infra import tracking
 # The command `cwm`, but it sends at once, half of its time, and first when all are ready to.
 EAGER = """
 import pathlib, time
-from cwm import tracking
+from cwm.infra import tracking
 from cwm.cli import main
 
 def sync(run, failed=False, send=tracking.sync):

@@ -356,9 +356,9 @@ def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):
 def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog):
     """Both die once: the training server within an episode, the other one within an evaluation."""
     from cwm import config
+    from cwm.commands.run_spec import task
     from cwm.infra.run_dir import Run
-    from cwm.run.finetune import Finetuning, finetune
-    from cwm.run.identity import task
+    from cwm.train.finetune import Finetuning, finetune
 
     monkeypatch.chdir(tmp_path)
     names = ("suite/carla", "scale/smoke", "model/contextwm", "variant/standard")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cwm.run.rollout import EnvConfig, evaluate, make, make_vector, sum_up
+from cwm.train.rollout import EnvConfig, evaluate, make, make_vector, sum_up
 from envs import vector
 from envs.vector import WorkerError
 

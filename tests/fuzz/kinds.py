@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cwm import config
-from cwm.data.encode import H264, VP9, encode
 from cwm.infra import tracking
 from cwm.infra.files import sha256
 from cwm.infra.run_dir import Run
+from cwm.videos.encode import H264, VP9, encode
 
 ROOT = Path(__file__).parents[2]
 LAYERS = sorted((ROOT / "config").glob("[!s]*/*.yaml")) + sorted((ROOT / "config").glob("su*/*"))

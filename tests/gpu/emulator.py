@@ -224,6 +224,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Emulator:
         return x.clone()
 
     monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
-    for module in ("cwm.run.pretrain", "cwm.run.finetune"):
+    for module in ("cwm.train.pretrain", "cwm.train.finetune"):
         monkeypatch.setattr(f"{module}.set_up", lambda runtime: FakeDevice("cpu"))
     return emulator

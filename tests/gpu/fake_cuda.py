@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 
 from cwm import config
 from cwm.agent import Agent
-from cwm.data.batch import Batch, clip_batch
 from cwm.infra.runtime import RuntimeConfig
-from cwm.optim import Optimizer
-from cwm.run.pretrain import learner
+from cwm.nn.batch import Batch, clip_batch
+from cwm.nn.optim import Optimizer
+from cwm.train.pretrain import learner
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import predict, squared_errors
 

@@ -13,7 +13,7 @@ from emulator import install
 from bench import inputs, whole_runs
 from cwm.infra.cuda_graph import Graphed
 from cwm.infra.runtime import reseed
-from cwm.run.policies import Behind
+from cwm.train.policies import Behind
 
 CONFIG = Path(__file__).parents[2] / "config"
 MODELS, VARIANTS = (

@@ -5,7 +5,7 @@ import torch
 from emulator import FakeDevice, install
 
 from bench import inputs
-from cwm.data.clips import prefetch
+from cwm.videos.store import prefetch
 
 
 @pytest.fixture

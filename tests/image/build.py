@@ -178,7 +178,7 @@ def test(buildah: Buildah, folder: Path) -> None:
         check(f"{opengl} draws" in own("env", f"MUJOCO_GL={opengl}", "cwm", "doctor"), opengl)
     passed("cwm doctor, with OSMesa and with EGL")
     for device in ("cpu", "cuda"):
-        own("python", "-c", f"from cwm.compiled import require_compiler as r; r({device!r})")
+        own("python", "-c", f"from cwm.train.compiled import require_compiler as r; r({device!r})")
     check("9." in own("python", "-c", COMPILED), "torch.compile")
     passed("torch.compile")
     own(*config["Healthcheck"]["Test"][1:])

@@ -8,7 +8,7 @@ from cwm.agent import Agent, AgentConfig
 from cwm.behavior.actor_critic import Policy
 from cwm.behavior.normalize import RunningMagnitude
 from cwm.behavior.returns import lambda_return
-from cwm.data.batch import Batch
+from cwm.nn.batch import Batch
 from cwm.nn.dists import categorical_entropy, categorical_log_prob, one_hot_sample
 from cwm.nn.encoder import VisionConfig
 from cwm.world.losses import squared_error

@@ -27,8 +27,8 @@ from cwm.agent import Agent, AgentConfig
 from cwm.behavior.bonus import BonusConfig
 from cwm.convert import to_official
 from cwm.nn.dists import categorical_entropy, categorical_kl, one_hot_sample
+from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
 from cwm.nn.rssm import State
-from cwm.optim import Optimizer, OptimizerConfig, step_all
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
 from cwm.world.losses import KLConfig
 from cwm.world.openloop import predict

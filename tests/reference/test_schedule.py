@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from cwm import config
+from cwm.commands.run_spec import task
 from cwm.infra.run_dir import Run
-from cwm.run.finetune import Finetuning, finetune
-from cwm.run.finite import Guard
-from cwm.run.identity import task
+from cwm.train.finetune import Finetuning, finetune
+from cwm.train.nan_guard import Guard
 
 ROOT = Path(__file__).parents[2] / "config"
 

@@ -13,7 +13,7 @@ from report.devtools import Chromium
 from cwm.analysis import figures, scores, tables
 from cwm.analysis.provenance import About
 from cwm.analysis.report import write_report
-from cwm.data.encode import H264, encode
+from cwm.videos.encode import H264, encode
 
 PICTURES = "[...document.images].map(i => i.complete ? i.naturalWidth : 0)"
 FILMS = """Promise.all([...document.querySelectorAll('video')].map(async film => {

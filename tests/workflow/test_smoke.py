@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from cwm import study
-from cwm.data.clips import ClipStore
+from cwm.videos.store import ClipStore
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cwm.config import load
-from cwm.data.batch import Batch
+from cwm.nn.batch import Batch
 from cwm.nn.blocks import MLPConfig
 from cwm.nn.encoder import VisionConfig
 from cwm.nn.rssm import RSSMConfig

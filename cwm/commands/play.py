@@ -1,0 +1,93 @@
+"""One episode of one policy, as a film: what a task looks like, before anything is learned."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+
+import envs
+from cwm.agent import Agent
+from cwm.config import Config, load
+from cwm.evaluate.baselines import random_policy
+from cwm.infra.checkpoint import load_weights
+from cwm.infra.errors import UserError, unknown
+from cwm.infra.runtime import reseed, set_up
+from cwm.train.policies import Actor
+from cwm.train.rollout import Outcome, Policy, make, sum_up
+from cwm.videos.encode import H264, encode
+
+
+def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ()) -> Outcome:
+    """Film an episode of `suite/task` in out (.mp4), as large as people like it.
+
+    Args:
+        what: suite/task.
+        policy: `random`, `scripted`, or the weights.json of a fine-tuned run, whose settings are
+            then those of the config.yaml beside it.
+        seed: of the episode.
+        out: the video file.
+        sets: words `key.path=value` over the settings.
+    """
+    if out.suffix != ".mp4":
+        raise UserError(f"{out} must end in .mp4")
+    simple = ("random", "scripted")
+    if policy not in simple and not policy.endswith(".json"):
+        raise unknown("policy", policy, (*simple, "weights.json"))
+    learned = None if policy in simple else Path(policy)
+    if learned is None:
+        cfg = load((), ("env.render=fast", *sets))
+    else:
+        cfg = load((learned.with_name("config.yaml"),), sets)
+        device = set_up(cfg.runtime)  # before the environment: MuJoCo draws on the same GPU
+    env = make(what, cfg.env)
+    try:
+        reseed("play", seed)
+        shape = env.action_space.shape
+        if learned is not None:
+            act: Policy = Actor(_agent(learned, cfg, *shape).to(device), explore=False)
+        else:
+            act = random_policy(shape) if policy == "random" else _scripted(env, what)
+        outcome = _episode(env, act, seed)
+        rate = round(env.unwrapped.metadata["render_fps"] / cfg.env.action_repeat)
+    finally:
+        env.close()
+    encode(out, outcome.frames, rate, H264)
+    return outcome
+
+
+def _episode(env: gymnasium.Env, act: Policy, seed: int) -> Outcome:
+    image, _ = env.reset(seed=seed)
+    frames, rewards, infos, over = [env.render()], [], [], False
+    while not over:
+        (action,) = act(image[None], np.array([not rewards]))
+        image, reward, terminated, truncated, info = env.step(action)
+        frames.append(env.render())
+        rewards.append(float(reward))
+        infos.append(info)
+        over = terminated or truncated
+    return sum_up(rewards, infos, frames)
+
+
+def _agent(weights: Path, cfg: Config, action_dim: int) -> Agent:
+    tensors, about = load_weights(weights)
+    if about.get("kind") != "agent":
+        raise UserError(f"{weights} holds no fine-tuned agent, but: {about.get('kind')}")
+    agent = Agent(cfg.model, cfg.finetune.agent, action_dim, cfg.runtime.precision)
+    try:
+        agent.load_state_dict(tensors)
+    except RuntimeError:
+        task = f"{about.get('suite')}/{about.get('task')}"
+        raise UserError(f"the agent of {weights} is of {task}: its actions are others") from None
+    return agent
+
+
+def _scripted(env: gymnasium.Env, what: str) -> Policy:
+    if not hasattr(env.unwrapped, "expert"):
+        firsts = {suite: next(iter(tasks.values()))[0] for suite, tasks in envs.SUITES.items()}
+        able = [
+            suite for suite, first in firsts.items() if hasattr(load_env_creator(first), "expert")
+        ]
+        raise UserError(f"no scripted policy for {what}; suites that have one: {', '.join(able)}")
+    return lambda image, is_first: env.unwrapped.expert()[None]

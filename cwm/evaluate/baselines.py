@@ -1,0 +1,101 @@
+"""What a task gives without learning: to random, constant and untrained policies."""
+
+import csv
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from cwm.agent import Agent, AgentConfig
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
+from cwm.train.policies import Actor
+from cwm.train.rollout import EnvConfig, Outcome, Policy, evaluate, make_vector
+from cwm.world.vision import ModelConfig
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class BaselinesConfig:
+    """How well the policies that learn nothing are known."""
+
+    episodes: PositiveInt = 20  # of the random policy, the best constant one, an untrained agent
+    untrained: NonNegativeInt = 5  # agents
+    trials: NonNegativeInt = 5  # of each constant action, to find the best one; 0: none is tried
+    envs: PositiveInt = 1  # episodes that are stepped together
+
+
+def baselines(
+    runtime: RuntimeConfig,
+    model: ModelConfig,
+    env: EnvConfig,
+    agent: AgentConfig,
+    cfg: BaselinesConfig,
+    run: Run,
+) -> None:
+    """Write `scores.csv`: policy, seed, episode, return, success, length."""
+    device = set_up(runtime)
+    environments = make_vector(run.task.what, env, cfg.envs)
+    shape = environments.single_action_space.shape
+
+    def play(name: str, policy: Callable[[], Policy], episodes: int) -> list[Outcome]:
+        seeds = [seed_from(name, i) for i in range(episodes)]
+        return list(evaluate(environments, policy, seeds))
+
+    random = random_policy(shape)
+    rows = [("random", 0, o) for o in play("random", lambda: random, cfg.episodes)]
+    if cfg.trials:
+
+        def trial(action: np.ndarray) -> float:
+            outcomes = play("trial", lambda: constant(action), cfg.trials)
+            return float(np.mean([o.return_ for o in outcomes]))
+
+        best = constant(max(constants(*shape), key=trial))
+        rows += [("constant", 0, o) for o in play("constant", lambda: best, cfg.episodes)]
+    for seed in range(cfg.untrained):
+        reseed("untrained", seed)
+        fresh = Agent(model, agent, *shape, runtime.precision).to(device)
+        outcomes = play("untrained", partial(Actor, fresh, explore=False), cfg.episodes)
+        rows += [("untrained", seed, o) for o in outcomes]
+    environments.close()
+    write_scores(run.folder / "scores.csv", rows)
+    run.publish("scores.csv")
+
+
+def random_policy(shape: tuple[int, ...]) -> Policy:
+    """Uniform actions in [-1, 1]."""
+    rng = np.random.default_rng(0)
+
+    def act(image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+        return rng.uniform(-1, 1, (len(image), *shape)).astype(np.float32)
+
+    return act
+
+
+def constant(action: np.ndarray) -> Policy:
+    """Always the same action."""
+    return lambda image, is_first: np.tile(action, (len(image), 1))
+
+
+def constants(action_dim: int) -> Iterator[np.ndarray]:
+    """The grid {-1, 0, 1} up to three dimensions; beyond them rest and each axis both ways."""
+    if action_dim <= 3:
+        grid = itertools.product((-1, 0, 1), repeat=action_dim)
+        yield from (np.array(action, np.float32) for action in grid)
+        return
+    yield np.zeros(action_dim, np.float32)
+    for axis in np.eye(action_dim, dtype=np.float32):
+        yield from (axis, -axis)
+
+
+def write_scores(path: Path, rows: list[tuple[str, int, Outcome]]) -> None:
+    """A row for each episode of each policy."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["policy", "seed", "episode", "return", "success", "length"])
+        for episode, (policy, seed, o) in enumerate(rows):
+            success = "" if o.success is None else o.success
+            writer.writerow([policy, seed, episode, o.return_, success, o.length])

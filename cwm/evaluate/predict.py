@@ -1,0 +1,150 @@
+"""A pre-trained world model's open-loop predictions of held-out clips, and their errors."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from cwm.evaluate.ssim import ssim, within
+from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, set_up
+from cwm.nn.batch import Batch, clip_batch
+from cwm.train.pretrain import PretrainConfig
+from cwm.videos.store import ClipStore
+from cwm.world.action_free import ActionFreeModel
+from cwm.world.openloop import MOVING, attention, foresee, look
+from cwm.world.vision import ModelConfig
+
+ATTENTION = 16  # the finer of the two sizes at which the decoder looks at the context
+MEASURES = ("mse", "mse_moving", "ssim", "ssim_moving")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PredictConfig:
+    """Video prediction on held-out clips."""
+
+    clips: PositiveInt = 64  # at most, each another one
+    length: PositiveInt = 25
+    observed: PositiveInt = 5  # frames that the model sees before it predicts
+    shown: PositiveInt = 4  # clips kept as pictures
+
+
+@torch.no_grad()
+def predict_clips(
+    runtime: RuntimeConfig,
+    model: ModelConfig,
+    pretrained: PretrainConfig,
+    cfg: PredictConfig,
+    clips: Path,
+    weights: Path,
+    run: Run,
+) -> None:
+    """Write `errors.csv`, a row per clip and frame, and `predictions.npz`, the clips shown."""
+    if cfg.observed >= cfg.length:
+        raise UserError(f"predict.observed {cfg.observed} must be less than length {cfg.length}")
+    device = set_up(runtime)
+    store = ClipStore.open(clips)
+    world = ActionFreeModel(model, pretrained.world).to(device).eval()
+    tensors, _ = load_weights(weights)
+    load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, weights)
+    n = min(cfg.clips, store.different(cfg.length))
+    truth = store.windows(n, cfg.length, "heldout", pretrained.seed)
+    reseed(pretrained.seed, "predict")
+    images, feats = [], []
+    for part in torch.as_tensor(truth).split(pretrained.batch):
+        batch = clip_batch(part.to(device))
+        feats.append(foresee(world, batch, cfg.observed))
+        images.append(decode(world, feats[-1], look(world, batch, cfg.observed)))
+    image = np.concatenate(images)
+    write_errors(run.folder / "errors.csv", truth / np.float32(255), image, cfg.observed)
+    shown, truth = clip_batch(torch.as_tensor(truth[: cfg.shown]).to(device)), truth[: cfg.shown]
+    arrays = {"truth": truth, "model": as_bytes(image[: cfg.shown]), "observed": cfg.observed}
+    arrays |= compose(world, shown, cfg.observed)
+    if (context := look(world, shown, cfg.observed)) is not None:
+        arrays["context"] = truth[:, cfg.observed - 1]
+        if world.vision.decoder.attention:  # and not a concatenation
+            maps = attention(world, torch.cat(feats)[: cfg.shown], context, ATTENTION)
+            moves = tokens_of(moving_pixels(truth / np.float32(255), cfg.observed), ATTENTION)
+            arrays["moves"] = moves
+            arrays["attention"] = of_moving(maps.float().cpu().numpy(), moves)
+    np.savez_compressed(run.folder / "predictions.npz", **arrays)
+    run.publish("predictions.npz", "errors.csv")
+
+
+def compose(world: ActionFreeModel, clips: Batch, observed: int) -> dict[str, np.ndarray]:
+    """Clips decoded from what was seen of all their frames; and with another's context frame.
+
+    `other` (N,) says whose: that of the next. A plain model has none to exchange.
+    """
+    feat = foresee(world, clips, clips.image.shape[1])
+    context = look(world, clips, observed)
+    arrays = {"decoded": as_bytes(decode(world, feat, context))}
+    if context is None:
+        return arrays
+    other = np.roll(np.arange(len(feat)), -1)
+    exchanged = decode(world, feat, {size: x[other] for size, x in context.items()})
+    return arrays | {"recomposed": as_bytes(exchanged), "other": other}
+
+
+def decode(world: ActionFreeModel, feat: Tensor, context: dict[int, Tensor] | None) -> np.ndarray:
+    """Images (N, T, 64, 64, 3) in 0..1."""
+    image = world.vision.decoder(feat, context) + 0.5
+    return image.clamp(0, 1).movedim(-3, -1).float().cpu().numpy()
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """The same in 0..255."""
+    return (image * 255).round().astype(np.uint8)
+
+
+def moving_pixels(truth: np.ndarray, observed: int) -> np.ndarray:
+    """Which pixels (N, T, 64, 64) of frames in 0..1 differ from the last observed frame."""
+    return (np.abs(truth - truth[:, observed - 1 : observed]) > MOVING).any(-1)
+
+
+def tokens_of(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Which tokens (N, T, size, size) have any of some pixels (N, T, H, W)."""
+    cell = pixels.shape[-1] // size
+    return pixels.reshape(*pixels.shape[:2], size, cell, size, cell).any((3, 5))
+
+
+def of_moving(weights: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Mean attention (N, T, h, w) of those queries of (N, T, Q, Q) that move; NaN if none does."""
+    queries = moves.reshape(*moves.shape[:2], 1, -1).astype(weights.dtype)
+    with np.errstate(invalid="ignore"):
+        mean = queries @ weights / queries.sum(-1, keepdims=True)
+    return mean.reshape(moves.shape)
+
+
+def write_errors(path: Path, truth: np.ndarray, image: np.ndarray, observed: int) -> None:
+    """Squared errors and similarities of frames (N, T, 64, 64, 3) in 0..1, a row for each.
+
+    Over all pixels and over the moving ones; of a map of similarities, which is smaller than the
+    frame, what it has. Beside the model's stand those of repeating the last observed frame.
+    """
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        measures = [by + name for by in ("", "repeat_") for name in MEASURES]
+        writer.writerow(["clip", "t", "phase", *measures])
+        moving = moving_pixels(truth, observed)
+        for clip, (true, guess) in enumerate(zip(truth, image, strict=True)):
+            last = np.broadcast_to(true[observed - 1], true.shape)
+            maps = [(np.square(x - true).mean(-1), ssim(x, true)) for x in (guess, last)]
+            for t, where in enumerate(moving[clip]):
+                phase = "observed" if t < observed else "predicted"
+                values = []
+                for error, similarity in maps:
+                    values += [error[t].mean(), _mean(error[t][where])]
+                    values += [similarity[t].mean(), _mean(similarity[t][within(where)])]
+                writer.writerow([clip, t, phase, *(x if x == "" else f"{x:.8g}" for x in values)])
+
+
+def _mean(values: np.ndarray) -> float | str:
+    """The mean, or nothing where nothing moves."""
+    return values.mean() if len(values) else ""

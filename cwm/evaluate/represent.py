@@ -1,0 +1,107 @@
+"""A pre-trained world model's features of clips of two kinds, averaged over time.
+
+What a representation knows of the motion: the paper's clips are pushed from left to right, or from
+right to left.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.errors import UserError
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, set_up
+from cwm.nn.batch import clip_batch
+from cwm.train.pretrain import PretrainConfig
+from cwm.videos.store import SPLITS, ClipStore
+from cwm.world.action_free import ActionFreeModel
+from cwm.world.openloop import foresee
+from cwm.world.vision import ModelConfig
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class RepresentConfig:
+    """Which clips to look at."""
+
+    labels: tuple[str, str] = ("pushing.*left.to.right", "pushing.*right.to.left")  # patterns
+    clips: PositiveInt = 400  # of each label and split, at most
+    length: PositiveInt = 25  # frames, from the middle of the clip
+
+
+def represent(
+    runtime: RuntimeConfig,
+    model: ModelConfig,
+    pretrained: PretrainConfig,
+    cfg: RepresentConfig,
+    clips: Path,
+    weights: Path,
+    run: Run,
+) -> None:
+    """Write `features.npz`: features (N, F) of the trained and of an untrained model of its kind.
+
+    Features are those of the posterior at its modes (one-hot latents and the recurrent state),
+    averaged over the frames. `label` (N,) is 0 or 1, its names are `labels`; `heldout` (N,).
+    """
+    device = set_up(runtime)
+    store = ClipStore.open(clips)
+    if not isinstance(store, ClipStore):
+        raise UserError(f"{clips} is a mixture, whose clips have no labels in common")
+    names = [_label(pattern, store.labels, clips) for pattern in cfg.labels]
+    rows, label = choose(store, [store.labels.index(name) for name in names], cfg, pretrained.seed)
+    starts = (store.index["length"][rows] - cfg.length) // 2
+    reseed(pretrained.seed, "weights")  # as pre-training began
+    world = ActionFreeModel(model, pretrained.world).to(device).eval()
+
+    def features() -> np.ndarray:
+        means = []
+        for i in range(0, len(rows), pretrained.batch):
+            part = slice(i, i + pretrained.batch)
+            image = torch.as_tensor(store.windows_of(rows[part], starts[part], cfg.length))
+            means.append(_mean_features(world, image.to(device)))
+        return np.concatenate(means)
+
+    untrained = features()
+    tensors, _ = load_weights(weights)
+    load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, weights)
+    arrays = {"features": features(), "untrained": untrained, "label": label}
+    arrays |= {"heldout": store.split[rows] == SPLITS.index("heldout"), "labels": np.array(names)}
+    np.savez_compressed(run.folder / "features.npz", **arrays)
+    run.publish("features.npz")
+
+
+def choose(
+    store: ClipStore, labels: list[int], cfg: RepresentConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of clips that are long enough, and 0 or 1 for which of the labels each has."""
+    rng = np.random.default_rng(seed)
+    long_enough = store.index["length"] >= cfg.length
+    rows, kinds = [], []
+    for kind, label in enumerate(labels):
+        of_label = long_enough & (store.index["label"] == label)
+        for split in range(len(SPLITS)):
+            found = rng.permutation(np.flatnonzero(of_label & (store.split == split)))[: cfg.clips]
+            rows.append(np.sort(found))
+            kinds.append(np.full(len(found), kind))
+        if not of_label.any():
+            name = store.labels[label]
+            raise UserError(f"no clip of {cfg.length} frames is labelled {name!r}")
+    return np.concatenate(rows), np.concatenate(kinds)
+
+
+def _label(pattern: str, labels: list[str], clips: Path) -> str:
+    """The one label that matches from its beginning."""
+    found = [label for label in labels if re.match(pattern, label, re.IGNORECASE)]
+    if len(found) != 1:
+        some = ", ".join((found or labels)[:8]) or "none"
+        raise UserError(f"{len(found)} labels of {clips} match {pattern!r}, not one: {some}")
+    return found[0]
+
+
+def _mean_features(world: ActionFreeModel, image: torch.Tensor) -> np.ndarray:
+    mode = torch.zeros((), device=image.device)
+    return foresee(world, clip_batch(image), image.shape[1], mode).mean(1).float().cpu().numpy()

@@ -1,0 +1,136 @@
+"""Clips -> a pre-trained world model.
+
+Reference: `examples/train_apv_pretraining.py`.
+"""
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from cwm.infra.checkpoint import fill, save_weights
+from cwm.infra.cuda_graph import Graphed
+from cwm.infra.errors import UserError
+from cwm.infra.progress import Progress
+from cwm.infra.run_dir import Run
+from cwm.infra.runtime import RuntimeConfig, reseed, set_up
+from cwm.nn.batch import clip_batch
+from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
+from cwm.train.compiled import compile_regions
+from cwm.train.nan_guard import Guard
+from cwm.videos.store import ClipStore, prefetch
+from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
+from cwm.world.openloop import predict, squared_errors
+from cwm.world.vision import ModelConfig
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PretrainConfig:
+    """Pre-training of the action-free model on clips."""
+
+    world: ActionFreeConfig = ActionFreeConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    updates: PositiveInt = 1_200_000
+    batch: PositiveInt = 16
+    length: PositiveInt = 25
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 100  # updates
+    heldout_every: PositiveInt = 5000  # updates between looks at held-out clips
+    heldout_clips: PositiveInt = 64
+    checkpoint_seconds: NonNegativeFloat = 300.0
+
+
+SHOWN = {"train/image": "image", "train/kl": "kl", "heldout/image": "held out"}
+
+
+def pretrain(
+    runtime: RuntimeConfig, model: ModelConfig, cfg: PretrainConfig, clips: Path, run: Run
+) -> None:
+    """Train on the clip store `clips` and publish the weights."""
+    if not model.stacked:
+        raise UserError("model.stacked is false: DreamerV2 has no part that learns from videos")
+    device = set_up(runtime)
+    store = ClipStore.open(clips)
+    windows = torch.as_tensor(store.windows(cfg.heldout_clips, cfg.length, "heldout", cfg.seed))
+    reseed(cfg.seed, "weights")
+    world = ActionFreeModel(model, cfg.world).to(device)
+    optimizer = Optimizer(cfg.optimizer, world.parameters())
+    start = 0
+    if resumed := run.resume():
+        tensors, state = resumed
+        with run.checkpoints.restoring():
+            fill(world, tensors["world"])
+            optimizer.load_state(tensors["optimizer"])
+        start = state["step"]
+    learn = learner(world, optimizer, runtime, device)
+    precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
+    guard = Guard(run, device)
+    batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
+    with Progress(total=cfg.updates, start=start, label=run.label) as bar:
+        for step in range(start + 1, cfg.updates + 1):
+            _, image = next(batches)
+            reseed(cfg.seed, "update", step)
+            world.train()
+            terms, figures = learn(image), {}
+            guard.saw(step, terms, {"image": image})
+            if step % cfg.log_every == 0 or step == cfg.updates:
+                guard.check()
+                figures = terms
+            if step % cfg.heldout_every == 0 or step == cfg.updates:
+                reseed(cfg.seed, "heldout", step)
+                with precision:
+                    figures = figures | heldout(world, windows, cfg.batch, device)
+            values = run.log(step, figures, bar.rate) if figures else {}
+            bar.update(step, {SHOWN[name]: x for name, x in values.items() if name in SHOWN})
+            if run.due() and step < cfg.updates:
+                guard.check()
+                tensors = {"world": world.state_dict(), "optimizer": optimizer.state()}
+                run.checkpoint(step, tensors)
+    about = {"kind": "action-free", "updates": cfg.updates, **run.task.labels}
+    save_weights(run.folder, world.state_dict(), about)
+    run.publish("metrics.jsonl", "timing.jsonl", "weights.safetensors", "weights.json")
+
+
+def learner(
+    world: ActionFreeModel, optimizer: Optimizer, runtime: RuntimeConfig, device: str
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """One update from images (B, T, 64, 64, 3) uint8; it returns figures, all ()."""
+    precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
+
+    def learn(image: Tensor) -> dict[str, Tensor]:
+        with precision:
+            watched = world.loss(clip_batch(image))
+        (norm,) = step_all(watched.loss, [optimizer])
+        return {f"train/{name}": x.detach() for name, x in (watched.terms | {"norm": norm}).items()}
+
+    if runtime.compile:
+        compile_regions(world)
+    if device == "cuda" and runtime.graphs:
+        changing = (world.state_dict, optimizer.state)
+        return Graphed(learn, lambda: chain(*(part().values() for part in changing)))
+    return learn
+
+
+@torch.no_grad()
+def heldout(
+    world: ActionFreeModel, windows: Tensor, batch: int, device: str
+) -> dict[str, Tensor | float]:
+    """Mean loss terms of clips (N, T, 64, 64, 3), with the whole context and without dropout.
+
+    Beside them the errors of predicting the second half of each clip from its first.
+    """
+    world.eval()
+    parts = [clip_batch(part) for part in windows.to(device).split(batch)]
+    terms = [(len(part.image), world.loss(part).terms) for part in parts]
+    figures = {
+        f"heldout/{name}": sum(n * term[name] for n, term in terms) / len(windows)
+        for name in ("image", "kl")
+    }
+    observed = windows.shape[1] // 2
+    errors = [squared_errors(predict(world, part, observed), part, observed) for part in parts]
+    means = {name: torch.cat([e[name] for e in errors]).nanmean() for name in errors[0]}
+    return figures | {f"heldout/{name}": x for name, x in means.items() if not x.isnan()}

@@ -1,0 +1,174 @@
+"""Experience: whole episodes in one ring of frames, and on disk so that a run can go on.
+
+Reference: `core/replay.py`. Shapes: B batch, L length, n steps of an episode, A action.
+"""
+
+import hashlib
+import os
+from collections import deque
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from cwm.infra.errors import DAMAGED_ARRAYS, UserError
+from cwm.nn.batch import Batch
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ReplayConfig:
+    """How much is remembered, and which part of it is learned from."""
+
+    capacity: PositiveInt = 1_000_000  # frames; the oldest episodes make room
+    prioritize_ends: bool = False  # draw the last window of an episode far more often
+
+
+class Episode(NamedTuple):
+    """An episode of n steps: n + 1 entries, the first with a zero action and a zero reward."""
+
+    image: np.ndarray  # (n+1, 64, 64, 3) uint8
+    action: np.ndarray  # (n+1, A) float32; action[t] led to image[t]
+    reward: np.ndarray  # (n+1,) float32
+
+
+def _parse(content: bytes) -> Episode:
+    """An episode from its file; one of DAMAGED_ARRAYS where it is none."""
+    with np.load(BytesIO(content)) as arrays:
+        episode = Episode(**arrays)
+    entries, size = episode.action.shape
+    kinds = [(x.dtype, x.shape) for x in episode]
+    shapes = [(entries, 64, 64, 3), (entries, size), (entries,)]
+    if kinds != list(zip((np.uint8, np.float32, np.float32), shapes, strict=True)):
+        raise ValueError(f"arrays {', '.join(f'{kind} {shape}' for kind, shape in kinds)}")
+    return episode
+
+
+class Replay:
+    """Episodes in a ring on the training device; each is also a file in `folder`."""
+
+    def __init__(
+        self, cfg: ReplayConfig, folder: Path, length: int, size: int, device: str = "cpu"
+    ) -> None:
+        """`length` of the windows to be drawn; `size`: no more frames than the run will make."""
+        self.cfg = cfg
+        self.folder = folder
+        self.length = length
+        self.device = device
+        self.size = min(cfg.capacity, size)
+        self.episodes: deque[tuple[int, int, int]] = deque()  # (number, first frame, entries)
+        self.remembered: dict[int, str] = {}  # number -> sha256 of the file, the oldest first
+        self.count = 0  # episodes seen
+        self.used = 0  # frames remembered
+        self.end = 0  # where in the ring the next episode begins
+        self.image: torch.Tensor | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, episode: Episode) -> bool:
+        """Remember an episode, on disk first; False for one of fewer steps than a window."""
+        if len(episode.reward) <= self.length:
+            self.count += 1
+            return False
+        whole = BytesIO()
+        np.savez(whole, **episode._asdict())
+        content = whole.getvalue()
+        path = self._path(self.count)
+        with path.with_suffix(".tmp").open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_suffix(".tmp").replace(path)
+        self._remember(self.count, episode, hashlib.sha256(content).hexdigest())
+        self.count += 1
+        return True
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:07d}.npz"
+
+    def _remember(self, number: int, episode: Episode, sha256: str) -> None:
+        entries = len(episode.reward)
+        if entries > self.size:
+            raise UserError(f"replay.capacity {self.size} is less than an episode of {entries}")
+        if self.image is None:
+            self._allocate(episode.action.shape[1])
+        while self.used + entries > self.size:
+            oldest, _, freed = self.episodes.popleft()
+            del self.remembered[oldest]
+            self.used -= freed
+        index = torch.arange(self.end, self.end + entries, device=self.device) % self.size
+        self.image[index] = torch.as_tensor(episode.image, device=self.device)
+        self.action[index] = torch.as_tensor(episode.action, device=self.device)
+        self.reward[index] = torch.as_tensor(episode.reward, device=self.device)
+        self.episodes.append((number, self.end, entries))
+        self.remembered[number] = sha256
+        self.end = (self.end + entries) % self.size
+        self.used += entries
+
+    def _allocate(self, action_dim: int) -> None:
+        self.image = torch.zeros(self.size, 64, 64, 3, dtype=torch.uint8, device=self.device)
+        self.action = torch.zeros(self.size, action_dim, device=self.device)
+        self.reward = torch.zeros(self.size, device=self.device)
+
+    def prune(self) -> None:
+        """Delete the files of all other episodes; right after a checkpoint, not sooner."""
+        kept = {self._path(number) for number in self.remembered}
+        for path in self.folder.iterdir():
+            if path not in kept:
+                path.unlink()
+
+    def restore(self, count: int, remembered: dict[int | str, str]) -> None:
+        """Go back to when `count` episodes had been seen, and these were remembered.
+
+        Raises UserError where the file of one is missing, damaged or another's.
+        """
+        for number, sha256 in remembered.items():
+            self._remember(int(number), self._read(int(number), sha256), sha256)
+        self.count = count
+        self.prune()
+
+    def _read(self, number: int, sha256: str) -> Episode:
+        """An episode that was remembered, whose file has this checksum."""
+        path = self._path(number)
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise ValueError("it is not as it was written")
+            episode = _parse(content)
+            entries, size = episode.action.shape
+            if entries <= self.length:
+                raise ValueError(f"{entries} entries, and a window of {self.length} steps")
+            if self.image is not None and size != self.action.shape[1]:
+                raise ValueError(f"actions of {size} numbers, not of {self.action.shape[1]}")
+        except DAMAGED_ARRAYS as error:
+            raise UserError(
+                f"cannot read {path}, which the checkpoint needs ({error}); put it back, or delete"
+                f" {self.folder.parent} to begin this run anew"
+            ) from error
+        return episode
+
+    def sample(self, seed: int, i: int, batch: int) -> Batch:
+        """Batch i of the run: a pure function of the seed, i and the episodes remembered.
+
+        Episodes are drawn uniformly, whatever their length. With `prioritize_ends` a start past
+        the last valid one becomes that one. Every row begins as if an episode did.
+        """
+        if not self.episodes:
+            raise UserError(
+                f"no episode is as long as a training window of {self.length} steps; lower"
+                " finetune.length or raise the time limit"
+            )
+        rng = np.random.default_rng([seed, 0x5EED, i])
+        table = np.array(self.episodes)[rng.integers(len(self.episodes), size=batch)]
+        last = table[:, 2] - self.length
+        extra = self.length if self.cfg.prioritize_ends else 0
+        start = np.minimum(rng.integers(last + 1 + extra), last)
+        index = (table[:, 1] + start)[:, None] + np.arange(self.length)
+        index = torch.as_tensor(index % self.size)
+        if self.device != "cpu":  # or else this would wait for the update that is going on
+            index = index.pin_memory().to(self.device, non_blocking=True)
+        is_first = torch.zeros(batch, self.length, device=self.device)
+        is_first[:, 0] = 1
+        return Batch(self.image[index], is_first, self.action[index], self.reward[index])

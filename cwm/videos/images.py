@@ -1,0 +1,223 @@
+"""Clips that are folders of pictures: numbered stills -> uint8 frames.
+
+A clip is a run of stills whose numbers rise by a constant step: `S1/walk_000001.jpg`,
+`S1/walk_000006.jpg`, ... Where a number is missing, one clip ends and another begins.
+Reference: `data/human36m/build_clip_dataset.py`, `data/ytb_driving/make_list.py`.
+"""
+
+import itertools
+import math
+import re
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from cwm.infra.errors import UserError
+from cwm.infra.files import walk
+from cwm.videos.ffmpeg import SIZE, Clip, DecodeError, Geometry, as_frames
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+NUMBERED = re.compile(r"(.*?)(\d+)(\.[a-z]+)", re.IGNORECASE)
+PADDING, SIDE = 200, 1000  # pixels about a person, and of a picture, which joints are given in
+ORIENTATION = 0x112  # EXIF's tag
+ONE = 2048  # of OpenCV's fixed-point weights
+
+
+class Run(NamedTuple):
+    """Stills of one clip after the first: numbers rise by `step`."""
+
+    step: PositiveInt
+    count: Annotated[int, Field(ge=1, le=10**7)]  # with the first
+
+
+def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[str, Run]]:
+    """First still and run of every clip among file names, sorted.
+
+    skip: how many stills at the beginning of a run are left out. every: of the others, those whose
+    number is a multiple of it are kept (1: all).
+    """
+    series = defaultdict(dict)
+    parsed = [(file, *m.groups()) for file in files if (m := NUMBERED.fullmatch(file))]
+    padded = {(prefix, suffix, len(n)) for _, prefix, n, suffix in parsed if n[0] == "0"}
+    for file, prefix, number, suffix in parsed:
+        # Without a zero in front, 10 may follow 09 or 9: 09 if there are such.
+        widths = (w for w in range(len(number), 0, -1) if (prefix, suffix, w) in padded)
+        width = len(number) if number[0] == "0" else next(widths, 1)
+        series[prefix, suffix, width][int(number)] = file
+    for _, names in sorted(series.items()):
+        numbers = np.array(sorted(names))
+        steps = np.diff(numbers)
+        usual = int(steps.min()) if len(steps) else 1
+        for run in np.split(numbers, np.flatnonzero(steps != usual) + 1):
+            kept = [int(number) for number in run[skip:] if number % every == 0]
+            if kept:
+                yield names[kept[0]], Run(math.lcm(usual, every), len(kept))
+
+
+def names(first: str, run: Run) -> list[str]:
+    """File names of all stills of a clip."""
+    prefix, number, suffix = NUMBERED.fullmatch(first).groups()
+    numbers = range(int(number), int(number) + run.step * run.count, run.step)
+    return [f"{prefix}{i:0{len(number)}d}{suffix}" for i in numbers]
+
+
+def read(
+    root: Path,
+    first: str,
+    run: Run,
+    geometry: Geometry,
+    stop: threading.Event | None = None,
+    scratch: Path | None = None,
+) -> Clip:
+    """All stills of a clip as frames, or DecodeError naming the one that cannot be read.
+
+    Pictures are read and resized as OpenCV does by default: 16-bit values keep their upper 8 bits,
+    the EXIF orientation is applied, and resizing interpolates between the four nearest pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    files = names(first, run)[:: geometry.stride]
+    boxes = joint_boxes(root) if geometry.aspect == "person" else {}
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for path in (root / name for name in files):
+            if stop is not None and stop.is_set():
+                raise DecodeError("stopped")
+            try:
+                with Image.open(path) as image:
+                    pixels = _upright(image)
+            except UnidentifiedImageError as error:
+                raise DecodeError(f"{path.name}: not a picture") from error
+            except Exception as error:  # of damaged files Pillow raises what it happens to
+                reason = getattr(error, "strerror", None) or error
+                raise DecodeError(f"{path.name}: {reason}") from error
+            height, width = pixels.shape[:2]
+            if geometry.aspect == "person" and path.name not in boxes:
+                raise DecodeError(f"{path.name}: no joints in annot/*.h5")
+            kept = _crop(pixels, geometry.aspect, boxes.get(path.name))
+            if not kept.size:
+                raise DecodeError(f"{path.name}: the person is outside the picture")
+            file.write(resize(kept))
+        file.flush()
+        return Clip(as_frames(file), width, height)
+
+
+def _upright(image: "Image.Image") -> np.ndarray:
+    """A picture as RGB (H, W, 3) uint8, turned as its EXIF orientation says.
+
+    EXIF data that cannot be read turns nothing.
+    """
+    from PIL import Image
+
+    image.load()
+    if image.mode == "I;16":
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        pixels = np.repeat(grey[..., None], 3, 2)
+    else:
+        pixels = np.asarray(image.convert("RGB"))
+    exif = Image.Exif()
+    with suppress(Exception):  # of damaged data Pillow raises what it happens to
+        exif.load(image.info.get("exif", b""))
+    orientation = exif.get(ORIENTATION)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    match aspect:
+        case "person":
+            left, top, right, bottom = box * width // SIDE
+            return pixels[top:bottom, left:right]
+        case "center-crop":
+            half, y, x = max(min(height, width) // 2, 1), height // 2, width // 2
+            return pixels[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
+    return pixels
+
+
+def resize(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (64, 64, 3) uint8, bilinear without smoothing.
+
+    OpenCV's own arithmetic, equal to its last bit where pictures shrink: weights of 11 bits, and a
+    vertical pass that drops 4 bits first.
+    """
+    (top, bottom, low), (left, right, near) = (_taps(n) for n in pixels.shape[:2])
+    wide = pixels.astype(np.int32)
+    rows = [
+        wide[y][:, left] * (ONE - near)[:, None] + wide[y][:, right] * near[:, None]
+        for y in (top, bottom)
+    ]
+    low = low[:, None, None]
+    mixed = ((ONE - low) * (rows[0] >> 4) >> 16) + (low * (rows[1] >> 4) >> 16)
+    return np.ascontiguousarray((mixed + 2 >> 2).clip(0, 255), np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _taps(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of 64 pixels: the source pixels about its centre, and the weight of the second."""
+    centre = np.float32((np.arange(SIZE) + 0.5) * (length / SIZE) - 0.5)
+    first = np.floor(centre).astype(int)
+    weight = np.rint((centre - first) * ONE).astype(np.int32)
+    weight[(first < 0) | (first >= length - 1)] = 0
+    first = first.clip(0, length - 1)
+    return first, (first + 1).clip(max=length - 1), weight
+
+
+@lru_cache(maxsize=1)
+def joint_boxes(root: Path) -> dict[str, np.ndarray]:
+    """Where the person is in every annotated still: name -> left, top, right, bottom.
+
+    The smallest rectangle about all joints, made a square that is PADDING wider and lies within the
+    picture, in pixels of a picture SIDE wide. Annotations are `annot/NAME.h5`, whose `part` holds
+    joints (N, J, 2), with the names of the stills in `annot/NAME_images.txt`.
+    """
+    import h5py
+
+    boxes: dict[str, np.ndarray] = {}
+    folders = (found for found in walk(root) if found[0].name == "annot")
+    paths = sorted(base / name for base, names in folders for name in names if name[-3:] == ".h5")
+    if not paths:
+        raise UserError(f"no annot/*.h5 in {root}: without joints nobody knows where the person is")
+    for path in paths:
+        listed = path.with_name(f"{path.stem}_images.txt")
+        try:
+            stills = listed.read_text().split()
+            with h5py.File(path) as file:
+                joints = np.asarray(file["part"], np.float64)
+        except Exception as error:  # h5py too
+            what = f"{path} and {listed.name} are not joints of stills"
+            raise UserError(f"{what}: {error}") from error
+        if joints.shape != (len(stills), *joints.shape[1:2], 2) or joints.shape[1] < 2:
+            raise UserError(f"{path} has joints {joints.shape} for {len(stills)} stills")
+        known = np.isfinite(joints).all((1, 2))
+        found = (Path(name).name for name in itertools.compress(stills, known))
+        boxes |= zip(found, person_boxes(joints[known]), strict=True)
+    return boxes
+
+
+def person_boxes(joints: np.ndarray) -> np.ndarray:
+    """Joints (N, J, 2) -> squares (N, 4) int, rounded where the reference rounds."""
+    first = np.trunc(joints[:, 0])
+    low = np.floor(np.minimum(first, joints[:, 1:].min(1)))
+    high = np.ceil(np.maximum(first, joints[:, 1:].max(1)))
+    side = np.minimum((high - low).max(1, keepdims=True) + PADDING, SIDE)
+    centre = (low + high) / 2
+    low, high = np.trunc(centre - side / 2), np.trunc(centre + side / 2)
+    shift = np.maximum(-low, 0)
+    shift -= np.maximum(high + shift - SIDE, 0)
+    return np.concatenate([low + shift, high + shift], 1).astype(int)

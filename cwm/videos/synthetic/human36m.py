@@ -1,0 +1,278 @@
+"""Stand-in for Human3.6M, as the stills that Pavlakos et al. made of it and the paper's code reads.
+
+Few people do few things in one room before four fixed cameras, every fifth of 50 frames a second.
+A still is square; where 32 joints are in it is told by an annotation, in thousandths of its side.
+Every action is performed once by every person for all four cameras together, then once more.
+
+World axes: z up, the room about the origin. Body axes: x to the person's right, y forward, z up.
+Metres, radians, seconds.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+
+from cwm.infra.files import replacing
+from cwm.videos.synthetic.camera import BONE, NAME, Camera
+from envs.textures import colour
+
+VERSION = 1  # a change of what is drawn makes new files
+SIDE, UNITS = 160, 1000  # of a still in pixels, and in the units of its annotation
+RATE, STEP = 10, 5  # stills a second, and by how much their numbers differ
+SUBJECTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
+CAMERAS = ("54138969", "55011271", "58860488", "60457274")
+CORNERS = 3.4 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # where the cameras are
+
+
+class Action(NamedTuple):
+    """How a person moves; an arm is raised forward, spread, bent, and swings by so much."""
+
+    right: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.05)
+    left: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.05)
+    lean: tuple[float, float] = (0.05, 0.03)  # forward, and how far that swings
+    seat: tuple[float, float] = (0, 0)  # how far sat down, 0..1, and how far that swings
+    walks: bool = False
+
+
+SEATED = (1.0, 0.0)
+ACTIONS = {
+    "Directions": Action(right=(1.3, 0.3, 0.2, 0.35)),
+    "Discussion": Action(right=(0.4, 0.3, 1.3, 0.5), left=(0.4, 0.3, 1.3, 0.4)),
+    "Eating": Action(right=(0.6, 0.3, 1.5, 0.6), left=(0.4, 0.2, 1.1, 0.05), seat=SEATED),
+    "Greeting": Action(right=(2.5, 0.4, 0.5, 0.5)),
+    "Phoning": Action(right=(0.9, 0.3, 2.1, 0.1), walks=True),
+    "Photo": Action(right=(1.1, 0.2, 1.1, 0.15), left=(1.1, 0.2, 1.1, 0.15), lean=(0.1, 0.15)),
+    "Posing": Action(right=(-0.3, 0.8, 1.2, 0.1), left=(-0.3, 0.8, 1.2, 0.1), lean=(0, 0.1)),
+    "Purchases": Action(right=(0.9, 0.1, 0.5, 0.4), left=(0.7, 0.1, 0.7, 0.3), lean=(0.6, 0.5)),
+    "Sitting": Action(right=(0.5, 0.2, 0.9, 0.2), left=(0.5, 0.2, 0.9, 0.1), seat=SEATED),
+    "SittingDown": Action(right=(0.5, 0.2, 0.5, 0.3), lean=(0.35, 0.2), seat=(0.5, 0.5)),
+    "Smoking": Action(right=(0.6, 0.4, 1.7, 0.4), lean=(-0.1, 0.05), seat=SEATED),
+    "Waiting": Action(right=(0.4, 0.2, 1.8, 0.1), left=(0.5, 0.2, 1.7, 0.1)),
+    "WalkDog": Action(right=(0.7, 0.1, 0.5, 0.2), left=(0, 0.1, 0.2, 0.4), walks=True),
+    "WalkTogether": Action(right=(0, 0.5, 0.5, 0.3), left=(0, 0.1, 0.2, 0.5), walks=True),
+    "Walking": Action(right=(0, 0.1, 0.3, 0.5), left=(0, 0.1, 0.3, 0.5), walks=True),
+}
+
+# Joints that a capsule joins, its radius, its paint; beyond the 32 joints, two ends of the hair.
+FLESH = (
+    *((1, 6, 0.1, "trousers"), (0, 12, 0.13, "shirt"), (12, 13, 0.13, "shirt")),
+    *((1, 2, 0.08, "trousers"), (2, 3, 0.055, "trousers"), (3, 5, 0.045, "shoe")),
+    *((6, 7, 0.08, "trousers"), (7, 8, 0.055, "trousers"), (8, 10, 0.045, "shoe")),
+    *((17, 25, 0.075, "shirt"), (13, 14, 0.05, "skin"), (14, 15, 0.08, "skin")),
+    *((17, 18, 0.05, "shirt"), (18, 19, 0.037, "skin"), (19, 23, 0.04, "skin")),
+    *((25, 26, 0.05, "shirt"), (26, 27, 0.037, "skin"), (27, 31, 0.04, "skin")),
+    (32, 33, 0.08, "hair"),
+)
+PAINTS = ("trousers", "shirt", "shoe", "skin", "hair")
+STAND = '<geom type="cylinder" size=".05 .5" pos="{} {} .5" rgba=".1 .1 .1 1"/>'
+LEG = '<geom type="box" size=".02 .02 .2" pos="{} {} .2" rgba=".2 .2 .2 1"/>'
+SCENE = f"""<mujoco>
+  <visual><map znear=".02"/><headlight ambient=".5 .5 .5" diffuse=".35 .35 .35"/></visual>
+  <statistic extent="8" center="0 0 1"/>
+  <asset>
+    <texture name="floor" type="2d" builtin="checker" width="64" height="64"
+      rgb1=".55 .40 .30" rgb2=".48 .34 .27"/>
+    <texture name="wall" type="2d" builtin="gradient" width="64" height="64"
+      rgb1=".80 .80 .76" rgb2=".62 .62 .60"/>
+    <material name="floor" texture="floor" texuniform="true" texrepeat="1 1" specular="0"/>
+    <material name="wall" texture="wall" specular="0"/>
+    {"".join(f'<material name="{paint}" specular=".1"/>' for paint in PAINTS)}
+  </asset>
+  <worldbody>
+    <camera name="{NAME}" pos="0 -1 1" euler="9 9 9" fovy="45"/>
+    <light pos="0 0 4" dir=".3 .2 -1" directional="true" diffuse=".5 .5 .5"/>
+    <geom type="plane" size="4 4 .1" material="floor"/>
+    <geom type="box" size="4 .1 2.5" pos="0 4 2.5" material="wall"/>
+    <geom type="box" size="4 .1 2.5" pos="0 -4 2.5" rgba=".30 .33 .38 1"/>
+    <geom type="box" size=".1 4 2.5" pos="4 0 2.5" rgba=".70 .68 .60 1"/>
+    <geom type="box" size=".1 4 2.5" pos="-4 0 2.5" rgba=".50 .55 .60 1"/>
+    <geom type="box" size=".5 .02 .9" pos="-1.5 3.88 .9" rgba=".45 .30 .20 1"/>
+    <geom type="box" size=".02 1 .5" pos="3.88 .5 1.6" rgba=".15 .25 .20 1"/>
+    <geom type="box" size="1 .3 .35" pos="1.5 -3.5 .35" rgba=".60 .50 .35 1"/>
+    {"".join(STAND.format(x, y) for x, y in CORNERS)}
+    {"".join(BONE.format(f"bone{i}", paint) for i, (*_, paint) in enumerate(FLESH))}
+    <body name="shade" mocap="true">
+      <geom type="ellipsoid" size=".33 .3 .003" rgba="0 0 0 .35"/>
+    </body>
+    <body name="chair" mocap="true">
+      <geom type="box" size=".21 .21 .02" pos="0 0 .4" rgba=".75 .62 .40 1"/>
+      <geom type="box" size=".21 .02 .2" pos="0 -.21 .68" rgba=".75 .62 .40 1"/>
+      {"".join(LEG.format(x, y) for x in (-0.18, 0.18) for y in (-0.18, 0.18))}
+    </body>
+  </worldbody>
+</mujoco>"""
+
+
+def label(clip: int) -> str:
+    """Action of a clip; actions, people and cameras have equal shares of any number of clips."""
+    return list(ACTIONS)[clip % len(ACTIONS)]
+
+
+def place(clip: int) -> str:
+    """Folder of a clip's stills, which are named as it is and numbered 000001, 000006, ..."""
+    (_, take), (subject, action, camera, _) = _performance(clip), traits(0, clip).values()
+    return f"{action}/{subject}_{action}{f'_{take}' if take else ''}.{camera}"
+
+
+def traits(seed: int, clip: int) -> dict[str, str]:
+    """Few of everything, and one room."""
+    return {
+        "subject": SUBJECTS[clip % len(SUBJECTS)],
+        "action": label(clip),
+        "camera": CAMERAS[clip % len(CAMERAS)],
+        "room": "laboratory",
+    }
+
+
+def _performance(clip: int) -> tuple[int, int]:
+    """Number of what is seen by all cameras, and how many times the person has done it before.
+
+    Numbers of people, actions and cameras have no common factor, so all combinations occur.
+    """
+    kinds = len(SUBJECTS) * len(ACTIONS)
+    return clip % kinds, clip // (kinds * len(CAMERAS))
+
+
+def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write stills, each with its joints, (32, 2); their folder appears when all is complete.
+
+    The annotation is in `annot` beside the folders of all actions: the joints of all stills as
+    `part` (N, 32, 2) in a .h5 file, their names in a text file.
+    """
+    part, annot = path.with_name(f".part-{path.name}"), path.parents[1] / "annot"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    annot.mkdir(exist_ok=True)
+    names, joints = [], []
+    for i, (still, points) in enumerate(frames):
+        names.append(f"{path.name}_{1 + STEP * i:06d}.jpg")
+        joints.append(points)
+        Image.fromarray(still).save(part / names[-1], quality=90)
+    h5, text = annot / f"{path.name}.h5", annot / f"{path.name}_images.txt"
+    with replacing(h5) as whole, h5py.File(whole, "w") as file:
+        file["part"] = np.stack(joints)
+    text.write_text("".join(f"{name}\n" for name in names))
+    part.rename(path)
+
+
+class Studio:
+    """The room; every clip dresses the same figure anew."""
+
+    def __init__(self) -> None:
+        self.camera = Camera(SCENE)
+        self.model = self.camera.model
+
+    def film(self, seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Stills (160, 160, 3) uint8 and joints (32, 2) of one clip of 30 to 42 stills."""
+        action, (height, girth) = ACTIONS[label(clip)], self._dress(clip % len(SUBJECTS))
+        rng = np.random.default_rng([seed, *_performance(clip)])
+        performance = perform(rng, action, height, int(rng.integers(30, 43)))
+        x, y = CORNERS[clip % len(CAMERAS)]
+        self.camera.aim(np.array([0, 0, 0.95]), np.hypot(x, y), np.arctan2(-x, -y), 0.12)
+        self._seat(performance[0], height, action.seat != (0, 0))
+        for joints in performance:
+            self._pose(joints, girth)
+            yield self.camera.shoot(SIDE, SIDE), self.camera.project(joints, UNITS)
+
+    def _dress(self, subject: int) -> tuple[float, float]:
+        """Give the figure a person's clothes; returns height, and girth of limbs (usually 1)."""
+        rng = np.random.default_rng(subject)
+        looks = {
+            "trousers": 0.6 * colour(rng, vivid=0.5),
+            "shirt": colour(rng),
+            "shoe": rng.uniform(0.1, 0.9) * np.ones(3),
+            "skin": rng.uniform(0.45, 1) * np.array([1, 0.78, 0.65]),
+            "hair": rng.uniform(0.1, 0.6) * np.array([1, 0.8, 0.6]),
+        }
+        for paint, look in looks.items():
+            self.model.material(paint).rgba[:3] = look
+        return rng.uniform(1.6, 1.88), rng.uniform(0.85, 1.25)
+
+    def _seat(self, joints: np.ndarray, height: float, shown: bool) -> None:
+        """Put the chair behind the feet, or below the floor."""
+        across = joints[1] - joints[6]
+        yaw = np.arctan2(across[1], across[0])
+        feet = (joints[3] + joints[8]) / 2
+        back = 0.23 * height * np.array([np.sin(yaw), -np.cos(yaw), 0])
+        self.camera.place("chair", np.array([*(feet + back)[:2], 0 if shown else -9]), yaw)
+
+    def _pose(self, joints: np.ndarray, girth: float) -> None:
+        """Lay the flesh about joints (32, 3)."""
+        face = np.cross([0, 0, 1.0], joints[1] - joints[6])
+        hair = joints[14:16] - 0.035 * face / np.linalg.norm(face) + [0, 0, 0.02]
+        points = np.concatenate([joints, hair])
+        for i, (a, b, radius, _) in enumerate(FLESH):
+            self.camera.lay(f"bone{i}", points[a], points[b], radius * girth)
+        self.camera.place("shade", np.array([*joints[0, :2], 0.002]), 0.0)
+
+
+def perform(rng: Generator, action: Action, height: float, count: int) -> np.ndarray:
+    """Joints (count, 32, 3) of a person who does something in the room."""
+    pace, phase = rng.uniform(0.4, 0.8), rng.uniform(0, 2 * np.pi)
+    arms = np.array([action.right, action.left]) + rng.normal(0, 0.08, (2, 4))
+    radius, side = rng.uniform(0.5, 0.95), rng.choice((-1, 1))
+    start, speed = rng.uniform(0, 2 * np.pi), side * rng.uniform(0.9, 1.3) / radius
+    heading, turn = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.6)
+    joints = np.empty((count, 32, 3))
+    for i in range(count):
+        seconds = i / RATE
+        if action.walks:
+            pace, angle = 0.9, start + speed * seconds
+            yaw = angle + (0 if side > 0 else np.pi)  # along the circle
+        else:
+            angle = start
+            yaw = heading + turn * np.sin(0.5 * pace * seconds * 2 * np.pi) * (1 - action.seat[0])
+        wave = np.sin(2 * np.pi * pace * seconds + phase + np.array([0, np.pi, np.pi / 2]))
+        local = skeleton(action, arms, wave, height)
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        local[:, :2] = local[:, :2] @ np.array([[cos, sin], [-sin, cos]])
+        joints[i] = local + radius * np.array([np.cos(angle), np.sin(angle), 0])
+    return joints
+
+
+def skeleton(action: Action, arms: np.ndarray, wave: np.ndarray, height: float) -> np.ndarray:
+    """Joints (32, 3) in Human3.6M's order, of a person whose feet are at the origin.
+
+    arms: (2, 4) as in Action, right then left. wave: (3,) in -1..1, of the right, of the left and
+    a quarter ahead of the right.
+    """
+    joints, stride = np.zeros((32, 3)), 0.45 * action.walks
+    lean = action.lean[0] + action.lean[1] * wave[0]
+    seat = action.seat[0] + action.seat[1] * wave[2]
+    up, ahead = np.array([0, np.sin(lean), np.cos(lean)]), np.array([0, 1.0, 0])
+    joints[12:16] = np.outer([0.13, 0.28, 0.37, 0.42], up)
+    for i, side in enumerate((1, -1)):
+        hip, hand = (1, 25) if side > 0 else (6, 17)
+        thigh = -stride * wave[i] + 1.45 * seat  # opposite to the arm of that side
+        knee = 0.1 + 1.35 * seat + stride * max(0.0, side * -wave[2])
+        joints[hip] = [side * 0.055, 0, 0]
+        joints[hip + 1] = joints[hip] + 0.245 * _hanging(thigh, side * 0.06)
+        joints[hip + 2] = joints[hip + 1] + 0.245 * _hanging(thigh - knee, side * 0.03)
+        joints[hip + 3] = joints[hip + 2] + 0.08 * ahead - [0, 0, 0.015]
+        joints[hip + 4] = joints[hip + 3] + 0.03 * ahead
+        raised, spread, bend, swing = arms[i]
+        raised, bend = raised + swing * wave[i], bend + 0.8 * swing * wave[i]
+        joints[hand - 1] = joints[13]
+        joints[hand] = joints[13] + [side * 0.1, 0, -0.01]
+        joints[hand + 1] = joints[hand] + 0.165 * _hanging(raised, side * spread)
+        along = _hanging(raised + bend, side * (spread - 0.35 * bend))
+        wrist = joints[hand + 1] + 0.14 * along
+        joints[hand + 2 : hand + 6] = wrist
+        joints[hand + 4] += 0.03 * ahead
+        joints[hand + 6] = joints[hand + 5] = wrist + 0.06 * along
+    joints *= height
+    feet = (joints[3] + joints[8]) / 2
+    lowest = joints[[3, 4, 8, 9], 2].min() - 0.04
+    return joints - [feet[0], feet[1], lowest]
+
+
+def _hanging(forward: float, aside: float) -> np.ndarray:
+    """Direction of a limb that hangs down, raised forward and to the right by angles."""
+    down = np.cos(forward)
+    return np.array([np.sin(aside) * abs(down), np.sin(forward), -np.cos(aside) * down])

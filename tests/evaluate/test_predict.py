@@ -1,0 +1,160 @@
+"""Predictions: errors and similarities by hand, attention, and frames of another's appearance."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from squares import begin, settings, store, watch
+
+from cwm import config
+from cwm.evaluate import predict as module
+from cwm.evaluate.predict import compose, decode, of_moving, predict_clips, tokens_of, write_errors
+from cwm.evaluate.ssim import ssim, within
+from cwm.nn.batch import clip_batch
+from cwm.videos.store import ClipStore
+from cwm.world.action_free import ActionFreeModel
+from cwm.world.openloop import attention, foresee, look, predict
+
+
+@pytest.fixture
+def clips(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return store(tmp_path)
+
+
+def world(model="contextwm"):
+    cfg = config.load(settings(model))
+    torch.manual_seed(0)
+    return ActionFreeModel(cfg.model, cfg.pretrain.world).eval()
+
+
+def some(clips):
+    return clip_batch(torch.as_tensor(ClipStore.open(clips).windows(3, 8, "train", 1)))
+
+
+def test_predictions_begin_from_the_observed_frames(clips, tmp_path, monkeypatch):
+    weights = watch(clips, tmp_path / "run") / "weights.json"
+    sets = ["predict.clips=3", "predict.shown=2"]
+    inputs = {"clips": clips, "weights": weights}
+    cfg, run = begin("predict", tmp_path / "predict", inputs, sets=sets)
+    images = []
+    decode = module.decode
+    monkeypatch.setattr(module, "decode", lambda *of: images.append(decode(*of)) or images[-1])
+    with run:
+        predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, *inputs.values(), run)
+    errors = pd.read_csv(tmp_path / "predict" / "errors.csv")
+    assert list(errors["phase"]) == (["observed"] * 5 + ["predicted"] * 3) * 2  # clips
+    truth = ClipStore.open(clips).windows(2, 8, "heldout", 0)
+    mse = np.square(images[0] - truth / 255).mean((2, 3, 4))
+    np.testing.assert_allclose(errors["mse"], mse.flatten(), rtol=1e-5)
+    arrays = np.load(tmp_path / "predict" / "predictions.npz")
+    np.testing.assert_array_equal(arrays["truth"], truth[:2])
+    np.testing.assert_array_equal(arrays["context"], arrays["truth"][:, 4])
+    np.testing.assert_array_equal(arrays["other"], [1, 0])
+    assert arrays["model"].shape == arrays["recomposed"].shape == (2, 8, 64, 64, 3)
+    moves = np.array([True] * 4 + [False] + [True] * 3)  # all but the last observed frame
+    sums = arrays["attention"].sum((2, 3))
+    np.testing.assert_allclose(sums, np.where(moves, 1, np.nan)[None].repeat(2, 0), rtol=1e-5)
+
+
+def test_a_concatenated_context_has_no_attention_to_show(clips, tmp_path):
+    model = "contextwm-concatenation"
+    inputs = {"clips": clips, "weights": watch(clips, tmp_path / "run", model) / "weights.json"}
+    cfg, run = begin("predict", tmp_path / "predict", inputs, model)
+    with run:
+        predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, *inputs.values(), run)
+    arrays = np.load(tmp_path / "predict" / "predictions.npz")
+    assert {"context", "recomposed"} <= set(arrays)
+    assert "attention" not in arrays
+
+
+def test_errors_by_hand(tmp_path):
+    truth = np.zeros((1, 3, 12, 12, 3), np.float32)
+    truth[0, 2, 5, 5] = 0.6  # one pixel of the last frame moves, where a window lies within
+    model = np.full_like(truth, 0.1)
+    write_errors(tmp_path / "errors.csv", truth, model, observed=2)
+    errors = pd.read_csv(tmp_path / "errors.csv")
+    assert list(errors["phase"]) == ["observed", "observed", "predicted"]
+    assert errors["mse"].tolist() == pytest.approx([0.01, 0.01, (143 * 0.01 + 0.25) / 144])
+    assert errors["mse_moving"].tolist() == pytest.approx([np.nan, np.nan, 0.25], nan_ok=True)
+    assert errors["repeat_mse"].tolist() == pytest.approx([0, 0, 0.36 / 144])
+    assert errors["repeat_mse_moving"].tolist() == pytest.approx([np.nan] * 2 + [0.36], nan_ok=True)
+    assert errors["ssim"].tolist()[:2] == pytest.approx([1e-4 / (0.01 + 1e-4)] * 2)
+    assert errors["repeat_ssim"].tolist()[:2] == [1, 1]
+    moving = errors["repeat_ssim_moving"].tolist()
+    assert moving[:2] == pytest.approx([np.nan] * 2, nan_ok=True)
+    assert moving[2] < errors["repeat_ssim"][2] < 1
+
+
+def test_similarity_is_the_published_one():
+    """Of scikit-image 0.26, with Gaussian weights and the population's covariance."""
+    rng = np.random.default_rng(0)
+    x = rng.random((16, 20, 3))
+    y = np.clip(x + 0.2 * rng.standard_normal(x.shape), 0, 1)
+    similar = ssim(x, y)
+    assert similar.shape == within(x[..., 0]).shape == (6, 10)
+    assert similar.mean() == pytest.approx(0.8142573826637668, abs=1e-12)
+    assert similar[0, 0] == pytest.approx(0.8020559690141994, abs=1e-12)
+    assert similar[5, 7] == pytest.approx(0.8238428023965955, abs=1e-12)
+
+
+def test_similarity_by_hand():
+    """Without variance only the luminance differs; equal images are alike."""
+    black, grey = np.zeros((11, 11, 3)), np.full((11, 11, 3), 0.5)
+    assert ssim(black, grey) == pytest.approx(1e-4 / (0.25 + 1e-4))
+    assert ssim(grey, grey) == pytest.approx(1)
+
+
+def test_attention_is_that_of_the_decoder(clips):
+    """The mean weights of PyTorch's own module with the same parameters."""
+    model, batch = world(), some(clips)
+    layer, seen = model.vision.decoder.attention["16"], []
+    layer.register_forward_hook(lambda _, inputs, out: seen.append(inputs[:2]))
+    maps = attention(model, foresee(model, batch, 5), look(model, batch, 5))
+    assert maps.shape == (3, 8, 256, 256)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(3, 8, 256))
+    ((x, context),) = seen
+    official = torch.nn.MultiheadAttention(x.shape[1], 4, batch_first=True)
+    official.in_proj_weight, official.in_proj_bias = layer.project_in.weight, layer.project_in.bias
+    queries = x.flatten(2).mT + layer.query_position
+    tokens = (context.flatten(2).mT + layer.context_position).repeat_interleave(8, 0)
+    _, weights = official(queries, tokens, tokens)
+    torch.testing.assert_close(maps.flatten(0, 1), weights)
+
+
+def test_attention_of_what_moves_by_hand():
+    weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])[None, None]
+    moving = np.zeros((1, 1, 4, 4), bool)
+    moving[0, 0, 0, 0] = moving[0, 0, 3, 1] = True  # queries 0 and 2, of 2 by 2
+    moves = tokens_of(moving, 2)
+    np.testing.assert_array_equal(moves[0, 0], [[True, False], [True, False]])
+    np.testing.assert_allclose(of_moving(weights, moves)[0, 0], [[0.5, 0.25], [0.25, 0]])
+    assert np.isnan(of_moving(weights, moves & False)).all()
+
+
+@torch.no_grad()
+def test_a_composition_has_the_dynamics_of_one_and_the_context_of_another(clips):
+    model, batch = world(), some(clips)
+    model.vision.decoder.attention["16"].norm.weight *= 1e4  # an untrained one hardly looks
+    torch.manual_seed(1)
+    arrays = compose(model, batch, 5)
+    np.testing.assert_array_equal(arrays["other"], [1, 2, 0])
+    torch.manual_seed(1)
+    latents = foresee(model, batch, 8)
+    for name, image in (("decoded", batch.image), ("recomposed", batch.image[[1, 2, 0]])):
+        expected = decode(model, latents, look(model, clip_batch(image), 5))
+        np.testing.assert_allclose(arrays[name], 255 * expected, atol=0.51)
+    assert np.abs(arrays["recomposed"] - arrays["decoded"].astype(int)).mean() > 0.5
+
+
+@torch.no_grad()
+def test_a_plain_model_has_nothing_to_exchange(clips):
+    assert set(compose(world("plain"), some(clips), 5)) == {"decoded"}
+
+
+def test_prediction_is_its_parts(clips):
+    model, batch, mode = world(), some(clips), torch.zeros(())
+    whole = predict(model, batch, 5, mode)
+    with torch.no_grad():
+        parts = model.vision.decoder(foresee(model, batch, 5, mode), look(model, batch, 5)) + 0.5
+    torch.testing.assert_close(whole, parts)

@@ -1,0 +1,141 @@
+"""Weights and checkpoints are written whole, and read only if they are."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from cwm.infra.checkpoint import (
+    Checkpoints,
+    file_sha256,
+    fill,
+    load_parts,
+    load_weights,
+    save_weights,
+)
+from cwm.infra.errors import UserError
+from cwm.nn.optim import Optimizer, OptimizerConfig
+
+
+@pytest.fixture
+def saved(tmp_path):
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    save_weights(tmp_path, module.state_dict(), {"kind": "test"})
+    return tmp_path / "weights.json", module
+
+
+def test_weights_come_back_with_what_they_are(saved):
+    path, module = saved
+    tensors, about = load_weights(path)
+    assert about["kind"] == "test"
+    assert all(torch.equal(x, tensors[name]) for name, x in module.state_dict().items())
+
+
+def test_damaged_weights_are_refused(saved):
+    path, _ = saved
+    file = path.with_name("weights.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match=r"weights\.safetensors is damaged"):
+        load_weights(path)
+    file.unlink()
+    with pytest.raises(UserError, match="cannot read the weights"):
+        load_weights(path)
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"weights\.json is not JSON"):
+        load_weights(path)
+    path.write_text('{"file": "../weights.safetensors", "sha256": ""}')
+    with pytest.raises(UserError, match=r"weights\.json is not what it should be: file"):
+        load_weights(path)
+
+
+def test_parts_are_loaded_strictly(saved):
+    path, module = saved
+    tensors = {f"part.{name}": x for name, x in module.state_dict().items()}
+    fresh = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    load_parts({"part": fresh}, tensors, path)
+    assert torch.equal(fresh[0].weight, module[0].weight)
+    with pytest.raises(UserError, match=r"does not fit the model: part: .*0\.weight"):
+        load_parts({"part": nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))}, tensors, path)
+    with pytest.raises(UserError, match="does not fit the model"):
+        load_parts({"other": fresh}, tensors, path)
+
+
+def state(step):
+    return {"step": step, "logs": {}}
+
+
+def test_the_newest_complete_checkpoint_counts(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    assert checkpoints.latest() is None
+    checkpoints.save(1, {"a": {"x": torch.ones(2)}}, state(1))
+    checkpoints.save(2, {"a": {"x": torch.zeros(2)}}, state(2))
+    assert len(list((tmp_path / "checkpoint").iterdir())) == 1
+    unfinished = tmp_path / "checkpoint" / "000000003"
+    unfinished.mkdir()
+    (unfinished / "state.json").write_text(json.dumps(state(3)))
+    tensors, found = checkpoints.latest()
+    assert found["step"] == 2
+    assert tensors["a"]["x"].tolist() == [0, 0]
+    checkpoints.save(4, {}, state(4))
+    assert [path.name for path in unfinished.parent.iterdir()] == ["000000004"]
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "state.json", "done"])
+@pytest.mark.parametrize("harm", ["missing", "changed"])
+def test_a_damaged_checkpoint_is_named_and_not_gone_on_with(tmp_path, name, harm):
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    checkpoints.save(1, {"a": {"x": torch.ones(2)}}, state(1))
+    path = tmp_path / "checkpoint/000000001" / name
+    if harm == "changed":
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    else:
+        path.unlink()
+    if (name, harm) == ("done", "missing"):
+        assert checkpoints.latest() is None  # as if it had not been finished
+        return
+    with pytest.raises(
+        UserError, match=f"checkpoint {path.parent} is damaged .* delete {tmp_path}"
+    ):
+        checkpoints.latest()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.safetensors", b"junk", "Error while deserializing"),
+        ("state.json", b'{"step": 7}', "state.json is not what it should be: logs"),
+        ("state.json", None, "cannot read .*state.json"),
+        ("done", b"{}", "a.safetensors is not what was written"),
+        ("b.safetensors", b"", "b.safetensors is not what was written"),
+    ],
+)
+def test_a_checkpoint_is_exactly_what_done_vouches_for(tmp_path, name, content, said):
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    checkpoints.save(1, {"a": {"x": torch.ones(2)}}, state(1))
+    folder = tmp_path / "checkpoint/000000001"
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    if name in ("a.safetensors", "state.json"):  # with the right sums
+        sums = {p.name: file_sha256(p) for p in folder.iterdir() if p.name != "done"}
+        (folder / "done").write_text(json.dumps(sums))
+    with pytest.raises(UserError, match=f"checkpoint {folder} is damaged .*{said}") as error:
+        checkpoints.latest()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("weight", torch.zeros(1)), ("bias", torch.zeros(3).double()), ("other", torch.zeros(3))],
+)
+def test_tensors_of_another_kind_are_not_taken_back(name, tensor):
+    module = nn.Linear(2, 3)
+    optimizer = Optimizer(OptimizerConfig(), module.parameters())
+    moment = {"weight": "0.exp_avg", "bias": "1.exp_avg"}.get(name, name)
+    with pytest.raises(ValueError, match=f"{name} is missing or of another kind"):
+        fill(module, module.state_dict() | {name: tensor})
+    with pytest.raises(ValueError, match=f"{moment} is missing or of another kind"):
+        optimizer.load_state(optimizer.state() | {moment: tensor})

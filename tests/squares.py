@@ -1,0 +1,54 @@
+"""A clip store of moving squares, made without any video, and runs of models that watch it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from cwm import config
+from cwm.commands.run_spec import task
+from cwm.infra.files import sha256
+from cwm.infra.run_dir import Run
+from cwm.train.pretrain import pretrain
+from cwm.videos.shards import shard_name
+from cwm.videos.store import INDEX
+
+ROOT = Path(__file__).parents[1] / "config"
+
+
+def store(folder: Path, labels: tuple[str, ...] = ()) -> Path:
+    """Ten clips of squares that move down, the last two held out; labels take turns."""
+    frames = np.full((10, 10, 64, 64, 3), 40, np.uint8)
+    for clip, t in np.ndindex(10, 10):
+        frames[clip, t, 5 * t : 5 * t + 14, 4 * clip : 4 * clip + 14] = 200
+    np.save(folder / shard_name(0), frames.reshape(100, 64, 64, 3))
+    index = np.zeros(10, INDEX)
+    index["offset"], index["length"] = np.arange(10) * 10, 10
+    index["label"] = np.arange(10) % len(labels) if labels else -1
+    index["split"][-2:] = 1
+    np.save(folder / "index.npy", index)
+    info = {"dataset": "squares", "labels": labels, "frame_shape": [64, 64, 3]}
+    info |= {"frame_bytes": 64 * 64 * 3, "shards": {shard_name(0): 100}}
+    info["sha256"] = {"index": sha256(folder / "index.npy"), "manifest": "5ha"}
+    (folder / "store.json").write_text(json.dumps(info))
+    return folder / "store.json"
+
+
+def settings(model="contextwm"):
+    return [ROOT / folder / f"{n}.yaml" for folder, n in (("scale", "smoke"), ("model", model))]
+
+
+def begin(stage, out, inputs, model="contextwm", sets=()):
+    """The settings of a stage, and the run that makes it."""
+    cfg = config.load(settings(model), sets)
+    sections = dict.fromkeys(("runtime", "model", "pretrain", stage))
+    identity = task(stage, "squares", cfg, list(sections), settings(model), inputs)
+    return cfg, Run(identity, out, 0.0)
+
+
+def watch(clips, out, model="contextwm", sets=()):
+    """A pre-trained model."""
+    cfg, run = begin("pretrain", out, {"clips": clips}, model, sets)
+    with run:
+        pretrain(cfg.runtime, cfg.model, cfg.pretrain, clips, run)
+    return out

@@ -1,0 +1,425 @@
+import errno
+import json
+import logging
+import os
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from cwm.analysis.data import data_page
+from cwm.infra.errors import UserError
+from cwm.infra.files import hold
+from cwm.videos import ffmpeg, shards
+from cwm.videos.build import make_clips
+from cwm.videos.collect import collect
+from cwm.videos.datasets import DatasetConfig
+from cwm.videos.decode import decode_part, part_folder
+from cwm.videos.encode import H264, VP9, encode
+from cwm.videos.ffmpeg import Geometry, decode
+from cwm.videos.shards import Shards
+from cwm.videos.store import ClipStore
+
+FRAMES = "part-000/frames-00000.npy"
+LENGTHS = {"wave/a.webm": 26, "wave/b.webm": 30, "c.webm": 28, "push/d.webm": 25}
+
+
+def movie(path, length, seed):
+    rng = np.random.default_rng(seed)
+    frames = np.broadcast_to(rng.integers(0, 256, (1, 1, 1, 3), np.uint8), (length, 32, 48, 3))
+    encode(path, frames + np.arange(length, dtype=np.uint8)[:, None, None, None], 12, VP9)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for seed, (name, length) in enumerate(LENGTHS.items()):
+        movie(folder / name, length, seed)
+    return folder
+
+
+@pytest.fixture
+def folder(corpus, tmp_path):
+    """One's own copy of the corpus: links, so that it may be added to."""
+    for name in LENGTHS:
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / name).symlink_to(corpus / name)
+    return tmp_path / "videos"
+
+
+def build(folder, out=None, **settings):
+    """List, decode and gather, as the three rules do; returns the store's folder."""
+    cfg = DatasetConfig(folder=folder, **{"parts": 1, **settings})
+    out = out or folder.with_name("out")
+    collect("own", cfg, out, workers=2)
+    gather(cfg, out)
+    return out
+
+
+def gather(cfg, out):
+    for part in range(cfg.parts):
+        decode_part("own", cfg, out / "videos.jsonl", part, out / part_folder(part), 2)
+    make_clips("own", cfg, out / "videos.jsonl", out)
+
+
+def manifest(out):
+    rows = parquet.read_table(out / "manifest.parquet").to_pylist()
+    return {row["file"]: row for row in rows}
+
+
+def contents(out):
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != "videos.jsonl")
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def test_ffmpeg_that_cannot_decode_is_found_before_any_clip_is_blamed(folder, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/true")
+    with pytest.raises(UserError, match=r"cannot decode clips: .*; unset IMAGEIO_F"):
+        build(folder)
+    assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
+
+
+def test_the_store_holds_every_frame_of_every_clip(folder):
+    out = build(folder)
+    store = ClipStore.open(out / "store.json")
+    assert store.info["frames"] == sum(LENGTHS.values())
+    assert store.info["videos"] == {"ok": 4}
+    assert sum(store.info["clips"].values()) == 4
+    for row, name in enumerate(sorted(LENGTHS)):
+        expected = decode(folder / name, Geometry()).frames
+        assert store.index[row]["length"] == LENGTHS[name]
+        np.testing.assert_array_equal(store.read(row, 0, len(expected)), expected)
+    labels = [store.labels[i] if i >= 0 else None for i in store.index["label"]]
+    assert labels == [None, "push", "wave", "wave"]
+    np.testing.assert_array_equal(np.load(out / FRAMES)[:28], store.read(0, 0, 28))
+
+
+def test_every_file_is_accounted_for(folder):
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    (folder / "empty.webm").touch()
+    (folder / "gone.avi").symlink_to(folder / "nowhere")
+    movie(folder / "short.webm", 24, 9)
+    out = build(folder, max_failures=0.5)
+    rows = manifest(out)
+    assert {name: row["status"] for name, row in rows.items() if row["status"] != "ok"} == {
+        "broken.mp4": "failed",
+        "empty.webm": "failed",
+        "gone.avi": "failed",
+        "short.webm": "too-short",
+    }
+    assert rows["empty.webm"]["reason"] == "empty file"
+    assert rows["gone.avi"]["reason"] == "no such file"
+    assert rows["broken.mp4"]["reason"].startswith("ffmpeg: ")
+    assert rows["short.webm"]["reason"] == "24 frames, fewer than 25"
+    good = rows["push/d.webm"]
+    assert (good["width"], good["height"], good["frames"]) == (48, 32, 25)
+    store = ClipStore.open(out / "store.json")
+    assert store.info["videos"] == {"failed": 3, "ok": 4, "too-short": 1}
+    assert sorted(store.index["length"]) == sorted(LENGTHS.values())
+
+
+def test_more_failures_than_allowed_stop_the_job(folder):
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    with pytest.raises(UserError, match=r"1 of 5 clips .*0.1 allows \(broken.mp4: ffmpeg: .*"):
+        build(folder, max_failures=0.1)
+    out = folder.with_name("out")
+    assert not (out / "store.json").exists()
+    assert manifest(out)["broken.mp4"]["status"] == "failed"
+    build(folder, max_failures=0.2)
+
+
+def test_a_file_that_changed_since_it_was_listed_is_no_clip(folder, tmp_path):
+    cfg = DatasetConfig(folder=folder, parts=1)
+    collect("own", cfg, tmp_path, workers=1)
+    (folder / "c.webm").unlink()
+    movie(folder / "c.webm", 28, 77)
+    with pytest.raises(UserError, match=r"c\.webm: changed since it was listed"):
+        gather(cfg, tmp_path)
+
+
+def test_no_clip_that_is_long_enough_is_an_error(folder):
+    with pytest.raises(UserError, match=r"none of the 4 clips .* dataset.min_frames = 31 frames"):
+        build(folder, min_frames=31)
+
+
+def test_new_videos_cost_their_own_decoding_only(folder, caplog):
+    caplog.set_level(logging.INFO)
+    build_halves = partial(build, heldout=0.5)
+    out = build_halves(folder)
+    before = (out / FRAMES).read_bytes()
+    split = {name: row["split"] for name, row in manifest(out).items()}
+    (out / "store.json").unlink()  # as Snakemake does before it runs a rule again
+    movie(folder / "a-new.webm", 27, 50)
+    build_halves(folder)
+    assert "1 of 5 clips to decode" in caplog.text
+    assert (out / FRAMES).read_bytes()[128:].startswith(before[128:])
+    assert {n: r["split"] for n, r in manifest(out).items() if n in split} == split
+    store = ClipStore.open(out / "store.json")
+    new = decode(folder / "a-new.webm", Geometry()).frames
+    np.testing.assert_array_equal(store.read(0, 0, 27), new)
+    fresh = ClipStore.open(build_halves(folder, folder.with_name("fresh")) / "store.json")
+    assert fresh.info["sha256"]["content"] == store.info["sha256"]["content"]
+
+
+def test_nothing_new_changes_nothing(folder, caplog):
+    before = contents(build(folder))
+    caplog.set_level(logging.INFO)
+    assert contents(build(folder)) == before
+    assert "0 of 4 clips to decode" in caplog.text
+
+
+def test_a_killed_job_goes_on_to_the_same_store(folder, monkeypatch, caplog):
+    fresh = contents(build(folder, folder.with_name("fresh")))
+    real, calls = Shards.add, []
+
+    def add(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(self, *arguments)
+
+    monkeypatch.setattr(Shards, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        build(folder)
+    monkeypatch.undo()
+    out = folder.with_name("out")
+    with (out / FRAMES).open("ab") as shard:
+        shard.write(b"frames of which the journal does not know")
+    with (out / "part-000/journal.jsonl").open("a") as journal:
+        journal.write('["a line that was cut')
+    caplog.set_level(logging.INFO)
+    assert contents(build(folder)) == fresh
+    assert "2 of 4 clips to decode" in caplog.text
+
+
+def test_a_damaged_shard_is_decoded_again(folder):
+    before = contents(build(folder))
+    shard = folder.with_name("out") / FRAMES
+    shard.write_bytes(shard.read_bytes()[:-100_000])
+    build(folder)
+    store = ClipStore.open(shard.parents[1] / "store.json")
+    for row, name in enumerate(sorted(LENGTHS)):
+        frames = decode(folder / name, Geometry()).frames
+        np.testing.assert_array_equal(store.read(row, 0, len(frames)), frames)
+    assert contents(shard.parents[1]) == before
+
+
+def test_another_geometry_begins_anew(folder):
+    build(folder)
+    out = build(folder, geometry={"aspect": "center-crop"})
+    fresh = build(folder, folder.with_name("fresh"), geometry={"aspect": "center-crop"})
+    assert contents(out) == contents(fresh)
+
+
+def test_equal_files_are_stored_once(folder, corpus):
+    (folder / "twin.webm").symlink_to(corpus / "c.webm")
+    out = build(folder)
+    store = ClipStore.open(out / "store.json")
+    assert len(store) == 5
+    assert store.info["shards"] == {FRAMES: sum(LENGTHS.values())}
+    np.testing.assert_array_equal(store.read(2, 0, 28), store.read(0, 0, 28))
+
+
+def test_shards_are_bounded(folder, monkeypatch):
+    whole = ClipStore.open(build(folder, folder.with_name("whole")) / "store.json")
+    monkeypatch.setattr(shards, "SHARD_FRAMES", 60)
+    out = build(folder)
+    store = ClipStore.open(out / "store.json")
+    assert list(store.info["shards"].values()) == [28 + 25, 26 + 30]
+    assert store.info["sha256"]["content"] == whole.info["sha256"]["content"]
+    for row, name in enumerate(sorted(LENGTHS)):
+        np.testing.assert_array_equal(
+            store.read(row, 0, LENGTHS[name]), whole.read(row, 0, LENGTHS[name])
+        )
+    assert build(folder) == out
+
+
+def shots(path, *lengths):
+    """A video whose picture changes wholly after each of these numbers of frames."""
+    rng = np.random.default_rng(0)
+    frames = [np.tile(rng.integers(0, 256, (1, 4, 6, 3), np.uint8), (n, 1, 1, 1)) for n in lengths]
+    large = np.concatenate(frames).repeat(16, 1).repeat(16, 2)
+    encode(path, large, 12, H264)
+
+
+def test_a_clip_ends_where_the_view_jumps(tmp_path):
+    shots(tmp_path / "videos/film.mp4", 30, 10, 26)
+    shots(tmp_path / "videos/flicker.mp4", 12, 12, 12)
+    shots(tmp_path / "videos/one.mp4", 40)
+    out = build(tmp_path / "videos", geometry={"cuts": 10})
+    store = ClipStore.open(out / "store.json")
+    assert store.index["length"].tolist() == [30, 26, 40]
+    whole = decode(tmp_path / "videos/film.mp4", Geometry()).frames
+    np.testing.assert_array_equal(store.read(0, 0, 30), whole[:30])
+    np.testing.assert_array_equal(store.read(1, 0, 26), whole[40:])
+    assert len({*store.index["split"][:2]}) == 1  # shots of a film are held out together
+    flicker = manifest(out)["flicker.mp4"]
+    assert (flicker["status"], flicker["frames"]) == ("too-short", 36)
+    assert flicker["reason"] == "a shot of frames, fewer than 25"
+    uncut = ClipStore.open(build(tmp_path / "videos", tmp_path / "uncut") / "store.json")
+    assert uncut.index["length"].tolist() == [66, 36, 40]
+
+
+def test_duplicates_are_told_and_left_out_where_that_is_asked_for(folder):
+    (folder / "twin.webm").symlink_to(folder / "c.webm")
+    out = build(folder, duplicates="drop")
+    assert ClipStore.open(out / "store.json").info["videos"] == {"duplicate": 1, "ok": 4}
+    assert manifest(out)["twin.webm"]["reason"] == "the same frames as c.webm"
+    assert manifest(out)["c.webm"]["status"] == "ok"
+
+
+def test_a_dataset_may_be_stills_and_episodes_too(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (32, 64, 64, 3), np.uint8)
+    (tmp_path / "videos").mkdir()
+    for i, frame in enumerate(pixels[:30]):
+        Image.fromarray(frame).save(tmp_path / f"videos/walk_{i:04d}.png")
+    np.savez_compressed(tmp_path / "videos/episode.npz", image=pixels, action=np.zeros((32, 4)))
+    np.savez(tmp_path / "videos/odd.npz", image=pixels[:, :32])
+    np.savez(tmp_path / "videos/code.npz", image=np.array([{}], object))
+    kinds = ["stills", "episode"]
+    out = build(tmp_path / "videos", kinds=kinds, max_failures=0.5, parts=3)
+    store = ClipStore.open(out / "store.json")
+    assert store.info["videos"] == {"failed": 2, "ok": 2}
+    np.testing.assert_array_equal(store.read(0, 0, 32), pixels)
+    np.testing.assert_array_equal(store.read(1, 0, 30), pixels[:30])
+    rows = manifest(out)
+    assert rows["odd.npz"]["reason"] == "image is uint8 (32, 32, 64, 3), not uint8 (T, 64, 64, 3)"
+    assert rows["code.npz"]["reason"].startswith("not an episode: Object arrays cannot be loaded")
+    assert rows["walk_0000.png"]["frames"] == 30
+
+
+def test_the_number_of_parts_changes_no_clip(folder):
+    stores = [
+        ClipStore.open(build(folder, folder.with_name(f"in{parts}"), parts=parts) / "store.json")
+        for parts in (1, 5)
+    ]
+    assert len(stores[1].info["shards"]) > 1
+    assert stores[0].info["sha256"]["content"] == stores[1].info["sha256"]["content"]
+    for row, name in enumerate(sorted(LENGTHS)):
+        windows = [store.read(row, 0, LENGTHS[name]) for store in stores]
+        np.testing.assert_array_equal(*windows)
+
+
+def test_rows_are_gathered_a_few_at_a_time(folder, monkeypatch):
+    (folder / "empty.webm").touch()
+    at_once = build(folder, folder.with_name("at_once"), max_failures=0.5)
+    monkeypatch.setattr("cwm.videos.build.GROUP", 2)
+    out = build(folder, max_failures=0.5)
+    assert parquet.read_metadata(out / "manifest.parquet").num_row_groups == 3
+    assert manifest(out) == manifest(at_once)
+    made, whole = (ClipStore.open(path / "store.json").info for path in (out, at_once))
+    made["sha256"].pop("manifest"), whole["sha256"].pop("manifest")
+    assert made == whole
+
+
+def test_parts_that_are_missing_or_others_are_named(folder):
+    out = build(folder, parts=2)
+    cfg = DatasetConfig(folder=folder, parts=2)
+    with pytest.raises(UserError, match=r"part 2 of dataset own; they are 0 to 1"):
+        decode_part("own", cfg, out / "videos.jsonl", 2, out / "part-002", 1)
+    with pytest.raises(UserError, match=r"is one of 2 parts, not of 1; decode again"):
+        make_clips("own", DatasetConfig(folder=folder, parts=1), out / "videos.jsonl", out)
+    movie(folder / "new.webm", 27, 50)
+    collect("own", cfg, out, workers=1)
+    with pytest.raises(UserError, match=r"new\.webm is not in .*part-00\d; run `cwm decode` again"):
+        make_clips("own", cfg, out / "videos.jsonl", out)
+    (out / "part-001/part.jsonl").write_text("{")
+    with pytest.raises(UserError, match=r"line 1 of .*part-001/part\.jsonl is not JSON"):
+        make_clips("own", cfg, out / "videos.jsonl", out)
+
+
+def test_a_damaged_line_is_named_and_of_a_journal_costs_its_clip_only(folder, caplog):
+    out = build(folder)
+    right = (out / "store.json").read_bytes()
+    journal = out / "part-000/journal.jsonl"
+    key, first, second, *rest = journal.read_text().splitlines(keepends=True)
+    shuffled = [*json.loads(first)[:5], [9, 3], *json.loads(first)[6:]]
+    journal.write_text("".join([key, json.dumps(shuffled) + "\n", second[1:], *rest]))
+    cfg = DatasetConfig(folder=folder, parts=1)
+    gather(cfg, out)
+    assert "cuts out of order: its clip is decoded anew" in caplog.text
+    assert "is not JSON" in caplog.text
+    assert json.loads(right)["sha256"]["content"] == content(out)
+    listed = out / "videos.jsonl"
+    lines = listed.read_text().splitlines(keepends=True)
+    for line, wrong in (("[1]\n", "line 3 of .* is not what it should be"), ("\xff", "codec")):
+        listed.write_text("".join([*lines[:2], line, *lines[3:]]), encoding="latin-1")
+        with pytest.raises(UserError, match=f"{wrong}.*run `cwm collect` again"):
+            make_clips("own", cfg, listed, out)
+
+
+def content(out):
+    return json.loads((out / "store.json").read_text())["sha256"]["content"]
+
+
+def test_of_a_few_videos_one_is_held_out(folder):
+    (folder / "push/d.webm").unlink()
+    for share in (1e-9, 1 - 1e-9):
+        store = ClipStore.open(build(folder, heldout=share) / "store.json")
+        assert min(store.info["clips"].values()) == 1
+    assert ClipStore.open(build(folder, heldout=0) / "store.json").info["clips"]["heldout"] == 0
+
+
+def test_two_at_once_do_not_decode_into_one_folder(folder):
+    out = build(folder)
+    message = "another process is decoding into"
+    with hold(out / "part-000/.lock", ""), pytest.raises(UserError, match=message):
+        gather(DatasetConfig(folder=folder, parts=1), out)
+
+
+def test_a_full_disk_is_not_the_fault_of_a_video(folder, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ffmpeg.tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(folder)
+    assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
+
+
+def test_a_disk_that_cannot_be_read_is_not_the_fault_of_a_video(folder, tmp_path):
+    cfg = DatasetConfig(folder=folder, parts=1, max_failures=0.5)
+    collect("own", cfg, tmp_path, workers=1)
+    (folder / "c.webm").unlink()
+    (folder / "c.webm").symlink_to("/proc/self/mem")  # whose first byte is an I/O error
+    with pytest.raises(OSError, match="Input/output error"):
+        gather(cfg, tmp_path)
+    assert not (tmp_path / "part-000/part.jsonl").exists()
+
+
+def test_names_need_not_be_utf_8(folder, corpus):
+    for name in (b"caf\xe9/a.webm", b"caf\xe9/b.webm"):
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(corpus / "c.webm")
+    (folder / "c.webm").unlink()
+    out = build(folder, duplicates="drop")
+    twin = manifest(out)["caf\ufffd/b.webm"]
+    assert twin["label"] == "caf\ufffd"
+    assert twin["reason"] == "the same frames as caf\ufffd/a.webm"
+    assert data_page(out / "store.json")["labels"] == "3: caf\ufffd, push, wave"
+
+
+def test_nothing_is_stored_that_the_journal_could_not_tell(folder):
+    store = Shards(folder, {})
+    frames = np.zeros((30, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="cuts out of order"):
+        store.add("a", ffmpeg.Clip(frames, 64, 64, cuts=(20, 10)), "b")
+    store.sync()
+    assert (folder / "journal.jsonl").read_text() == "{}\n"
+
+
+def test_the_data_page_tells_everything(folder):
+    (folder / "empty.webm").touch()
+    page = data_page(build(folder, max_failures=0.5) / "store.json")
+    assert page["files"] == "5 found, 1 failed, 4 ok"
+    assert page["left out"] == "1 empty file"
+    assert "4 48 x 32 pixels" in page["size"]
+    assert page["labels"] == "2: push, wave"
+    assert page["frames"].startswith("109, 0.2 minutes")
+    sheet = Image.open(page["look at"])
+    assert sheet.size == (640, 64)
+    assert len(page["manifest"]) == 64

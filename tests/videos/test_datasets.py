@@ -1,0 +1,228 @@
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cwm import config
+from cwm.infra.errors import UserError
+from cwm.infra.files import sha256, write_lines
+from cwm.videos.datasets import (
+    DatasetConfig,
+    Found,
+    Video,
+    describe,
+    find,
+    is_heldout,
+    read_videos,
+    traits_of,
+)
+from cwm.videos.images import Run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_defaults_are_the_papers():
+    cfg = DatasetConfig()
+    assert (cfg.source, cfg.min_frames, cfg.geometry.aspect) == ("folder", 25, "stretch")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"heldout": 1.5},
+        {"sorce": "folder"},
+        {"geometry": {"size": 32}},
+        {"names": "(unclosed"},
+        {"kinds": ["film"]},
+    ],
+)
+def test_a_wrong_setting_is_refused(bad):
+    with pytest.raises(ValidationError):
+        DatasetConfig(**bad)
+
+
+def test_a_tenth_is_held_out():
+    held = sum(is_heldout(f"clips/{i}.webm", 0.1) for i in range(10_000))
+    assert 900 < held < 1100
+    assert not any(is_heldout(f"{i}", 0) for i in range(100))
+    assert all(is_heldout(f"{i}", 1) for i in range(100))
+
+
+@pytest.mark.parametrize("name", ["camera.MTS", "disc.vob", "film.m2ts", "tape.mxf"])
+def test_files_of_cameras_and_discs_are_found(tmp_path, name):
+    (tmp_path / name).touch()
+    assert find(tmp_path, DatasetConfig()) == [Found(name)]
+
+
+def test_files_are_found_by_name_and_labelled_by_folder(tmp_path):
+    for name in ["b.MP4", "push/a.webm", "push/.hidden.webm", "notes.txt", "x/y/c.gif", "x/1.jpg"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    cfg = DatasetConfig()
+    clips = find(tmp_path, cfg)
+    assert [clip.file for clip in clips] == ["b.MP4", "push/a.webm", "x/y/c.gif"]
+    assert [describe(tmp_path, clip, cfg).label for clip in clips] == [None, "push", "y"]
+    video = describe(tmp_path, Found("push/a.webm"), cfg)
+    assert (video.bytes, video.sha256) == (11, sha256(tmp_path / "push/a.webm"))
+
+
+def test_linked_folders_are_followed_once_and_cycles_end(tmp_path, caplog):
+    videos, disk = tmp_path / "videos", tmp_path / "disk"
+    for path in (videos / "garden/1.mp4", disk / "kitchen/2.mp4", disk / "attic/3.mp4"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (videos / "a kitchen").symlink_to(disk / "kitchen")
+    (videos / "garden/up").symlink_to("..")
+    (videos / "garden/around").symlink_to("around")
+    (videos / "flowers").symlink_to("garden")
+    (videos / "gone").symlink_to(disk / "gone")
+    (disk / "kitchen/attic").symlink_to("../attic")
+    (disk / "attic/kitchen").symlink_to("../kitchen")
+    files = [clip.file for clip in find(videos, DatasetConfig())]
+    assert files == ["a kitchen/2.mp4", "a kitchen/attic/3.mp4", "garden/1.mp4"]
+    said = [line.replace(f"{videos}/", "").replace(str(tmp_path), "") for line in caplog.messages]
+    assert sorted(said) == [
+        "a kitchen/attic/kitchen is left out: it leads to /disk/kitchen; /disk/kitchen is listed",
+        "flowers is left out: it leads to garden; /videos is listed",
+        "garden/around is a link that leads nowhere",
+        "garden/up is left out: it leads to /videos; /videos is listed",
+        "gone is a link that leads nowhere",
+    ]
+
+
+def test_what_cannot_be_read_is_listed_all_the_same(tmp_path):
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    (clip,) = find(tmp_path, DatasetConfig())
+    gone = describe(tmp_path, clip, DatasetConfig(heldout=0))
+    assert gone == Video("gone.mp4", 0, None, None, "train", {})
+
+
+def test_a_folder_without_clips_says_what_is_expected_and_how_to_get_it(tmp_path):
+    cfg = DatasetConfig(by_hand="Accept the\nlicence.")
+    expected = r"expected: a folder of clips, .*\.webm.*\. Accept the licence\."
+    with pytest.raises(UserError, match=r"no clip in .*; " + expected):
+        find(tmp_path, cfg)
+    with pytest.raises(UserError, match=r"no folder .*missing; " + expected):
+        find(tmp_path / "missing", cfg)
+
+
+def test_annotations_say_which_clips_there_are(tmp_path):
+    """As Something-Something's: the test split has no labels, and a missing video is not hidden."""
+    (tmp_path / "labels").mkdir()
+    for split, names in {"train": ("1", "2"), "validation": ("3", "4")}.items():
+        entries = [
+            {"id": n, "template": "Pushing [something] from left", "label": ""} for n in names
+        ]
+        (tmp_path / f"labels/{split}.json").write_text(json.dumps(entries))
+    for name in ("1", "3", "4", "999"):
+        (tmp_path / f"videos/{name}.webm").parent.mkdir(exist_ok=True)
+        (tmp_path / f"videos/{name}.webm").write_text(name)
+    cfg = DatasetConfig(annotations={"train": "**/*train.json", "heldout": "**/*validation.json"})
+    videos = [describe(tmp_path, clip, cfg) for clip in find(tmp_path, cfg)]
+    label = "Pushing something from left"
+    assert [(v.file, v.label, v.split, v.sha256 is None) for v in videos] == [
+        ("2", label, "train", True),
+        ("videos/1.webm", label, "train", False),
+        ("videos/3.webm", label, "heldout", False),
+        ("videos/4.webm", label, "heldout", False),
+    ]
+    (tmp_path / "labels/train.json").write_text('[{"id": 1}]')
+    with pytest.raises(UserError, match=r"train\.json is not what it should be: 0\.template"):
+        find(tmp_path, cfg)
+    (tmp_path / "labels/train.json").unlink()
+    with pytest.raises(UserError, match=r"0 files \*\*/\*train\.json in .* instead of one"):
+        find(tmp_path, cfg)
+
+
+def test_annotations_take_the_first_of_files_with_one_name_and_no_hidden_file(tmp_path, caplog):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/train.json").write_text('[{"id": 1, "template": "a"}]')
+    for name in ("._train.json", "labels/._train.json", ".cache/train.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    for name in ("1.webm", "1.mp4", "1.mkv", "._1.avi", "2.webm", "2.mp4"):
+        (tmp_path / name).touch()
+    for pattern in ("**/*train.json", "labels/*.json", "labels/train.json"):
+        cfg = DatasetConfig(annotations={"train": pattern})
+        assert find(tmp_path, cfg) == [Found("1.mkv", None, "a", "train")]
+    assert caplog.messages[0] == (
+        "annotated names with several files: 1; the first by path is used: 1.mkv, not 1.mp4, 1.webm"
+    )
+
+
+def test_annotations_in_a_linked_folder_are_found(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/train.json").write_text('[{"id": 1, "template": "a"}]')
+    (tmp_path / "videos/1.webm").touch()
+    (tmp_path / "videos/labels").symlink_to(tmp_path / "labels")
+    cfg = DatasetConfig(annotations={"train": "**/*train.json"})
+    assert find(tmp_path / "videos", cfg) == [Found("1.webm", None, "a", "train")]
+
+
+def test_what_the_names_of_human36m_say():
+    cfg = config.load([ROOT / "config/dataset/human36m.yaml"]).dataset
+    assert traits_of("S9/S9_WalkDog_1.58860488_000006.jpg", cfg.names) == {
+        "group": "S9_WalkDog_1",
+        "subject": "S9",
+        "label": "WalkDog",
+        "camera": "58860488",
+    }
+
+
+def test_views_of_the_same_scene_are_held_out_together(tmp_path):
+    cfg = config.load([ROOT / "config/dataset/human36m.yaml"]).dataset
+    splits = {}
+    for action in range(40):
+        for camera in ("54138969", "60457274"):
+            first = f"S1_Act_{action}.{camera}_000001.jpg"
+            (tmp_path / first).write_bytes(b"x")
+            video = describe(tmp_path, Found(first, Run(5, 1)), cfg)
+            splits.setdefault(action, set()).add(video.split)
+            assert video.traits == {"subject": "S1", "camera": camera}
+    assert {len(found) for found in splits.values()} == {1}
+    assert {split for found in splits.values() for split in found} == {"train", "heldout"}
+
+
+def test_every_corpus_of_the_paper_has_its_geometry_and_sampling():
+    def read(name):
+        return config.load([ROOT / f"config/dataset/{name}.yaml"]).dataset
+
+    names = ("something", "human36m", "youtube-driving", "rlbench", "ego4d")
+    corpora = {name: read(name) for name in names}
+    assert [cfg.geometry.aspect for cfg in corpora.values()] == [
+        "stretch",
+        "person",
+        "center-crop",
+        "stretch",
+        "center-crop",
+    ]
+    assert (corpora["youtube-driving"].skip, corpora["youtube-driving"].every) == (99, 5)
+    assert {cfg.geometry.stride for cfg in corpora.values()} == {1}
+    assert corpora["rlbench"].prioritize_ends
+    assert all(cfg.by_hand for cfg in corpora.values())
+    members = [member.dataset for member in read("mixture").members]
+    assert members == ["something", "human36m", "youtube-driving"]
+    assert {member.weight for member in read("mixture").members} == {1.0}
+    sizes = [read(name).members[0].clips for name in ("something-1500", "something-15k")]
+    assert sizes == [1500, 15_000]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"root": "."}', '"."\n{}', '".\n["a"]'])
+def test_a_list_that_is_none_is_refused(tmp_path, text):
+    path = tmp_path / "videos.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match="cwm collect"):
+        list(read_videos(path)[1])
+
+
+def test_a_list_names_its_root_relative_to_itself(tmp_path):
+    videos = [
+        Video("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3)),
+        Video("2.mp4", 0, None, "wave", "heldout", {}),
+    ]
+    write_lines(tmp_path / "videos.jsonl", "sub", videos)
+    root, listed = read_videos(tmp_path / "videos.jsonl")
+    assert (root, list(listed)) == (tmp_path / "sub", videos)
