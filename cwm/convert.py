@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cwm.infra.errors import UserError
+from cwm.infra.files import atomic_write
 
 # Applied in order to a name of ours, less a leading `world.`; the result is the official name.
 NAMES = [
@@ -187,6 +188,5 @@ def write_official(folder: Path, official: Mapping[str, Tensor]) -> None:
         items = official.items()
         contents[name] = {k.removeprefix(prefix): x for k, x in items if k.startswith(prefix)}
     for name, content in contents.items():
-        temporary = folder / (name + ".tmp")
-        torch.save(content, temporary)
-        temporary.replace(folder / name)
+        with atomic_write(folder / name) as temporary:
+            torch.save(content, temporary)

@@ -17,9 +17,7 @@ from typing import NamedTuple
 QUIET = 60.0  # seconds without a change, after which nobody is taken to be writing a file
 # Names that are written to and never read: whole files get another one.
 HALF = (
-    "results/**/*.tmp",
-    "results/**/*.part",
-    "results/**/.part-*",
+    "results/**/.tmp-*",
     "results/mlflow/*.new",
     "results/*/work/*.finished",
     "data/*/.*.part",

@@ -192,10 +192,10 @@ def test_another_package_named_envs_on_the_path_changes_nothing(tmp_path):
 
 
 HALF = (
-    "results/smoke/finetune/run/weights.safetensors.tmp",
-    "results/smoke/work/abc/replay/0000003.tmp",
-    "results/smoke/clips/x/store.json.part",
-    "results/smoke/videos/x/.part-1.webm",
+    "results/smoke/finetune/run/.tmp-weights.safetensors",
+    "results/smoke/work/abc/replay/.tmp-0000003.npz",
+    "results/smoke/clips/x/.tmp-store.json",
+    "results/smoke/videos/x/.tmp-1.webm",
     "data/x/.set.part/1.webm",
 )
 KEPT = (

@@ -7,8 +7,8 @@ from typing_extensions import TypedDict
 
 from cwm.config import Config, labels, load, resolved
 from cwm.infra import json_file
-from cwm.infra.checkpoint import file_sha256
 from cwm.infra.errors import UserError
+from cwm.infra.files import sha256
 from cwm.infra.run_dir import Task
 
 
@@ -35,7 +35,7 @@ def task(
         names["dataset"] = _dataset(inputs.get("pretrained"))
     if seed is not None:
         names["seed"] = seed
-    hashes = {name: file_sha256(_existing(path)) for name, path in inputs.items()}
+    hashes = {name: sha256(_existing(path)) for name, path in inputs.items()}
     if "clips" in inputs:  # also what every source of the clips is, and became
         store = json_file.read(inputs["clips"], _Store, "`cwm clips` writes it")
         hashes["manifest"] = store["sha256"]["manifest"]

@@ -5,9 +5,7 @@ Weights are `weights.safetensors` with a small `weights.json` beside it, which n
 is what other steps depend on.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from typing_extensions import TypedDict
 
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
+from cwm.infra.files import sha256, write_bytes, write_text
 
 
 class Index(TypedDict):
@@ -40,37 +39,16 @@ class State(TypedDict):
     logs: dict[str, tuple[NonNegativeInt, str]]  # name -> size and sha256
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file through a temporary name, so that a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """The same for text."""
-    write_bytes(path, text.encode())
-
-
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """The same for tensors. (`save_file` hides why a disk refuses, and is for the owner's eyes.)"""
+    """Write tensors atomically. (`save_file` swallows the OSError and writes mode 0600.)"""
     write_bytes(path, save({name: x.detach().cpu().contiguous() for name, x in tensors.items()}))
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_weights(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write `weights.safetensors`, then `weights.json` with its sha256 and what it is."""
     path = folder / "weights.safetensors"
     write_tensors(path, tensors)
-    about = {"file": path.name, "sha256": file_sha256(path), **about}
+    about = {"file": path.name, "sha256": sha256(path), **about}
     write_text(folder / "weights.json", json.dumps(about, indent=1) + "\n")
 
 
@@ -79,7 +57,7 @@ def load_weights(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     about = json_file.read(index, Index)
     path = index.parent / about["file"]
     try:
-        if file_sha256(path) != about["sha256"]:
+        if sha256(path) != about["sha256"]:
             raise UserError(f"{path} is damaged: its sha256 is not the one in {index}")
         return load_file(path), about
     except (OSError, SafetensorError) as error:
@@ -117,7 +95,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _sums(folder: Path) -> dict[str, str]:
     """What `done` must say: the sha256 of every other file."""
-    return {path.name: file_sha256(path) for path in folder.iterdir() if path.name != "done"}
+    return {path.name: sha256(path) for path in folder.iterdir() if path.name != "done"}
 
 
 _UNFIT = (AttributeError, KeyError, TypeError, ValueError, SafetensorError)

@@ -15,6 +15,7 @@ from cwm.infra import json_file
 from cwm.infra.errors import UserError
 
 log = logging.getLogger(__name__)
+TEMPORARY = ".tmp-"  # how the names of unfinished files begin
 H = TypeVar("H")
 R = TypeVar("R")
 
@@ -28,11 +29,31 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what becomes the file at `path`: the old one stays until the new is whole."""
-    part = path.with_name(path.name + ".part")
-    yield part
-    part.replace(path)
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; at the end its file replaces `path` atomically.
+
+    After an error `path` is as it was. The name keeps its suffix, and is hidden from `walk`.
+    """
+    temporary = path.with_name(TEMPORARY + path.name)
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # also after replacing a hard link to the same file
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def relative(path: Path, folder: Path) -> str:
@@ -90,14 +111,13 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a small file, which says nothing of time."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    """Write a JSON file atomically, with sorted keys: equal content gives equal bytes."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def write_lines(path: Path, head: object, rows: Iterable[object]) -> None:
-    """Write a file of JSON lines: a head, then rows, which may be too many for the memory."""
-    with replacing(path) as part, part.open("w") as file:
+    """Write a JSON Lines file atomically: a head, then rows, which are not held in memory."""
+    with atomic_write(path) as temporary, temporary.open("w") as file:
         file.write(json.dumps(head) + "\n")
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
@@ -136,10 +156,10 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def hold(path: Path, doing: str) -> TextIO:
-    """Lock a file, until it is closed or this process ends, however it ends.
+def file_lock(path: Path, doing: str) -> TextIO:
+    """Lock a file until it is closed or this process ends, however it ends.
 
-    Raises UserError while another process holds it, which is then said to be `doing` something.
+    Raises UserError, "another process is `doing`", while another process holds the lock.
     """
     while True:
         lock = path.open("w")
@@ -150,5 +170,5 @@ def hold(path: Path, doing: str) -> TextIO:
         except BlockingIOError:
             raise UserError(f"another process is {doing}") from None
         except FileNotFoundError:
-            pass  # who held it deleted it
+            pass  # its holder deleted it
         lock.close()

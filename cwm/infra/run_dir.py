@@ -26,9 +26,9 @@ from torch import Tensor
 
 from cwm import NUMERICS
 from cwm.infra import tracking
-from cwm.infra.checkpoint import Checkpoints, write_bytes, write_text
+from cwm.infra.checkpoint import Checkpoints
 from cwm.infra.errors import UserError
-from cwm.infra.files import hold
+from cwm.infra.files import atomic_write, file_lock, write_bytes, write_text
 from cwm.infra.model_card import card
 from cwm.infra.runtime import processor_name
 from cwm.infra.source import commit
@@ -87,8 +87,8 @@ class Run:
         root.mkdir(parents=True, exist_ok=True)
         place = _sha256(os.fsencode(self.out.resolve()))[:16]
         self.locks = [
-            hold(self.folder.with_suffix(".lock"), f"making this run (in {self.folder})"),
-            hold(root / f"out-{place}.lock", f"making {self.out} with other settings"),
+            file_lock(self.folder.with_suffix(".lock"), f"making this run (in {self.folder})"),
+            file_lock(root / f"out-{place}.lock", f"making {self.out} with other settings"),
         ]
         self.folder.mkdir(exist_ok=True)
         for left in self.folder.parent.glob("*" + FINISHED):  # by a run that was killed at its end
@@ -182,10 +182,8 @@ class Run:
             names = ("card.md", *names)
         for name in ["run.json", "config.yaml", *names]:
             # A hard link keeps the work complete until everything is in place.
-            temporary = self.out / (name + ".tmp")
-            temporary.unlink(missing_ok=True)
-            _link(self.folder / name, temporary)
-            temporary.replace(self.out / name)
+            with atomic_write(self.out / name) as temporary:
+                _link(self.folder / name, temporary)
         tracking.sync(self.out)
         with _unstoppable():
             # At once, since what a kill leaves of a folder would be taken for work to go on from.

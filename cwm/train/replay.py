@@ -4,7 +4,6 @@ Reference: `core/replay.py`. Shapes: B batch, L length, n steps of an episode, A
 """
 
 import hashlib
-import os
 from collections import deque
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.infra.errors import DAMAGED_ARRAYS, UserError
+from cwm.infra.files import write_bytes
 from cwm.nn.batch import Batch
 
 
@@ -76,11 +76,7 @@ class Replay:
         np.savez(whole, **episode._asdict())
         content = whole.getvalue()
         path = self._path(self.count)
-        with path.with_suffix(".tmp").open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        path.with_suffix(".tmp").replace(path)
+        write_bytes(path, content)
         self._remember(self.count, episode, hashlib.sha256(content).hexdigest())
         self.count += 1
         return True

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import read_lines, relative, replacing, sha256, write_json
+from cwm.infra.files import atomic_write, read_lines, relative, sha256, write_json
 from cwm.videos.contact import write_contact_sheet
 from cwm.videos.datasets import DatasetConfig, Text, read_videos
 from cwm.videos.decode import key, part_folder, part_of
@@ -47,7 +47,7 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
     labels, shards, moved = _survey(cfg, _rows(cfg, videos, out))
     tally = _Tally(labels, shards)
     rows = (row | moved.get(row["file"], {}) for row in _rows(cfg, videos, out))
-    with replacing(out / "manifest.parquet") as part, ParquetWriter(part, MANIFEST) as manifest:
+    with atomic_write(out / "manifest.parquet") as part, ParquetWriter(part, MANIFEST) as manifest:
         while group := list(itertools.islice(rows, GROUP)):
             tally.add(group)
             for row in group:
@@ -55,7 +55,7 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
             manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
     tally.judge(name, cfg, out)
     index = np.concatenate(tally.index)
-    with replacing(out / "index.npy") as part, part.open("wb") as file:
+    with atomic_write(out / "index.npy") as part, part.open("wb") as file:
         np.save(file, index)
     info = {
         "dataset": name,

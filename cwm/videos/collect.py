@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cwm.infra.files import hold, relative, write_lines
+from cwm.infra.files import file_lock, relative, write_lines
 from cwm.infra.parallel import in_order
 from cwm.videos import synthetic
 from cwm.videos.datasets import DatasetConfig, Found, Video, describe, find, folder_of
@@ -24,7 +24,7 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
     made: dict[str, dict[str, str]] = {}
     if cfg.source == "standin":
         root, written = out, "."
-        with hold(root / ".lock", f"making clips in {root}"):
+        with file_lock(root / ".lock", f"making clips in {root}"):
             made = synthetic.generate(cfg.standin, root, workers)
         clips = [clip for clip in find(root, replace(cfg, annotations={})) if _place(clip) in made]
     else:

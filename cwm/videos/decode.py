@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import hold, write_lines
+from cwm.infra.files import file_lock, write_lines
 from cwm.infra.parallel import in_order
 from cwm.videos import episodes, images
 from cwm.videos.datasets import DatasetConfig, Video, digest, drawn, read_videos
@@ -74,7 +74,7 @@ def decode_part(
         return (video for video in listed if part_of(video, cfg.parts) == number)
 
     out.mkdir(parents=True, exist_ok=True)
-    with hold(out / ".lock", f"decoding into {out}"):
+    with file_lock(out / ".lock", f"decoding into {out}"):
         check_ffmpeg(out)
         shards = Shards(out, key(cfg) | {"parts": cfg.parts})
         todo = {video.identity for video in mine()}

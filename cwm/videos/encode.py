@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cwm.infra.files import atomic_write
 from cwm.infra.machine import DISK
 from cwm.videos.ffmpeg import ffmpeg_exe
 
@@ -17,23 +18,22 @@ H264 = {"vcodec": "libx264", "preset": "veryfast", "crf": 20, "movflags": "+fast
 
 
 def encode(path: Path, frames: Iterable[np.ndarray], rate: int, codec: dict[str, object]) -> None:
-    """Write frames (H, W, 3) uint8 as one video; the file appears when it is complete."""
+    """Write frames (H, W, 3) uint8 as one video file, atomically."""
     import ffmpeg
 
     pixels = np.stack(list(frames))
     height, width = pixels.shape[1:3]
-    part = path.with_name(f".part-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     source = ffmpeg.input(
         "pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=rate
     )
-    sink = source.output(f"file:{part}", pix_fmt="yuv420p", **codec, **BITEXACT)
-    argv = ffmpeg.compile(sink.global_args("-v", "error"), cmd=ffmpeg_exe(), overwrite_output=True)
-    done = subprocess.run(argv, input=pixels.tobytes(), capture_output=True, check=False)
-    if done.returncode != 0:
-        words = done.stderr.decode(errors="replace").strip()
-        for number in DISK:
-            if os.strerror(number) in words:
-                raise OSError(number, os.strerror(number), str(path))
-        raise RuntimeError(f"ffmpeg could not write {path}: {words}")
-    part.replace(path)
+    with atomic_write(path) as temporary:
+        sink = source.output(f"file:{temporary}", pix_fmt="yuv420p", **codec, **BITEXACT)
+        argv = ffmpeg.compile(sink.global_args("-v", "error"), cmd=ffmpeg_exe())
+        done = subprocess.run(argv, input=pixels.tobytes(), capture_output=True, check=False)
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace").strip()
+            for number in DISK:
+                if os.strerror(number) in words:
+                    raise OSError(number, os.strerror(number), str(path))
+            raise RuntimeError(f"ffmpeg could not write {path}: {words}")

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import check_space, hold, human
+from cwm.infra.files import check_space, file_lock, human
 from cwm.videos.download import FOLDER, Archive, download
 from cwm.videos.extract import Group, extract, groups, is_extracted
 
@@ -37,7 +37,7 @@ def fetch(
     todo = [file for group in unfinished if not missing[group.name] for file in group.files]
     if todo:
         folder.mkdir(parents=True, exist_ok=True)
-        with hold(folder / ".lock", f"filling {folder}"):
+        with file_lock(folder / ".lock", f"filling {folder}"):
             check_space(folder, _needed(todo, folder), str(folder))
             if steps:
                 log.info("%s", steps)  # its licence

@@ -22,6 +22,7 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.infra.errors import UserError
+from cwm.infra.files import TEMPORARY
 
 SIZE = 64  # every model of the paper sees 64 x 64 frames
 FRAME_BYTES = SIZE * SIZE * 3
@@ -109,7 +110,7 @@ def check_ffmpeg(scratch: Path | None = None) -> str:
         version = ffmpeg_version()
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         raise UserError(f"ffmpeg does not run: {error}; {remedy}") from error
-    with tempfile.NamedTemporaryFile(prefix=".part-", suffix=".gif", dir=scratch) as file:
+    with tempfile.NamedTemporaryFile(prefix=TEMPORARY, suffix=".gif", dir=scratch) as file:
         file.write(PICTURE)
         file.flush()
         try:
@@ -139,7 +140,7 @@ def decode(
     check_readable(path)
     stop = stop or threading.Event()
     with (
-        tempfile.TemporaryDirectory(prefix=".part-", dir=scratch) as folder,
+        tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=scratch) as folder,
         tempfile.TemporaryFile(dir=scratch) as file,
     ):
         # The suffix stays, as ffmpeg tells some formats by it.

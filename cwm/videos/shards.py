@@ -16,7 +16,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
-from cwm.infra.files import replacing
+from cwm.infra.files import atomic_write
 from cwm.videos.ffmpeg import FRAME_BYTES, SIZE, Clip
 from cwm.videos.store import HEADER
 
@@ -75,7 +75,7 @@ class Shards:
             raise UserError(f"{self._journal} is not a file; move it away, and decode again")
         with (
             self._journal.open(errors="replace") as old,
-            replacing(self._journal) as part,
+            atomic_write(self._journal) as part,
             part.open("w") as new,
         ):
             new.write(key)

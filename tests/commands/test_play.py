@@ -10,8 +10,9 @@ from cwm.agent import Agent
 from cwm.cli import app
 from cwm.commands import play as module
 from cwm.commands.play import play
-from cwm.infra.checkpoint import save_weights, write_text
+from cwm.infra.checkpoint import save_weights
 from cwm.infra.errors import UserError
+from cwm.infra.files import write_text
 from cwm.videos.ffmpeg import Geometry, decode
 
 SMALL = """

@@ -8,13 +8,13 @@ from torch import nn
 
 from cwm.infra.checkpoint import (
     Checkpoints,
-    file_sha256,
     fill,
     load_parts,
     load_weights,
     save_weights,
 )
 from cwm.infra.errors import UserError
+from cwm.infra.files import sha256
 from cwm.nn.optim import Optimizer, OptimizerConfig
 
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_is_exactly_what_done_vouches_for(tmp_path, name, content, 
     else:
         (folder / name).write_bytes(content)
     if name in ("a.safetensors", "state.json"):  # with the right sums
-        sums = {p.name: file_sha256(p) for p in folder.iterdir() if p.name != "done"}
+        sums = {p.name: sha256(p) for p in folder.iterdir() if p.name != "done"}
         (folder / "done").write_text(json.dumps(sums))
     with pytest.raises(UserError, match=f"checkpoint {folder} is damaged .*{said}") as error:
         checkpoints.latest()

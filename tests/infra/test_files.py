@@ -4,7 +4,7 @@ import json
 import pytest
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import hold, human, relative, write_json
+from cwm.infra.files import file_lock, human, relative, write_json
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
 
 def test_a_lock_is_one_process_s_also_where_the_last_one_deleted_it(tmp_path, monkeypatch):
     path = tmp_path / "lock"
-    first = hold(path, "filling it")
+    first = file_lock(path, "filling it")
     with pytest.raises(UserError, match="another process is filling it"):
-        hold(path, "filling it")
+        file_lock(path, "filling it")
 
     flock = fcntl.flock
 
@@ -45,8 +45,8 @@ def test_a_lock_is_one_process_s_also_where_the_last_one_deleted_it(tmp_path, mo
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with hold(path, "filling it"), pytest.raises(UserError, match="another process"):
-        hold(path, "filling it")
+    with file_lock(path, "filling it"), pytest.raises(UserError, match="another process"):
+        file_lock(path, "filling it")
 
 
 def test_way_from_a_linked_folder_leads_from_where_the_link_points_to(tmp_path):

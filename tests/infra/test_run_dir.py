@@ -63,7 +63,7 @@ def test_going_on_leaves_what_is_published_already_as_it_is(run, tmp_path, monke
         assert (tmp_path / "out/metrics.jsonl").read_text().count("\n") == 2
         run.log(2, {"loss": 2.0}, 1.0)
         run.publish("metrics.jsonl")
-    assert not list((tmp_path / "out").glob("*.tmp"))
+    assert not list((tmp_path / "out").glob(".tmp-*"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from cwm.analysis.data import data_page
 from cwm.infra.errors import UserError
-from cwm.infra.files import hold
+from cwm.infra.files import file_lock
 from cwm.videos import ffmpeg, shards
 from cwm.videos.build import make_clips
 from cwm.videos.collect import collect
@@ -366,7 +366,7 @@ def test_of_a_few_videos_one_is_held_out(folder):
 def test_two_at_once_do_not_decode_into_one_folder(folder):
     out = build(folder)
     message = "another process is decoding into"
-    with hold(out / "part-000/.lock", ""), pytest.raises(UserError, match=message):
+    with file_lock(out / "part-000/.lock", ""), pytest.raises(UserError, match=message):
         gather(DatasetConfig(folder=folder, parts=1), out)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import hold
+from cwm.infra.files import file_lock
 from cwm.videos.collect import collect
 from cwm.videos.datasets import DatasetConfig, read_videos
 from cwm.videos.ffmpeg import Geometry, decode
@@ -31,16 +31,16 @@ def test_a_standin_is_the_same_however_it_is_made(tmp_path):
     for name in (first, third):
         (part / name).parent.mkdir(parents=True)
     (part / first).write_bytes(all_of_them[first])
-    (part / third).with_name(".part-000000.webm").write_bytes(b"half a clip")
+    (part / third).with_name(".tmp-000000.webm").write_bytes(b"half a clip")
     modified = (part / first).stat().st_mtime_ns
     collect("something", standin("something", 4), part, workers=1)
-    assert {name: data for name, data in files(part).items() if ".part" not in name} == all_of_them
+    assert {name: data for name, data in files(part).items() if ".tmp" not in name} == all_of_them
     assert (part / first).stat().st_mtime_ns == modified
 
 
 def test_two_at_once_do_not_make_one_standin(tmp_path):
     message = "another process is making clips in"
-    with hold(tmp_path / ".lock", ""), pytest.raises(UserError, match=message):
+    with file_lock(tmp_path / ".lock", ""), pytest.raises(UserError, match=message):
         collect("something", standin("something", 4), tmp_path, workers=1)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from cwm.infra.files import replacing
+from cwm.infra.files import TEMPORARY, atomic_write
 from cwm.videos.synthetic.camera import BONE, NAME, Camera
 from envs.textures import colour
 
@@ -145,7 +145,7 @@ def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     The annotation is in `annot` beside the folders of all actions: the joints of all stills as
     `part` (N, 32, 2) in a .h5 file, their names in a text file.
     """
-    part, annot = path.with_name(f".part-{path.name}"), path.parents[1] / "annot"
+    part, annot = path.with_name(TEMPORARY + path.name), path.parents[1] / "annot"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     annot.mkdir(exist_ok=True)
@@ -155,7 +155,7 @@ def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
         joints.append(points)
         Image.fromarray(still).save(part / names[-1], quality=90)
     h5, text = annot / f"{path.name}.h5", annot / f"{path.name}_images.txt"
-    with replacing(h5) as whole, h5py.File(whole, "w") as file:
+    with atomic_write(h5) as whole, h5py.File(whole, "w") as file:
         file["part"] = np.stack(joints)
     text.write_text("".join(f"{name}\n" for name in names))
     part.rename(path)
