@@ -32,14 +32,14 @@ def age() -> float:
 def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]:
     from bench.parts import Part
     from cwm import config
-    from cwm.commands.run_spec import task
-    from cwm.infra.run_dir import Run
+    from cwm.commands.run_spec import run_spec
+    from cwm.infra.run_dir import RunDir
     from cwm.train.finetune import Finetuning, finetune
 
     cfg = config.load(files, sets, "sphere")
     sections = ("runtime", "model", "env", "finetune")
-    what = task("finetune", SHOWN["finetune"], cfg, sections, files, {}, 0)
-    run = Run(what, Path("out"), cfg.finetune.checkpoint_seconds)
+    what = run_spec("finetune", SHOWN["finetune"], cfg, sections, files, {}, 0)
+    run = RunDir(what, Path("out"), cfg.finetune.checkpoint_seconds)
     run.__enter__()
     work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
     named = [Part(work.agent, "update", "update"), Part(work.replay, "sample", "update")]
@@ -55,8 +55,8 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
     from bench import inputs
     from bench.parts import Part
     from cwm import config
-    from cwm.commands.run_spec import task
-    from cwm.infra.run_dir import Run
+    from cwm.commands.run_spec import run_spec
+    from cwm.infra.run_dir import RunDir
     from cwm.nn.optim import Optimizer
     from cwm.train import pretrain
     from cwm.world.action_free import ActionFreeModel
@@ -64,8 +64,8 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
     cfg = config.load(files, sets)
     inputs.clip_store(Path(), 120, 40, heldout=12)
     clips = Path("store.json")
-    what = task("pretrain", SHOWN["pretrain"], cfg, ("runtime", "model", "pretrain"), files, {})
-    run = Run(what, Path("out"), cfg.pretrain.checkpoint_seconds)
+    what = run_spec("pretrain", SHOWN["pretrain"], cfg, ("runtime", "model", "pretrain"), files, {})
+    run = RunDir(what, Path("out"), cfg.pretrain.checkpoint_seconds)
     run.__enter__()
     named = [Part(ActionFreeModel, "loss", "update"), Part(Optimizer, "step", "update")]
     named += [Part(pretrain, "heldout", "evaluation"), Part(run, "log", "logging")]

@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 from bench import inputs
 from cwm import config
-from cwm.commands.run_spec import task
-from cwm.infra.run_dir import Run
+from cwm.commands.run_spec import run_spec
+from cwm.infra.run_dir import RunDir
 from cwm.train import finetune, pretrain
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -79,13 +79,13 @@ def once(run: WholeRun, cfg: config.Config, layers: list[Path], out: Path) -> No
             clips.parent.mkdir()
             inputs.clip_store(clips.parent, 12, 20, heldout=2)
         sections = ("runtime", "model", "pretrain")
-        identity = task("pretrain", "made up", cfg, sections, layers, {"clips": clips}, 0)
-        with Run(identity, out, seconds) as entry:
+        spec = run_spec("pretrain", "made up", cfg, sections, layers, {"clips": clips}, 0)
+        with RunDir(spec, out, seconds) as entry:
             pretrain.pretrain(cfg.runtime, cfg.model, cfg.pretrain, clips, entry)
         return
     sections = ("runtime", "model", "env", "finetune")
-    identity = task("finetune", "toy/blob", cfg, sections, layers, {}, 0)
-    with Run(identity, out, seconds) as entry, patch.object(finetune, "encode", no_film):
+    spec = run_spec("finetune", "toy/blob", cfg, sections, layers, {}, 0)
+    with RunDir(spec, out, seconds) as entry, patch.object(finetune, "encode", no_film):
         work = finetune.Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, entry)
         finetune.finetune(work)
 

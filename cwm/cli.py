@@ -135,15 +135,15 @@ def data(store: Annotated[Path, typer.Argument(help="store.json of the clips")])
 @app.command()
 def pretrain(dataset: Dataset, configs: Configs, clips: Clips, out: Out, sets: Sets = None) -> None:
     """Pre-train a world model on the clips of a dataset."""
-    from cwm.commands.run_spec import task
+    from cwm.commands.run_spec import run_spec
     from cwm.config import load
-    from cwm.infra.run_dir import Run
+    from cwm.infra.run_dir import RunDir
     from cwm.train.pretrain import pretrain as go
 
     cfg = load(configs, sets or ())
     sections = ("runtime", "model", "pretrain")
-    identity = task("pretrain", dataset, cfg, sections, configs, {"clips": clips})
-    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+    spec = run_spec("pretrain", dataset, cfg, sections, configs, {"clips": clips})
+    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
         go(cfg.runtime, cfg.model, cfg.pretrain, clips, run)
 
 
@@ -157,16 +157,16 @@ def predict(
     sets: Sets = None,
 ) -> None:
     """Predict held-out clips with a pre-trained world model, and measure the errors."""
-    from cwm.commands.run_spec import task
+    from cwm.commands.run_spec import run_spec
     from cwm.config import load
     from cwm.evaluate.predict import predict_clips
-    from cwm.infra.run_dir import Run
+    from cwm.infra.run_dir import RunDir
 
     cfg = load(configs, sets or ())
     inputs = {"clips": clips, "weights": weights}
     sections = ("runtime", "model", "pretrain", "predict")
-    identity = task("predict", dataset, cfg, sections, configs, inputs)
-    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+    spec = run_spec("predict", dataset, cfg, sections, configs, inputs)
+    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
         predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, clips, weights, run)
 
 
@@ -180,16 +180,16 @@ def represent(
     sets: Sets = None,
 ) -> None:
     """Average a pre-trained world model's features of clips of two labels over time."""
-    from cwm.commands.run_spec import task
+    from cwm.commands.run_spec import run_spec
     from cwm.config import load
     from cwm.evaluate.represent import represent as go
-    from cwm.infra.run_dir import Run
+    from cwm.infra.run_dir import RunDir
 
     cfg = load(configs, sets or ())
     inputs = {"clips": clips, "weights": weights}
     sections = ("runtime", "model", "pretrain", "represent")
-    identity = task("represent", dataset, cfg, sections, configs, inputs)
-    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+    spec = run_spec("represent", dataset, cfg, sections, configs, inputs)
+    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
         go(cfg.runtime, cfg.model, cfg.pretrain, cfg.represent, clips, weights, run)
 
 
@@ -211,10 +211,10 @@ def convert(
     official files, which needs no settings.
     """
     from cwm.commands.convert import export_official, import_official
-    from cwm.commands.run_spec import task
+    from cwm.commands.run_spec import run_spec
     from cwm.config import load
     from cwm.convert import official_files
-    from cwm.infra.run_dir import Run
+    from cwm.infra.run_dir import RunDir
 
     if source.suffix == ".json":
         if configs or sets:
@@ -223,8 +223,8 @@ def convert(
         return
     cfg = load(configs or (), sets or ())
     inputs = official_files(source)
-    identity = task("convert", dataset, cfg, ("model", "finetune"), configs or (), inputs)
-    with Run(identity, out, cfg.pretrain.checkpoint_seconds) as run:
+    spec = run_spec("convert", dataset, cfg, ("model", "finetune"), configs or (), inputs)
+    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
         import_official(cfg.model, cfg.pretrain.world, cfg.finetune.agent, source, run)
 
 
@@ -240,15 +240,15 @@ def looks(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
 @app.command()
 def baselines(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
     """Score policies that learn nothing: random, constant and untrained ones."""
-    from cwm.commands.run_spec import task
+    from cwm.commands.run_spec import run_spec
     from cwm.config import load
     from cwm.evaluate.baselines import baselines as go
-    from cwm.infra.run_dir import Run
+    from cwm.infra.run_dir import RunDir
 
     cfg = load(configs, sets or (), what.partition("/")[2])
     sections = ("runtime", "model", "env", "baselines")
-    identity = task("baselines", what, cfg, sections, configs, {})
-    with Run(identity, out, cfg.finetune.checkpoint_seconds) as run:
+    spec = run_spec("baselines", what, cfg, sections, configs, {})
+    with RunDir(spec, out, cfg.finetune.checkpoint_seconds) as run:
         go(cfg.runtime, cfg.model, cfg.env, cfg.finetune.agent, cfg.baselines, run)
 
 
@@ -264,17 +264,17 @@ def finetune(
     sets: Sets = None,
 ) -> None:
     """Learn a task by model-based reinforcement learning."""
-    from cwm.commands.run_spec import task
+    from cwm.commands.run_spec import run_spec
     from cwm.config import load
-    from cwm.infra.run_dir import Run
+    from cwm.infra.run_dir import RunDir
     from cwm.train.finetune import Finetuning
     from cwm.train.finetune import finetune as go
 
     cfg = load(configs, sets or (), what.partition("/")[2])
     sections = ("runtime", "model", "env", "finetune")
     inputs = {"pretrained": pretrained} if pretrained else {}
-    identity = task("finetune", what, cfg, sections, configs, inputs, seed)
-    with Run(identity, out, cfg.finetune.checkpoint_seconds) as run:
+    spec = run_spec("finetune", what, cfg, sections, configs, inputs, seed)
+    with RunDir(spec, out, cfg.finetune.checkpoint_seconds) as run:
         go(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run))
 
 

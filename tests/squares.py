@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from cwm import config
-from cwm.commands.run_spec import task
+from cwm.commands.run_spec import run_spec
 from cwm.infra.files import sha256
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.train.pretrain import pretrain
 from cwm.videos.shards import shard_name
 from cwm.videos.store import INDEX
@@ -42,8 +42,8 @@ def begin(stage, out, inputs, model="contextwm", sets=()):
     """The settings of a stage, and the run that makes it."""
     cfg = config.load(settings(model), sets)
     sections = dict.fromkeys(("runtime", "model", "pretrain", stage))
-    identity = task(stage, "squares", cfg, list(sections), settings(model), inputs)
-    return cfg, Run(identity, out, 0.0)
+    spec = run_spec(stage, "squares", cfg, list(sections), settings(model), inputs)
+    return cfg, RunDir(spec, out, 0.0)
 
 
 def watch(clips, out, model="contextwm", sets=()):

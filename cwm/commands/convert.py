@@ -6,13 +6,13 @@ from pathlib import Path
 from cwm import convert
 from cwm.agent import Agent, AgentConfig
 from cwm.infra.checkpoint import load_weights, save_weights
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
 from cwm.world.vision import ModelConfig
 
 
 def import_official(
-    model: ModelConfig, world: ActionFreeConfig, agent: AgentConfig, folder: Path, run: Run
+    model: ModelConfig, world: ActionFreeConfig, agent: AgentConfig, folder: Path, run: RunDir
 ) -> None:
     """Publish the weights of an official checkpoint folder, a pre-trained model's or an agent's."""
     official = convert.read_official(folder)
@@ -24,7 +24,7 @@ def import_official(
     tensors, ignored = convert.from_official(official, expected, folder)
     if ignored:
         logging.info("ignored, as nothing in them is learned: %s", ", ".join(ignored))
-    save_weights(run.folder, tensors, {"kind": kind, **run.task.labels})
+    save_weights(run.folder, tensors, {"kind": kind, **run.spec.labels})
     run.publish("weights.safetensors", "weights.json")
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cwm import config
-from cwm.commands.run_spec import task
+from cwm.commands.run_spec import run_spec
 from cwm.evaluate.predict import predict_clips
 from cwm.infra import json_file
-from cwm.infra.run_dir import Run, Task, commit
+from cwm.infra.run_dir import RunDir, RunSpec, commit
 from cwm.train.pretrain import pretrain
 from cwm.videos.build import make_clips
 from cwm.videos.collect import collect
@@ -35,19 +35,19 @@ def pretrain_on(folder: Path, scale: str, out: Path, workers: int) -> None:
     make_clips(NAME, data, listed, out / "clips")
 
     sections = ("runtime", "model", "pretrain")
-    todo = task("pretrain", NAME, cfg, sections, files, {"clips": store})
+    todo = run_spec("pretrain", NAME, cfg, sections, files, {"clips": store})
     if not _made(todo, weights):
-        with Run(todo, out, cfg.pretrain.checkpoint_seconds) as run:
+        with RunDir(todo, out, cfg.pretrain.checkpoint_seconds) as run:
             pretrain(cfg.runtime, cfg.model, cfg.pretrain, store, run)
     inputs = {"clips": store, "weights": weights}
-    todo = task("predict", NAME, cfg, (*sections, "predict"), files, inputs)
+    todo = run_spec("predict", NAME, cfg, (*sections, "predict"), files, inputs)
     if not _made(todo, out / "prediction/errors.csv"):
-        with Run(todo, out / "prediction", cfg.pretrain.checkpoint_seconds) as run:
+        with RunDir(todo, out / "prediction", cfg.pretrain.checkpoint_seconds) as run:
             predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, *inputs.values(), run)
     _show(folder, out, store, weights)
 
 
-def _made(todo: Task, last: Path) -> bool:
+def _made(todo: RunSpec, last: Path) -> bool:
     """Whether the folder holds this run, to its last file."""
     about = last.with_name("run.json")
     if not (last.exists() and about.exists()):

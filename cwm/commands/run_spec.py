@@ -9,10 +9,10 @@ from cwm.config import Config, labels, load, resolved
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
-from cwm.infra.run_dir import Task
+from cwm.infra.run_dir import RunSpec
 
 
-def task(
+def run_spec(
     stage: str,
     what: str,
     cfg: Config,
@@ -20,7 +20,7 @@ def task(
     files: Sequence[Path],
     inputs: dict[str, Path],
     seed: int | None = None,
-) -> Task:
+) -> RunSpec:
     """What identifies a run, from what its command was given.
 
     `sections` of the settings are those that the stage reads. A pre-trained model brings the name
@@ -42,7 +42,7 @@ def task(
     settings = resolved(cfg, sections)
     settings.get("env", {}).pop("server", None)  # where it is simulated makes no other run of it
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
-    return Task(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
+    return RunSpec(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
 
 
 class _Checksums(TypedDict):

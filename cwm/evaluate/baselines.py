@@ -11,7 +11,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.train.policies import Actor
 from cwm.train.rollout import EnvConfig, Outcome, Policy, evaluate, make_vector
@@ -34,11 +34,11 @@ def baselines(
     env: EnvConfig,
     agent: AgentConfig,
     cfg: BaselinesConfig,
-    run: Run,
+    run: RunDir,
 ) -> None:
     """Write `scores.csv`: policy, seed, episode, return, success, length."""
     device = set_up(runtime)
-    environments = make_vector(run.task.what, env, cfg.envs)
+    environments = make_vector(run.spec.what, env, cfg.envs)
     shape = environments.single_action_space.shape
 
     def play(name: str, policy: Callable[[], Policy], episodes: int) -> list[Outcome]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cwm.evaluate.ssim import ssim, within
 from cwm.infra.checkpoint import load_parts, load_weights
 from cwm.infra.errors import UserError
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.nn.batch import Batch, clip_batch
 from cwm.train.pretrain import PretrainConfig
@@ -43,7 +43,7 @@ def predict_clips(
     cfg: PredictConfig,
     clips: Path,
     weights: Path,
-    run: Run,
+    run: RunDir,
 ) -> None:
     """Write `errors.csv`, a row per clip and frame, and `predictions.npz`, the clips shown."""
     if cfg.observed >= cfg.length:

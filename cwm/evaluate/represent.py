@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from cwm.infra.checkpoint import load_parts, load_weights
 from cwm.infra.errors import UserError
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.nn.batch import clip_batch
 from cwm.train.pretrain import PretrainConfig
@@ -40,7 +40,7 @@ def represent(
     cfg: RepresentConfig,
     clips: Path,
     weights: Path,
-    run: Run,
+    run: RunDir,
 ) -> None:
     """Write `features.npz`: features (N, F) of the trained and of an untrained model of its kind.
 

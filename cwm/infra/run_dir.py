@@ -50,7 +50,7 @@ FINISHED = ".finished"  # the suffix of a work folder that is being deleted
 HEADER = "step,episode,return,success,length,split\n"
 
 
-class Task(NamedTuple):
+class RunSpec(NamedTuple):
     """What identifies a run."""
 
     stage: str  # pretrain | finetune | ...
@@ -70,19 +70,19 @@ class Task(NamedTuple):
         return _sha256(text.encode())[:16]
 
 
-class Run:
+class RunDir:
     """Logs and checkpoints of a run in progress; `publish` moves the finished run to its place."""
 
-    def __init__(self, task: Task, out: Path, checkpoint_seconds: float) -> None:
-        self.task = task
+    def __init__(self, spec: RunSpec, out: Path, checkpoint_seconds: float) -> None:
+        self.spec = spec
         self.out = out
-        root = Path("results") / str(task.labels.get("scale", "paper")) / "work"
-        self.folder = root / task.key
+        root = Path("results") / str(spec.labels.get("scale", "paper")) / "work"
+        self.folder = root / spec.key
         self.checkpoints = Checkpoints(self.folder / "checkpoint")
         self.checkpoint_seconds = checkpoint_seconds
         self.saved = time.monotonic()
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "RunDir":
         root = self.folder.parent
         root.mkdir(parents=True, exist_ok=True)
         place = _sha256(os.fsencode(self.out.resolve()))[:16]
@@ -96,7 +96,7 @@ class Run:
         for path in self.folder.iterdir():  # perhaps published already, by a run killed then
             if path.is_file() and path.stat().st_nlink > 1:
                 write_bytes(path, path.read_bytes())  # its own, so that those stay as they are
-        write_text(self.folder / "config.yaml", _yaml(self.task.config))
+        write_text(self.folder / "config.yaml", _yaml(self.spec.config))
         self._write_about()
         return self
 
@@ -107,9 +107,9 @@ class Run:
             lock.close()
 
     def _about(self) -> dict[str, Any]:
-        task = self.task
+        spec = self.spec
         command = shlex.join(["cwm", *sys.argv[1:]])
-        about = {"stage": task.stage, **task.labels, "key": task.key, "inputs": task.inputs}
+        about = {"stage": spec.stage, **spec.labels, "key": spec.key, "inputs": spec.inputs}
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         gpu = torch.cuda.is_initialized()  # not yet when the run begins
         versions["machine"] = torch.cuda.get_device_name() if gpu else processor_name()
@@ -121,9 +121,9 @@ class Run:
     @property
     def label(self) -> str:
         """How the run is called in logs."""
-        labels, what = self.task.labels, self.task.what
+        labels, what = self.spec.labels, self.spec.what
         names = (labels.get(name, what) for name in ("model", "dataset", "variant", "seed"))
-        return f"{self.task.stage} {what} {'/'.join(str(name) for name in names if name != what)}"
+        return f"{self.spec.stage} {what} {'/'.join(str(name) for name in names if name != what)}"
 
     def log(self, step: int, figures: dict[str, Tensor | float], rate: float) -> dict[str, float]:
         """Append a line of metrics and its wall-clock side; returns the figures as numbers."""
@@ -178,7 +178,7 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_about()
         if "weights.json" in names:
-            write_text(self.folder / "card.md", card(self.folder, self._about(), self.task.data))
+            write_text(self.folder / "card.md", card(self.folder, self._about(), self.spec.data))
             names = ("card.md", *names)
         for name in ["run.json", "config.yaml", *names]:
             # A hard link keeps the work complete until everything is in place.

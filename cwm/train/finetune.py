@@ -17,7 +17,7 @@ from cwm.agent import Agent, AgentConfig
 from cwm.infra.checkpoint import fill, load_parts, load_weights, save_weights
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
-from cwm.infra.run_dir import Run, Score
+from cwm.infra.run_dir import RunDir, Score
 from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import Guard
@@ -69,13 +69,13 @@ class Finetuning:
         env: EnvConfig,
         cfg: FinetuneConfig,
         pretrained: Path | None,
-        run: Run,
+        run: RunDir,
     ) -> None:
         _check(cfg)
         self.cfg, self.run = cfg, run
-        self.seed = int(run.task.labels["seed"])
+        self.seed = int(run.spec.labels["seed"])
         device = set_up(runtime)
-        self.env = make(run.task.what, env)
+        self.env = make(run.spec.what, env)
         (action_dim,) = self.env.action_space.shape
         reseed(self.seed, "weights")
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
@@ -96,7 +96,7 @@ class Finetuning:
             if device == "cuda" and runtime.graphs:
                 agent.capture()
         self.collector = Collector(self.env, self.seed, self.replay.count)
-        self.eval_envs = make_vector(run.task.what, env, cfg.eval_envs)
+        self.eval_envs = make_vector(run.spec.what, env, cfg.eval_envs)
 
     def _load(self, pretrained: Path) -> None:
         tensors, about = load_weights(pretrained)
@@ -230,7 +230,7 @@ def finetune(work: Finetuning) -> None:
     work.guard.check()
     if work.begun is None:
         raise UserError(f"no episode ended within finetune.steps {cfg.steps}; lower env.time_limit")
-    about = {"kind": "agent", "steps": cfg.steps, **run.task.labels}
+    about = {"kind": "agent", "steps": cfg.steps, **run.spec.labels}
     save_weights(run.folder, work.agent.state_dict(), about)
     logs = ("metrics.jsonl", "timing.jsonl", "scores.csv")
     run.publish(*logs, "episode.mp4", "weights.safetensors", "weights.json")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cwm.infra.checkpoint import write_tensors
 from cwm.infra.errors import UserError
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 
 
 class Guard:
@@ -16,7 +16,7 @@ class Guard:
     or that a checkpoint follows; all of them when the run has failed before, to find the first.
     """
 
-    def __init__(self, run: Run, device: str) -> None:
+    def __init__(self, run: RunDir, device: str) -> None:
         self.path = run.folder / "not-finite.safetensors"
         self.all = device == "cpu" or self.path.exists()
         self.last: tuple[int, dict[str, Tensor], dict[str, Tensor]] | None = None

@@ -16,7 +16,7 @@ from cwm.infra.checkpoint import fill, save_weights
 from cwm.infra.cuda_graph import Graphed
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.nn.batch import clip_batch
 from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
@@ -48,7 +48,7 @@ SHOWN = {"train/image": "image", "train/kl": "kl", "heldout/image": "held out"}
 
 
 def pretrain(
-    runtime: RuntimeConfig, model: ModelConfig, cfg: PretrainConfig, clips: Path, run: Run
+    runtime: RuntimeConfig, model: ModelConfig, cfg: PretrainConfig, clips: Path, run: RunDir
 ) -> None:
     """Train on the clip store `clips` and publish the weights."""
     if not model.stacked:
@@ -90,7 +90,7 @@ def pretrain(
                 guard.check()
                 tensors = {"world": world.state_dict(), "optimizer": optimizer.state()}
                 run.checkpoint(step, tensors)
-    about = {"kind": "action-free", "updates": cfg.updates, **run.task.labels}
+    about = {"kind": "action-free", "updates": cfg.updates, **run.spec.labels}
     save_weights(run.folder, world.state_dict(), about)
     run.publish("metrics.jsonl", "timing.jsonl", "weights.safetensors", "weights.json")
 

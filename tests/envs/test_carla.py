@@ -356,8 +356,8 @@ def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):
 def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog):
     """Both die once: the training server within an episode, the other one within an evaluation."""
     from cwm import config
-    from cwm.commands.run_spec import task
-    from cwm.infra.run_dir import Run
+    from cwm.commands.run_spec import run_spec
+    from cwm.infra.run_dir import RunDir
     from cwm.train.finetune import Finetuning, finetune
 
     monkeypatch.chdir(tmp_path)
@@ -367,8 +367,8 @@ def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog
     sets += ["finetune.steps=40", "finetune.prefill=10", "finetune.eval_every=20"]
     cfg = config.load(files, [*sets, "env.server={answer_seconds: 1}"], "clear-noon")
     sections = ("runtime", "model", "env", "finetune")
-    identity = task("finetune", "carla/clear-noon", cfg, sections, files, {}, 0)
-    assert "server" not in identity.config["env"]
+    spec = run_spec("finetune", "carla/clear-noon", cfg, sections, files, {}, 0)
+    assert "server" not in spec.config["env"]
     for port, ticks in ((2000, 20), (2010, 9)):
         Simulator(port).dies_in = ticks
     monkeypatch.setattr(carla_server, "listens", lambda *address: answers(*address) or revived())
@@ -378,7 +378,7 @@ def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog
             if not answers("", port):
                 Simulator(port)
 
-    with Run(identity, tmp_path / "out", 0.0) as run, caplog.at_level(logging.WARNING):
+    with RunDir(spec, tmp_path / "out", 0.0) as run, caplog.at_level(logging.WARNING):
         finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
     assert caplog.text.count("begins again") == 1
     assert "evaluation 0 to 0 begin again" in caplog.text

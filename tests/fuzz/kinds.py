@@ -27,7 +27,7 @@ from PIL import Image
 from cwm import config
 from cwm.infra import tracking
 from cwm.infra.files import sha256
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.videos.encode import H264, VP9, encode
 
 ROOT = Path(__file__).parents[2]
@@ -127,10 +127,10 @@ def _make_files() -> None:
     for argv in (*MAKE, MIX, PRETRAIN, PREDICT, ONWARDS):
         assert call(argv)[0] == 0, call(argv)
     assert call(["convert", "model/weights.json", "--out", "official"])[0] == 0
-    publish, Run.publish = Run.publish, _unpublished
+    publish, RunDir.publish = RunDir.publish, _unpublished
     for argv in (PRETRAIN, ONWARDS):
         assert call([*argv[:-2], "--out", "unfinished"])[0] == 3
-    Run.publish = publish
+    RunDir.publish = publish
 
 
 def _unpublished(*_: object) -> None:

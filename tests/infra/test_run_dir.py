@@ -9,9 +9,9 @@ import torch
 
 from cwm.infra import tracking
 from cwm.infra.errors import UserError
-from cwm.infra.run_dir import Run, Task
+from cwm.infra.run_dir import RunDir, RunSpec
 
-TASK = Task("pretrain", "squares", {"scale": "smoke"}, {}, {})
+TASK = RunSpec("pretrain", "squares", {"scale": "smoke"}, {}, {})
 GROUPS = {"world": {"x": torch.ones(2)}}
 
 
@@ -24,7 +24,7 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def run(tmp_path):
     """A run with two lines and a checkpoint after the first."""
-    with Run(TASK, tmp_path / "out", 0.0) as run:
+    with RunDir(TASK, tmp_path / "out", 0.0) as run:
         run.log(1, {"loss": 1.0}, 1.0)
         run.checkpoint(1, GROUPS)
         run.log(2, {"loss": 2.0}, 1.0)
@@ -32,7 +32,7 @@ def run(tmp_path):
 
 
 def again(tmp_path):
-    return Run(TASK, tmp_path / "out", 0.0)
+    return RunDir(TASK, tmp_path / "out", 0.0)
 
 
 def test_what_a_kill_leaves_of_a_finished_run_is_not_gone_on_with(run, tmp_path, monkeypatch):
@@ -86,9 +86,13 @@ def test_two_processes_do_not_make_one_run(tmp_path):
 
 
 def test_two_processes_do_not_fill_one_folder(run, tmp_path):
-    other = Task("pretrain", "squares", {"scale": "smoke"}, {"updates": 3}, {})
+    other = RunSpec("pretrain", "squares", {"scale": "smoke"}, {"updates": 3}, {})
     message = "another process is making .*out with other settings"
-    with again(tmp_path), pytest.raises(UserError, match=message), Run(other, tmp_path / "out", 0):
+    with (
+        again(tmp_path),
+        pytest.raises(UserError, match=message),
+        RunDir(other, tmp_path / "out", 0),
+    ):
         pass
 
 

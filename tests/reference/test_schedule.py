@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from cwm import config
-from cwm.commands.run_spec import task
-from cwm.infra.run_dir import Run
+from cwm.commands.run_spec import run_spec
+from cwm.infra.run_dir import RunDir
 from cwm.train.finetune import Finetuning, finetune
 from cwm.train.nan_guard import Guard
 
@@ -34,7 +34,7 @@ def settings(suite, scale, what, sets=(), seed=0):
     files = [ROOT / folder / f"{name}.yaml" for folder, name in folders.items()]
     cfg = config.load(files, sets, what)
     sections = ("runtime", "model", "env", "finetune")
-    return cfg, task("finetune", f"{suite}/{what}", cfg, sections, files, {}, seed)
+    return cfg, run_spec("finetune", f"{suite}/{what}", cfg, sections, files, {}, seed)
 
 
 class Rehearsal(Finetuning):
@@ -75,8 +75,8 @@ class Rehearsal(Finetuning):
 )
 def test_at_the_papers_length(tmp_path, suite, what, prefill, evaluations, updates):
     """Evaluations at 5k, 15k, ..., 255k agent steps, or at 1k, 11k, ..., 501k."""
-    cfg, identity = settings(suite, "paper", what)
-    with Run(identity, tmp_path / "run", 1e9) as run:
+    cfg, spec = settings(suite, "paper", what)
+    with RunDir(spec, tmp_path / "run", 1e9) as run:
         work = Rehearsal(cfg, run)
         finetune(work)
     assert work.first == {"random": 1, "agent": prefill + 1}
@@ -122,8 +122,8 @@ def test_a_short_run(tmp_path):
     sets += ["finetune.offline_updates=4", "finetune.agent.encoder_frozen=4"]
     sets += ["finetune.train_every=5", "finetune.eval_every=10", "finetune.log_every=1"]
     sets += ["finetune.agent.behavior.target_every=3"]
-    cfg, identity = settings("toy", "smoke", "sphere", sets)
-    with Run(identity, tmp_path / "run", 1e9) as run:
+    cfg, spec = settings("toy", "smoke", "sphere", sets)
+    with RunDir(spec, tmp_path / "run", 1e9) as run:
         work = Traced(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
         finetune(work)
 

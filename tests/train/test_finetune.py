@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cwm import config
-from cwm.commands.run_spec import task
-from cwm.infra.run_dir import Run
+from cwm.commands.run_spec import run_spec
+from cwm.infra.run_dir import RunDir
 from cwm.train.finetune import Finetuning, finetune
 from envs.vector import WorkerError
 
@@ -25,8 +25,8 @@ def settings(scale="smoke", model="contextwm", sets=(), suite="toy"):
 def learn(out, what="toy/blob", seed=0, files=(), sets=()):
     """A run in the current folder."""
     cfg = config.load(files, sets, what.partition("/")[2])
-    identity = task("finetune", what, cfg, ("runtime", "model", "env", "finetune"), files, {}, seed)
-    with Run(identity, out, 0.0) as run:
+    spec = run_spec("finetune", what, cfg, ("runtime", "model", "env", "finetune"), files, {}, seed)
+    with RunDir(spec, out, 0.0) as run:
         finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
     return out
 
@@ -42,15 +42,15 @@ def test_evaluation_may_have_looks_that_training_never_has(tmp_path):
     for heldout in (False, True):
         cfg = config.load(files, [f"env.heldout={heldout}"], "hopper-stand")
         sections = ("runtime", "model", "env", "finetune")
-        identity = task("finetune", "dmc-remastered/hopper-stand", cfg, sections, files, {}, 0)
-        with Run(identity, tmp_path / str(heldout), 0.0) as run:
+        spec = run_spec("finetune", "dmc-remastered/hopper-stand", cfg, sections, files, {}, 0)
+        with RunDir(spec, tmp_path / str(heldout), 0.0) as run:
             work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
         work.eval_envs.reset(seed=[0])
         (other,) = work.eval_envs.envs
         assert work.env.unwrapped.visual_seed <= 1_000_000
         assert (other.unwrapped.visual_seed > 1_000_000) == heldout
         assert "camera" not in work.env.unwrapped.vary | other.unwrapped.vary
-        assert identity.config["env"]["heldout"] == heldout  # so the run's config.yaml says it
+        assert spec.config["env"]["heldout"] == heldout  # so the run's config.yaml says it
         work.close()
 
 
@@ -158,8 +158,8 @@ def test_the_overlapped_actor_is_compiled_with_its_own_weights(tmp_path, monkeyp
     sets = ["finetune.overlap=true", "runtime.compile=true"]
     cfg = config.load(files, sets, "blob")
     sections = ("runtime", "model", "env", "finetune")
-    with Run(
-        task("finetune", "toy/blob", cfg, sections, files, {}, 0), tmp_path / "run", 0.0
+    with RunDir(
+        run_spec("finetune", "toy/blob", cfg, sections, files, {}, 0), tmp_path / "run", 0.0
     ) as run:
         work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
     for agent in (work.agent, work.actor.agent):

@@ -7,9 +7,9 @@ import pytest
 from squares import ROOT, settings, store, watch
 
 from cwm import config
-from cwm.commands.run_spec import task
+from cwm.commands.run_spec import run_spec
 from cwm.infra.errors import UserError
-from cwm.infra.run_dir import Run
+from cwm.infra.run_dir import RunDir
 from cwm.train import pretrain as module
 from cwm.train.finetune import Finetuning, finetune
 
@@ -46,14 +46,14 @@ def test_a_run_that_is_stopped_ends_the_same(clips, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("group", ["world", "optimizer"])
 def test_a_checkpoint_of_another_model_is_not_gone_on_from(clips, tmp_path, monkeypatch, group):
-    checkpoint = Run.checkpoint
+    checkpoint = RunDir.checkpoint
 
     def wrong(self, step, tensors):
         checkpoint(self, step, tensors | {group: {}})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "checkpoint", wrong)
+        patch.setattr(RunDir, "checkpoint", wrong)
         watch(clips, tmp_path / "run")
     with pytest.raises(UserError, match=r"checkpoint .*/000000001 is damaged .* is missing"):
         watch(clips, tmp_path / "run")
@@ -83,9 +83,9 @@ def test_the_weights_fit_fine_tuning_of_the_same_model_only(clips, tmp_path):
         cfg = config.load(files, task="blob")
         sections = ("runtime", "model", "env", "finetune")
         inputs = {"pretrained": weights}
-        identity = task("finetune", "toy/blob", cfg, sections, files, inputs, 0)
-        assert identity.labels["dataset"] == "squares"
-        with Run(identity, tmp_path / model, 9.0) as run:
+        spec = run_spec("finetune", "toy/blob", cfg, sections, files, inputs, 0)
+        assert spec.labels["dataset"] == "squares"
+        with RunDir(spec, tmp_path / model, 9.0) as run:
             finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, weights, run))
 
     tune("contextwm")
