@@ -1,9 +1,9 @@
-# `make all` makes the study (SCALE=evidence: a larger one), `make test` proves the project; both set
-# up .venv on first use.
+# `make all` runs the study (SCALE=evidence: a larger one), `make test` tests the project, `make check` in
+# two minutes. Each sets up .venv on first use.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all test long-test image-test report-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+.PHONY: all lint check test coverage long-test image-test report-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
   audit setup libraries lock
 
 CORES ?= all
@@ -48,13 +48,26 @@ all: setup
 	@cwm doctor --unlock
 	exec snakemake --cores $(CORES) $(LIMIT) $(if $(SCALE),--config scale=$(SCALE)) -- all
 
-test: setup
+# Two processes; the tests of a file share one, so that its fixtures are set up once.
+PYTEST := pytest -n 2 --dist loadfile
+# Unit tests: no simulator, no child processes but a few.
+UNIT := analysis behavior infra nn world test_config.py test_layers.py
+
+lint: setup
 	@ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	hadolint Dockerfile
-	pytest
+
+check: lint
+	@$(PYTEST) $(addprefix tests/,$(UNIT))
+
+test: lint
+	@$(PYTEST)
+
+coverage: setup
+	@$(PYTEST) --cov=cwm --cov=envs --cov-report=html
 
 # Every test below whose system packages are installed, two hours or more; SEED, KILLS, INPUTS and
 # MINUTES are passed on. Before a release, and recorded in docs/reliability.md.
