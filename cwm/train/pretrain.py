@@ -103,9 +103,9 @@ def learner(
 
     def learn(image: Tensor) -> dict[str, Tensor]:
         with precision:
-            watched = world.loss(clip_batch(image))
-        (norm,) = step_all(watched.loss, [optimizer])
-        return {f"train/{name}": x.detach() for name, x in (watched.terms | {"norm": norm}).items()}
+            output = world.loss(clip_batch(image))
+        (norm,) = step_all(output.loss, [optimizer])
+        return {f"train/{name}": x.detach() for name, x in (output.terms | {"norm": norm}).items()}
 
     if runtime.compile:
         compile_regions(world)

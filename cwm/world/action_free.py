@@ -25,7 +25,7 @@ class ActionFreeConfig:
     kl_weight: NonNegativeFloat = 1.0
 
 
-class Watched(NamedTuple):
+class PretrainOutput(NamedTuple):
     """What the model made of a batch of clips."""
 
     loss: Tensor  # ()
@@ -45,7 +45,9 @@ class ActionFreeModel(nn.Module):
         self.vision = Vision(model)
         self.rssm = RSSM(model.rssm, self.vision.encoder.width, action_dim=0)
 
-    def loss(self, batch: Batch, start: State | None = None, draws: Draws = Draws()) -> Watched:
+    def loss(
+        self, batch: Batch, start: State | None = None, draws: Draws = Draws()
+    ) -> PretrainOutput:
         """Evidence lower bound of a batch of clips, from `start` or the zero state."""
         pixels = self.vision.pixels(batch.image)
         embed = self.vision.embed(pixels)
@@ -57,7 +59,9 @@ class ActionFreeModel(nn.Module):
             "kl": balanced_kl(post.logit, prior, self.cfg.kl),
         }
         loss = total(losses, {"image": 1.0, "kl": self.cfg.kl_weight})
-        return Watched(loss, losses | latent_figures(post.logit, prior), embed, post, prior, image)
+        return PretrainOutput(
+            loss, losses | latent_figures(post.logit, prior), embed, post, prior, image
+        )
 
 
 def latent_figures(post: Tensor, prior: Tensor) -> dict[str, Tensor]:
