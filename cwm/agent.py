@@ -125,12 +125,12 @@ class Agent(nn.Module):
         """
         batch = Batch(image, is_first, action, reward)
         with self.autocast():
-            seen = self.world.loss(batch, self.bonus, start, draws)
+            output = self.world.loss(batch, self.bonus, start, draws)
         names = ["encoder", "world"] if "encoder" in self.optimizers else ["world"]
-        norms = step_all(seen.loss, [self.optimizers[name] for name in names])
-        figures = seen.terms | {f"{n}_norm": x for n, x in zip(names, norms, strict=True)}
+        norms = step_all(output.loss, [self.optimizers[name] for name in names])
+        figures = output.terms | {f"{n}_norm": x for n, x in zip(names, norms, strict=True)}
 
-        post = State(*(x.flatten(0, 1) for x in seen.post.detach()))
+        post = State(*(x.flatten(0, 1) for x in output.post.detach()))
         figures |= self._update_behavior(post, uniform, noise)
         if self.bonus is not None:
             figures["bonus_magnitude"] = self.bonus.norm.magnitude.clone()

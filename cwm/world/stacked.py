@@ -48,7 +48,7 @@ class StackedConfig:
     head: MLPConfig = MLPConfig()
 
 
-class Explained(NamedTuple):
+class WorldModelOutput(NamedTuple):
     """What the model made of a batch of experience."""
 
     loss: Tensor  # ()
@@ -103,7 +103,7 @@ class StackedModel(nn.Module):
         reward_target: RewardTarget | None = None,
         start: State | None = None,
         draws: Draws = Draws(),
-    ) -> Explained:
+    ) -> WorldModelOutput:
         """Loss of a batch of experience.
 
         Both models start from the same `start` (default: the zero state), the last posterior of
@@ -140,7 +140,7 @@ class StackedModel(nn.Module):
             losses["action_free_kl"] = balanced_kl(free.logit, free_prior, self.cfg.kl)
             weights["action_free_kl"] = self.cfg.weights.action_free_kl
         figures = latent_figures(post.logit, prior)
-        return Explained(
+        return WorldModelOutput(
             total(losses, weights), losses | figures, embed, free, post, prior, image, target
         )
 

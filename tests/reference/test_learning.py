@@ -67,11 +67,11 @@ def test_pretraining(kind, numbers):
     golden = Golden(f"pretrain_{kind}", numbers)
     world = numbers.cast(ActionFreeModel(model_config(kind == "ctx"), ActionFreeConfig())).train()
     golden.load(world, "world")
-    seen = world.loss(batch(golden, 0), state(golden, "start"), draws(golden, 0))
-    close_outputs(golden, world, seen)
-    close_moments(golden, "out/metrics", seen)
-    close(margin(seen.post.logit, seen.prior), golden["out/smallest_argmax_margin"])
-    seen.loss.backward()
+    output = world.loss(batch(golden, 0), state(golden, "start"), draws(golden, 0))
+    close_outputs(golden, world, output)
+    close_moments(golden, "out/metrics", output)
+    close(margin(output.post.logit, output.prior), golden["out/smallest_argmax_margin"])
+    output.loss.backward()
     close_gradients(golden, world, "world")
     for name in ("grad_total_norm/wm", "out/optimizer_grad_norm/model"):
         close(gradient_norm(world.parameters()), golden[name])
@@ -81,15 +81,15 @@ def test_pretraining(kind, numbers):
     carried = state(golden, "start")
     for i in range(steps(golden)):
         step = f"step{i}"
-        seen = world.loss(batch(golden, i), carried, draws(golden, i))
-        (norm,) = step_all(seen.loss, [optimizer])
-        close(seen.loss, golden[f"{step}/model_loss"])
+        output = world.loss(batch(golden, i), carried, draws(golden, i))
+        (norm,) = step_all(output.loss, [optimizer])
+        close(output.loss, golden[f"{step}/model_loss"])
         close(norm, golden[f"{step}/model_grad_norm"])
         close(rate(optimizer), golden[f"{step}/lr_after/model"])
-        close_figures(golden, step, seen.terms, LOSS)
-        close_moments(golden, step, seen)
-        close(margin(seen.post.logit, seen.prior), golden[f"{step}/smallest_argmax_margin"])
-        carried = last(seen.post)
+        close_figures(golden, step, output.terms, LOSS)
+        close_moments(golden, step, output)
+        close(margin(output.post.logit, output.prior), golden[f"{step}/smallest_argmax_margin"])
+        carried = last(output.post)
         close_state(carried, golden, f"{step}/state")
     close_weights(golden, world)
 
@@ -109,13 +109,13 @@ def test_finetuning(name, numbers):
     golden.load(agent, "")
     agent.train()
     start = state(golden, "start")
-    seen = agent.world.loss(batch(golden, 0), agent.bonus, start, draws(golden, 0))
-    close_outputs(golden, agent.world, seen)
-    predicted = agent.world.rewards(seen.post.feat[:, : seen.target.shape[1]])
-    close(log_prob(predicted, seen.target), golden["out/log_prob/reward"])
-    close_experience(golden, "out/metrics", agent, batch(golden, 0), seen)
-    close(margin(*scores(agent.world, seen)), golden["out/smallest_argmax_margin"])
-    seen.loss.backward()
+    output = agent.world.loss(batch(golden, 0), agent.bonus, start, draws(golden, 0))
+    close_outputs(golden, agent.world, output)
+    predicted = agent.world.rewards(output.post.feat[:, : output.target.shape[1]])
+    close(log_prob(predicted, output.target), golden["out/log_prob/reward"])
+    close_experience(golden, "out/metrics", agent, batch(golden, 0), output)
+    close(margin(*scores(agent.world, output)), golden["out/smallest_argmax_margin"])
+    output.loss.backward()
     close_gradients(golden, agent.world, "world")
     close(gradient_norm(agent.world.parameters()), golden["grad_total_norm/wm"])
     world_optimizers = agent.optimizers.keys() - {"actor", "critic"}
@@ -133,14 +133,14 @@ def test_finetuning(name, numbers):
         figures = agent.update(batch(golden, i), start, draws(golden, i), uniform, noise)
         close_figures(golden, f"step{i}", figures, LOSS | UPDATE)
         close_rates(golden, i, agent)
-        seen = before.world.loss(batch(golden, i), before.bonus, start, draws(golden, i))
+        output = before.world.loss(batch(golden, i), before.bonus, start, draws(golden, i))
         for part in world_optimizers:
-            close(seen.loss, golden[f"step{i}/{OPTIMIZERS[part]}_loss"])
-        close_experience(golden, f"step{i}", before, batch(golden, i), seen)
-        logits = close_imagination(golden, f"step{i}", agent, before, seen, uniform, noise)
-        every = margin(*scores(before.world, seen), logits)
+            close(output.loss, golden[f"step{i}/{OPTIMIZERS[part]}_loss"])
+        close_experience(golden, f"step{i}", before, batch(golden, i), output)
+        logits = close_imagination(golden, f"step{i}", agent, before, output, uniform, noise)
+        every = margin(*scores(before.world, output), logits)
         close(every, golden[f"step{i}/smallest_argmax_margin"])
-        start = last(seen.post)
+        start = last(output.post)
         close_state(start, golden, f"step{i}/state")
     close_weights(golden, agent)
     close_openloop(golden, agent.eval())
@@ -183,10 +183,10 @@ def log_prob(mean, target):
     return -0.5 * (mean - target).square()
 
 
-def scores(world, seen):
+def scores(world, output):
     """Whatever an argmax was taken of."""
-    free = (seen.free.logit, world.action_free.prior(seen.free.deter)) if seen.free else ()
-    return seen.post.logit, seen.prior, *free
+    free = (output.free.logit, world.action_free.prior(output.free.deter)) if output.free else ()
+    return output.post.logit, output.prior, *free
 
 
 def close_figures(golden, prefix, figures, names):
@@ -195,48 +195,48 @@ def close_figures(golden, prefix, figures, names):
         close(figures[ours], golden[f"{prefix}/{names[ours]}"])
 
 
-def close_outputs(golden, world, seen):
+def close_outputs(golden, world, output):
     """What `out/` has of every whole model, after the loss of batch 0."""
-    close(seen.loss, golden["out/loss"])
-    close(seen.embed, golden["out/embed"])
-    close(seen.post.feat, golden["out/feat"])
-    close_state(seen.post, golden, "out/post")
-    close_state(last(seen.post), golden, "out/last_state")
-    prior = State(seen.post.deter, one_hot_sample(seen.prior, MODE), seen.prior)
+    close(output.loss, golden["out/loss"])
+    close(output.embed, golden["out/embed"])
+    close(output.post.feat, golden["out/feat"])
+    close_state(output.post, golden, "out/post")
+    close_state(last(output.post), golden, "out/last_state")
+    prior = State(output.post.deter, one_hot_sample(output.prior, MODE), output.prior)
     close_state(prior, golden, "out/prior")
-    close(categorical_kl(seen.post.logit, seen.prior), golden["out/kl_value"])
-    close_figures(golden, "out/metrics", seen.terms, LOSS)
+    close(categorical_kl(output.post.logit, output.prior), golden["out/kl_value"])
+    close_figures(golden, "out/metrics", output.terms, LOSS)
     pixels = world.vision.pixels(batch(golden, 0).image)
-    close(log_prob(seen.image, pixels).sum((-3, -2, -1)), golden["out/log_prob/image"])
+    close(log_prob(output.image, pixels).sum((-3, -2, -1)), golden["out/log_prob/image"])
 
 
-def close_moments(golden, prefix, seen):
+def close_moments(golden, prefix, output):
     """The official norms of these figures are mean squares."""
-    close(seen.embed.square().mean(), golden[f"{prefix}/embed_norm"])
-    close(seen.post.deter.square().mean(), golden[f"{prefix}/deter_norm"])
-    close(seen.embed.mean(), golden[f"{prefix}/embed_mean"])
-    close(seen.embed.std(), golden[f"{prefix}/embed_std"])
+    close(output.embed.square().mean(), golden[f"{prefix}/embed_norm"])
+    close(output.post.deter.square().mean(), golden[f"{prefix}/deter_norm"])
+    close(output.embed.mean(), golden[f"{prefix}/embed_mean"])
+    close(output.embed.std(), golden[f"{prefix}/embed_std"])
 
 
-def close_experience(golden, prefix, agent, experience, seen):
+def close_experience(golden, prefix, agent, experience, output):
     """Metrics of a stacked model's loss; `agent` has just seen that batch of experience."""
-    if seen.free is None:
+    if output.free is None:
         return
-    prior = agent.world.action_free.prior(seen.free.deter)
-    window = seen.target.shape[1]
-    bonus = (seen.target - experience.reward[:, :window]) / agent.cfg.bonus.beta
+    prior = agent.world.action_free.prior(output.free.deter)
+    window = output.target.shape[1]
+    bonus = (output.target - experience.reward[:, :window]) / agent.cfg.bonus.beta
     metrics = {
-        "embed_mean": seen.embed.mean(),
-        "embed_abs_mean": seen.embed.abs().mean(),
-        "af_model_kl": categorical_kl(seen.free.logit, prior).mean(),
+        "embed_mean": output.embed.mean(),
+        "embed_abs_mean": output.embed.abs().mean(),
+        "af_model_kl": categorical_kl(output.free.logit, prior).mean(),
         "af_prior_ent": categorical_entropy(prior).mean(),
-        "af_post_ent": categorical_entropy(seen.free.logit).mean(),
+        "af_post_ent": categorical_entropy(output.free.logit).mean(),
         "plain_reward_mean": experience.reward.mean(),
         "intr_mag": agent.bonus.norm.magnitude,
     }
     spread = {
-        "reward_target": seen.target,
-        "reward_predict": agent.world.rewards(seen.post.feat[:, :window]),
+        "reward_target": output.target,
+        "reward_predict": agent.world.rewards(output.post.feat[:, :window]),
         "intr": bonus * agent.bonus.norm.magnitude,
         "intr_normed": bonus,
     }
@@ -246,13 +246,13 @@ def close_experience(golden, prefix, agent, experience, seen):
         close(value, golden[f"{prefix}/{name}"])
 
 
-def close_imagination(golden, prefix, after, before, seen, uniform, noise):
+def close_imagination(golden, prefix, after, before, output, uniform, noise):
     """The rest of an update's metrics: the new world imagines, the old behaviour acts in it.
 
     Returns the imagined logits.
     """
     behavior = before.behavior
-    start = State(*(x.flatten(0, 1) for x in seen.post.detach()))
+    start = State(*(x.flatten(0, 1) for x in output.post.detach()))
     imagined = after.world.imagine(
         lambda feat, h: behavior.policy(feat).sample(uniform[h]), start, len(uniform), noise
     ).state
