@@ -113,11 +113,11 @@ def agent(model: str, options: Options, graphs: bool) -> Learner:
     batch = partial(inputs.batch, *options.shape, options.device)
 
     def act() -> np.ndarray:
-        seen, carried, actions = batch(0), None, []
+        seen, belief, actions = batch(0), None, []
         for i in range(3):
             reseed("act", i)
             image, first = (x[:, i].cpu().numpy() for x in (seen.image, seen.is_first))
-            action, carried = made.act(image, first, carried, explore=True)
+            action, belief = made.act(image, first, belief, explore=True)
             actions.append(action)
         return np.stack(actions)
 

@@ -21,7 +21,7 @@ from cwm.nn.batch import Batch
 from cwm.nn.dists import full, gumbel
 from cwm.nn.optim import Optimizer, OptimizerConfig, fixed, step_all
 from cwm.nn.rssm import State
-from cwm.world.stacked import Filter, StackedConfig, StackedModel
+from cwm.world.stacked import BeliefState, StackedConfig, StackedModel
 from cwm.world.vision import Draws, ModelConfig
 
 
@@ -160,11 +160,11 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, image: np.ndarray, is_first: np.ndarray, carried: Filter | None, explore: bool
-    ) -> tuple[np.ndarray, Filter]:
+        self, image: np.ndarray, is_first: np.ndarray, belief: BeliefState | None, explore: bool
+    ) -> tuple[np.ndarray, BeliefState]:
         """Actions (B, A) at images (B, 64, 64, 3) uint8: sampled when exploring, else the mode.
 
-        `carried` is what the last call returned, None at the beginning; rows with `is_first` (B,)
+        `belief` is what the last call returned, None at the beginning; rows with `is_first` (B,)
         forget it. Chance comes from the CPU's generator, whatever the device, so that an update
         that a GPU is still busy with has no part in it.
         """
@@ -175,20 +175,20 @@ class Agent(nn.Module):
         uniform = torch.rand(len(image), self.world.action_dim)
         first = torch.as_tensor(is_first, dtype=torch.float32)
         seen = (torch.as_tensor(image), first, noise, uniform)
-        carried = carried or self.world.begin(len(image))
-        sample, mode, after = self._see(*(x.to(device) for x in seen), carried)
+        belief = belief or self.world.initial_belief(len(image))
+        sample, mode, after = self._see(*(x.to(device) for x in seen), belief)
         action = sample if explore else mode
         return action.cpu().numpy(), after._replace(action=action)
 
     def _see(
-        self, image: Tensor, first: Tensor, noise: Tensor, uniform: Tensor, before: Filter
-    ) -> tuple[Tensor, Tensor, Filter]:
+        self, image: Tensor, first: Tensor, noise: Tensor, uniform: Tensor, before: BeliefState
+    ) -> tuple[Tensor, Tensor, BeliefState]:
         """A sampled action (B, A), the likeliest one, and the belief after the image.
 
         `noise` (2, B, 1, S, K) is Gumbel noise for both models.
         """
         with self.autocast():
-            after = self.world.filter(before, image, first, *noise)
+            after = self.world.observe_step(before, image, first, *noise)
             policy = self.behavior.policy(after.post.feat)
         # In float32 at every step, as at the first one, so that one graph serves them all.
         return policy.sample(uniform), policy.mode(), tree_map_only(Tensor, full, after)

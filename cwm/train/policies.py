@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cwm.agent import Agent
-from cwm.world.stacked import Filter
+from cwm.world.stacked import BeliefState
 
 
 class Actor:
@@ -15,11 +15,11 @@ class Actor:
     def __init__(self, agent: Agent, explore: bool) -> None:
         self.agent = agent
         self.explore = explore
-        self.carried: Filter | None = None
+        self.belief: BeliefState | None = None
 
     def __call__(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
         """Actions (B, A) at images (B, 64, 64, 3); rows with `is_first` begin anew."""
-        action, self.carried = self.agent.act(image, is_first, self.carried, self.explore)
+        action, self.belief = self.agent.act(image, is_first, self.belief, self.explore)
         return action
 
     def follow(self) -> None:

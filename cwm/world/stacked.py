@@ -68,7 +68,7 @@ class Trajectory(NamedTuple):
     action: Tensor  # (H+1, N, A); action[i] led to state[i]
 
 
-class Filter(NamedTuple):
+class BeliefState(NamedTuple):
     """What acting carries from step to step."""
 
     free: State | None  # (B, ...)
@@ -174,16 +174,21 @@ class StackedModel(nn.Module):
         stacked = State(*(torch.stack(parts) for parts in zip(*states, strict=True)))
         return Trajectory(stacked, torch.stack(actions))
 
-    def begin(self, batch: int) -> Filter:
+    def initial_belief(self, batch: int) -> BeliefState:
         """What acting carries before the first observation."""
         like = next(self.parameters())
         zero = self.rssm.initial(batch, like)
         free = zero if self.action_free is not None else None
-        return Filter(free, zero, like.new_zeros(batch, self.action_dim))
+        return BeliefState(free, zero, like.new_zeros(batch, self.action_dim))
 
-    def filter(
-        self, carried: Filter, image: Tensor, is_first: Tensor, noise_free: Tensor, noise: Tensor
-    ) -> Filter:
+    def observe_step(
+        self,
+        belief: BeliefState,
+        image: Tensor,
+        is_first: Tensor,
+        noise_free: Tensor,
+        noise: Tensor,
+    ) -> BeliefState:
         """Update the belief by one image (B, 64, 64, 3) uint8; no context frame is needed.
 
         The caller puts the action it then takes into the result. Latents are sampled, as in the
@@ -194,8 +199,8 @@ class StackedModel(nn.Module):
         is_first = is_first[:, None]
         inputs, free = embed, None
         if self.action_free is not None:
-            free, _ = self.action_free.observe(embed, None, is_first, carried.free, noise_free)
+            free, _ = self.action_free.observe(embed, None, is_first, belief.free, noise_free)
             inputs, free = self._above(embed, free), free.step(0)
-        action = carried.action[:, None]
-        post, _ = self.rssm.observe(inputs, action, is_first, carried.post, noise)
-        return Filter(free, post.step(0), carried.action)
+        action = belief.action[:, None]
+        post, _ = self.rssm.observe(inputs, action, is_first, belief.post, noise)
+        return BeliefState(free, post.step(0), belief.action)

@@ -126,12 +126,12 @@ def finetuning(model: str, variant: str, precision: str) -> None:
     agent.eval()
     rssm = cfg.model.rssm
     with FAKE, NoCPU(), NoChance(), torch.no_grad():
-        carried = agent.world.begin(2)
+        belief = agent.world.initial_belief(2)
         noise = floats(2, 2, 1, rssm.stoch, rssm.classes)
-        sample, mode, after = agent._see(images(2), floats(2), noise, floats(2, 4), carried)
+        sample, mode, after = agent._see(images(2), floats(2), noise, floats(2, 4), belief)
         on_gpu({"sample": sample, "mode": mode})
     kinds = [
-        [x is not None and (x.shape, x.dtype) for x in tree_leaves(c)] for c in (carried, after)
+        [x is not None and (x.shape, x.dtype) for x in tree_leaves(c)] for c in (belief, after)
     ]
     assert kinds[0] == kinds[1], "the first step of an episode needs a graph of its own"
 

@@ -57,7 +57,7 @@ def test_updates_and_actions_are_the_same_captured(model, variant, precision):
     eager, captured = agents
     captured.capture()
     batch = inputs.batch(3, 8, "cpu")
-    carried = [None, None]
+    belief = [None, None]
     for i in range(3):
         found = []
         for k, agent in enumerate(agents):
@@ -65,7 +65,7 @@ def test_updates_and_actions_are_the_same_captured(model, variant, precision):
             figures = agent.update(batch)
             reseed("act", i)
             seen = batch.image[:, i].numpy(), batch.is_first[:, i].numpy()
-            action, carried[k] = agent.act(*seen, carried[k], explore=True)
+            action, belief[k] = agent.act(*seen, belief[k], explore=True)
             found.append({**figures, "action": torch.as_tensor(action)})
         same(*found)
     same(eager.state_dict(), captured.state_dict())

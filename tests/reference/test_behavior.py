@@ -127,16 +127,16 @@ def test_acting(kind, explore, numbers):
     golden.load(agent.behavior.actor, "behavior.actor", prefix, "_task_behavior.")
     out, actions = f"out/{kind}/{'train' if explore else 'eval'}", []
     images, firsts = golden.image("image"), golden.input("is_first")
-    carried = world.begin(len(images))
+    belief = world.initial_belief(len(images))
     for t in range(images.shape[1]):
         image, first = images[:, t], firsts[:, t]
-        carried = world.filter(carried, image, first, MODE, MODE)
-        policy = agent.behavior.policy(carried.post.feat)
+        belief = world.observe_step(belief, image, first, MODE, MODE)
+        policy = agent.behavior.policy(belief.post.feat)
         uniform = golden.input("uniform_action")[t]
         actions.append(policy.sample(uniform) if explore else policy.mode())
-        carried = carried._replace(action=actions[-1])
+        belief = belief._replace(action=actions[-1])
     close(torch.stack(actions, 1), golden[f"{out}/action"])
-    close(carried.post.deter, golden[f"{out}/deter"])
-    close(carried.post.stoch, golden[f"{out}/stoch"])
-    close(carried.free.deter, golden[f"{out}/af_deter"])
+    close(belief.post.deter, golden[f"{out}/deter"])
+    close(belief.post.stoch, golden[f"{out}/stoch"])
+    close(belief.free.deter, golden[f"{out}/af_deter"])
     assert not golden.unread(f"{out}/")

@@ -78,10 +78,10 @@ def test_pretraining(kind, numbers):
 
     golden.load(world, "world")
     optimizer = Optimizer(OptimizerConfig(), world.parameters())
-    carried = state(golden, "start")
+    belief = state(golden, "start")
     for i in range(steps(golden)):
         step = f"step{i}"
-        output = world.loss(batch(golden, i), carried, draws(golden, i))
+        output = world.loss(batch(golden, i), belief, draws(golden, i))
         (norm,) = step_all(output.loss, [optimizer])
         close(output.loss, golden[f"{step}/model_loss"])
         close(norm, golden[f"{step}/model_grad_norm"])
@@ -89,8 +89,8 @@ def test_pretraining(kind, numbers):
         close_figures(golden, step, output.terms, LOSS)
         close_moments(golden, step, output)
         close(margin(output.post.logit, output.prior), golden[f"{step}/smallest_argmax_margin"])
-        carried = last(output.post)
-        close_state(carried, golden, f"{step}/state")
+        belief = last(output.post)
+        close_state(belief, golden, f"{step}/state")
     close_weights(golden, world)
 
     index, kept = draws(golden, 0).context_index, keep_openloop(golden)
@@ -297,12 +297,12 @@ def keep_openloop(golden):
 def close_openloop(golden, agent):
     """Observe five frames of batch 0 and imagine the sixth."""
     world, clips = agent.world, batch(golden, 0)
-    carried, feats = world.begin(len(clips.image)), []
+    belief, feats = world.initial_belief(len(clips.image)), []
     for t in range(5):
-        carried = carried._replace(action=clips.action[:, t])
-        carried = world.filter(carried, clips.image[:, t], clips.is_first[:, t], MODE, MODE)
-        feats.append(carried.post.feat)
-    feats.append(world.rssm.imagine_step(carried.post, clips.action[:, 5], MODE).feat)
+        belief = belief._replace(action=clips.action[:, t])
+        belief = world.observe_step(belief, clips.image[:, t], clips.is_first[:, t], MODE, MODE)
+        feats.append(belief.post.feat)
+    feats.append(world.rssm.imagine_step(belief.post, clips.action[:, 5], MODE).feat)
     chosen = draws(golden, 0)._replace(keep=keep_openloop(golden))
     mean = world.vision.reconstruct(torch.stack(feats, 1), world.vision.pixels(clips.image), chosen)
     close(mean + 0.5, golden["out/openloop_model"])
