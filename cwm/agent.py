@@ -22,7 +22,7 @@ from cwm.nn.dists import full, gumbel
 from cwm.nn.optim import Optimizer, OptimizerConfig, fixed, step_all
 from cwm.nn.rssm import State
 from cwm.world.stacked import BeliefState, StackedConfig, StackedModel
-from cwm.world.vision import Draws, ModelConfig
+from cwm.world.vision import ModelConfig, RandomInputs
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -95,7 +95,7 @@ class Agent(nn.Module):
     def update(self, batch: Batch, *given: Any) -> dict[str, Tensor]:
         """One update of the world model, then of the behaviour from its posterior states.
 
-        `given` are the start, draws, uniform and noise of `learn`, if they are not to be the
+        `given` are the start, random, uniform and noise of `learn`, if they are not to be the
         usual ones. Returns figures, all (), still on the device.
         """
         self.train()
@@ -114,7 +114,7 @@ class Agent(nn.Module):
         action: Tensor,
         reward: Tensor,
         start: State | None = None,
-        draws: Draws = Draws(),
+        random: RandomInputs = RandomInputs(),
         uniform: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ class Agent(nn.Module):
         """
         batch = Batch(image, is_first, action, reward)
         with self.autocast():
-            output = self.world.loss(batch, self.bonus, start, draws)
+            output = self.world.loss(batch, self.bonus, start, random)
         names = ["encoder", "world"] if "encoder" in self.optimizers else ["world"]
         norms = step_all(output.loss, [self.optimizers[name] for name in names])
         figures = output.terms | {f"{n}_norm": x for n, x in zip(names, norms, strict=True)}

@@ -31,7 +31,7 @@ from cwm.nn.context import ContextConfig
 from cwm.nn.encoder import VisionConfig
 from cwm.nn.rssm import RSSMConfig, State
 from cwm.train.compiled import compile_regions
-from cwm.world.vision import Draws, ModelConfig
+from cwm.world.vision import ModelConfig, RandomInputs
 
 COMPILED = "COMPILED" in os.environ  # also what torch compiles; in float64 only, and for minutes
 DATA = Path(os.environ.get("GOLDEN", Path(__file__).parent / "reference" / "data"))
@@ -296,11 +296,11 @@ def keep(golden: Golden, name: str = "", suffix: str = "") -> dict[int, Tensor] 
     return {size: golden.input(f"{name}keep_res{i}{suffix}") for i, size in enumerate((8, 16))}
 
 
-def draws(golden: Golden, i: int) -> Draws:
+def random_inputs(golden: Golden, i: int) -> RandomInputs:
     """The random choices of batch i."""
     kept = keep(golden, f"batch{i}/")
     index = golden.input(f"batch{i}/context_index") if kept else None
-    return Draws(index, kept, MODE, MODE)
+    return RandomInputs(index, kept, MODE, MODE)
 
 
 def batch(golden: Golden, i: int) -> Batch:

@@ -14,7 +14,7 @@ from cwm.nn.batch import Batch
 from cwm.nn.dists import categorical_entropy, categorical_kl
 from cwm.nn.rssm import RSSM, State
 from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
-from cwm.world.vision import Draws, ModelConfig, Vision
+from cwm.world.vision import ModelConfig, RandomInputs, Vision
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,14 +46,14 @@ class ActionFreeModel(nn.Module):
         self.rssm = RSSM(model.rssm, self.vision.encoder.width, action_dim=0)
 
     def loss(
-        self, batch: Batch, start: State | None = None, draws: Draws = Draws()
+        self, batch: Batch, start: State | None = None, random: RandomInputs = RandomInputs()
     ) -> PretrainOutput:
         """Evidence lower bound of a batch of clips, from `start` or the zero state."""
         pixels = self.vision.pixels(batch.image)
         embed = self.vision.embed(pixels)
         start = start or self.rssm.initial(len(embed), embed)
-        post, prior = self.rssm.observe(embed, None, batch.is_first, start, draws.gumbel_free)
-        image = self.vision.reconstruct(post.feat, pixels, draws)
+        post, prior = self.rssm.observe(embed, None, batch.is_first, start, random.gumbel_free)
+        image = self.vision.reconstruct(post.feat, pixels, random)
         losses = {
             "image": squared_error(image, pixels, axes=(-3, -2, -1)),
             "kl": balanced_kl(post.logit, prior, self.cfg.kl),

@@ -18,7 +18,7 @@ from cwm.nn.blocks import MLP, MLPConfig
 from cwm.nn.rssm import RSSM, State
 from cwm.world.action_free import latent_figures
 from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
-from cwm.world.vision import Draws, ModelConfig, Vision
+from cwm.world.vision import ModelConfig, RandomInputs, Vision
 
 # (action-free features (B, T, F), reward (B, T)) -> target of the behavioural reward (B, <= T)
 RewardTarget = Callable[[Tensor, Tensor], Tensor]
@@ -102,7 +102,7 @@ class StackedModel(nn.Module):
         batch: Batch,
         reward_target: RewardTarget | None = None,
         start: State | None = None,
-        draws: Draws = Draws(),
+        random: RandomInputs = RandomInputs(),
     ) -> WorldModelOutput:
         """Loss of a batch of experience.
 
@@ -115,12 +115,12 @@ class StackedModel(nn.Module):
         inputs, free, free_prior = embed, None, None
         if self.action_free is not None:
             free, free_prior = self.action_free.observe(
-                embed, None, batch.is_first, start, draws.gumbel_free
+                embed, None, batch.is_first, start, random.gumbel_free
             )
             inputs = self._above(embed, free)
-        post, prior = self.rssm.observe(inputs, batch.action, batch.is_first, start, draws.gumbel)
+        post, prior = self.rssm.observe(inputs, batch.action, batch.is_first, start, random.gumbel)
         feat = post.feat
-        image = self.vision.reconstruct(feat, pixels, draws)
+        image = self.vision.reconstruct(feat, pixels, random)
 
         target = batch.reward
         if reward_target is not None:

@@ -28,7 +28,7 @@ class ModelConfig:
     stacked: bool = True  # false: DreamerV2, one action-conditional model and no pre-training
 
 
-class Draws(NamedTuple):
+class RandomInputs(NamedTuple):
     """What is random in a world model's loss. None is drawn afresh; tests and figures may fix it.
 
     A Gumbel noise of zero makes every latent its mode.
@@ -77,6 +77,6 @@ class Vision(nn.Module):
             frame = AUGMENTATIONS[self.augment](frame)
         return self.context(frame)
 
-    def reconstruct(self, feat: Tensor, pixels: Tensor, draws: Draws) -> Tensor:
+    def reconstruct(self, feat: Tensor, pixels: Tensor, random: RandomInputs) -> Tensor:
         """The decoder's mean (B, T, 3, 64, 64) of `pixels`, from features (B, T, F)."""
-        return self.decoder(feat, self.look(pixels, draws.context_index), draws.keep)
+        return self.decoder(feat, self.look(pixels, random.context_index), random.keep)

@@ -12,12 +12,12 @@ from golden import (
     close,
     close_gradients,
     close_state,
-    draws,
     gradient_norm,
     in_float64_and_float32,
     keep,
     margin,
     model_config,
+    random_inputs,
     sizes,
     state,
     weight,
@@ -67,7 +67,7 @@ def test_pretraining(kind, numbers):
     golden = Golden(f"pretrain_{kind}", numbers)
     world = numbers.cast(ActionFreeModel(model_config(kind == "ctx"), ActionFreeConfig())).train()
     golden.load(world, "world")
-    output = world.loss(batch(golden, 0), state(golden, "start"), draws(golden, 0))
+    output = world.loss(batch(golden, 0), state(golden, "start"), random_inputs(golden, 0))
     close_outputs(golden, world, output)
     close_moments(golden, "out/metrics", output)
     close(margin(output.post.logit, output.prior), golden["out/smallest_argmax_margin"])
@@ -81,7 +81,7 @@ def test_pretraining(kind, numbers):
     belief = state(golden, "start")
     for i in range(steps(golden)):
         step = f"step{i}"
-        output = world.loss(batch(golden, i), belief, draws(golden, i))
+        output = world.loss(batch(golden, i), belief, random_inputs(golden, i))
         (norm,) = step_all(output.loss, [optimizer])
         close(output.loss, golden[f"{step}/model_loss"])
         close(norm, golden[f"{step}/model_grad_norm"])
@@ -93,7 +93,7 @@ def test_pretraining(kind, numbers):
         close_state(belief, golden, f"{step}/state")
     close_weights(golden, world)
 
-    index, kept = draws(golden, 0).context_index, keep_openloop(golden)
+    index, kept = random_inputs(golden, 0).context_index, keep_openloop(golden)
     predicted = predict(world.eval(), batch(golden, 0), 5, MODE, kept, index)
     close(predicted, golden["out/openloop_model"])
     assert not golden.unread()
@@ -109,7 +109,7 @@ def test_finetuning(name, numbers):
     golden.load(agent, "")
     agent.train()
     start = state(golden, "start")
-    output = agent.world.loss(batch(golden, 0), agent.bonus, start, draws(golden, 0))
+    output = agent.world.loss(batch(golden, 0), agent.bonus, start, random_inputs(golden, 0))
     close_outputs(golden, agent.world, output)
     predicted = agent.world.rewards(output.post.feat[:, : output.target.shape[1]])
     close(log_prob(predicted, output.target), golden["out/log_prob/reward"])
@@ -130,10 +130,10 @@ def test_finetuning(name, numbers):
     for i in range(steps(golden)):
         before.load_state_dict(agent.state_dict())
         uniform = golden.input(f"batch{i}/uniform_action")
-        figures = agent.update(batch(golden, i), start, draws(golden, i), uniform, noise)
+        figures = agent.update(batch(golden, i), start, random_inputs(golden, i), uniform, noise)
         close_figures(golden, f"step{i}", figures, LOSS | UPDATE)
         close_rates(golden, i, agent)
-        output = before.world.loss(batch(golden, i), before.bonus, start, draws(golden, i))
+        output = before.world.loss(batch(golden, i), before.bonus, start, random_inputs(golden, i))
         for part in world_optimizers:
             close(output.loss, golden[f"step{i}/{OPTIMIZERS[part]}_loss"])
         close_experience(golden, f"step{i}", before, batch(golden, i), output)
@@ -303,6 +303,6 @@ def close_openloop(golden, agent):
         belief = world.observe_step(belief, clips.image[:, t], clips.is_first[:, t], MODE, MODE)
         feats.append(belief.post.feat)
     feats.append(world.rssm.imagine_step(belief.post, clips.action[:, 5], MODE).feat)
-    chosen = draws(golden, 0)._replace(keep=keep_openloop(golden))
+    chosen = random_inputs(golden, 0)._replace(keep=keep_openloop(golden))
     mean = world.vision.reconstruct(torch.stack(feats, 1), world.vision.pixels(clips.image), chosen)
     close(mean + 0.5, golden["out/openloop_model"])

@@ -10,7 +10,7 @@ from bench import inputs
 from cwm.infra.errors import UserError
 from cwm.infra.runtime import reseed
 from cwm.train.compiled import compile_regions, require_compiler
-from cwm.world.vision import Draws
+from cwm.world.vision import RandomInputs
 
 
 def test_a_compiled_update_is_the_same(tmp_path, monkeypatch):
@@ -24,11 +24,11 @@ def test_a_compiled_update_is_the_same(tmp_path, monkeypatch):
     compile_regions(compiled)
     # Chance in what is compiled is another, so the tokens that a frame sees are given.
     tokens = {n: torch.arange(n * n // 4, device=device) for n in (8, 16)}
-    draws = Draws(keep={n: some.expand(24, -1) for n, some in tokens.items()})
+    random = RandomInputs(keep={n: some.expand(24, -1) for n, some in tokens.items()})
     found = []
     for agent in (eager, compiled):
         reseed("update")
-        found.append({name: x.item() for name, x in agent.update(batch, None, draws).items()})
+        found.append({name: x.item() for name, x in agent.update(batch, None, random).items()})
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
