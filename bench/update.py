@@ -123,7 +123,7 @@ def world_parts(world: ActionFreeModel | StackedModel) -> list[Part]:
     named = [Part(world, "loss", "losses"), Part(vision, "pixels", "encoder")]
     named += [Part(vision, "embed", "encoder"), Part(vision.decoder, "forward", "decoder")]
     if vision.context is not None:
-        named.append(Part(vision, "look", "context"))
+        named.append(Part(vision, "encode_context", "context"))
         named += [Part(x, "forward", "attention") for x in vision.decoder.attention.values()]
     return named
 

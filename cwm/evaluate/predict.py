@@ -18,7 +18,7 @@ from cwm.nn.batch import Batch, clip_batch
 from cwm.train.pretrain import PretrainConfig
 from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
-from cwm.world.openloop import MOVING, attention, foresee, look
+from cwm.world.openloop import MOVING, attention, encode_context, foresee
 from cwm.world.vision import ModelConfig
 
 ATTENTION = 16  # the finer of the two sizes at which the decoder looks at the context
@@ -60,13 +60,13 @@ def predict_clips(
     for part in torch.as_tensor(truth).split(pretrained.batch):
         batch = clip_batch(part.to(device))
         feats.append(foresee(world, batch, cfg.observed))
-        images.append(decode(world, feats[-1], look(world, batch, cfg.observed)))
+        images.append(decode(world, feats[-1], encode_context(world, batch, cfg.observed)))
     image = np.concatenate(images)
     write_errors(run.folder / "errors.csv", truth / np.float32(255), image, cfg.observed)
     shown, truth = clip_batch(torch.as_tensor(truth[: cfg.shown]).to(device)), truth[: cfg.shown]
     arrays = {"truth": truth, "model": as_bytes(image[: cfg.shown]), "observed": cfg.observed}
     arrays |= compose(world, shown, cfg.observed)
-    if (context := look(world, shown, cfg.observed)) is not None:
+    if (context := encode_context(world, shown, cfg.observed)) is not None:
         arrays["context"] = truth[:, cfg.observed - 1]
         if world.vision.decoder.attention:  # and not a concatenation
             maps = attention(world, torch.cat(feats)[: cfg.shown], context, ATTENTION)
@@ -83,7 +83,7 @@ def compose(world: ActionFreeModel, clips: Batch, observed: int) -> dict[str, np
     `other` (N,) says whose: that of the next. A plain model has none to exchange.
     """
     feat = foresee(world, clips, clips.image.shape[1])
-    context = look(world, clips, observed)
+    context = encode_context(world, clips, observed)
     arrays = {"decoded": as_bytes(decode(world, feat, context))}
     if context is None:
         return arrays

@@ -15,7 +15,10 @@ from cwm.nn.context import ContextConfig
 from cwm.nn.encoder import STAGES, VisionConfig
 
 SIZES = (8, 16, 32)  # pixels at which the stages work
-LOOK = (8, 16)  # where the context is seen; at 32, attention would cost nine times that at 16
+CONTEXT_SIZES = (
+    8,
+    16,
+)  # where the context is seen; at 32, attention would cost nine times that at 16
 
 
 class ResNetDecoder(nn.Module):
@@ -30,7 +33,7 @@ class ResNetDecoder(nn.Module):
         concat = context is not None and context.fusion == "concat"
         self.stages = nn.ModuleList()
         for size, (a, b) in zip(SIZES, pairwise(widths), strict=True):
-            extra = a if concat and size in LOOK else 0  # the context is as wide as x
+            extra = a if concat and size in CONTEXT_SIZES else 0  # the context is as wide as x
             outputs = [a] * (cfg.layers - 1) + [b]
             self.stages.append(
                 nn.ModuleList(
@@ -39,7 +42,7 @@ class ResNetDecoder(nn.Module):
             )
         self.attention = nn.ModuleDict()
         if context and not concat:
-            sizes = zip(LOOK, widths, strict=False)
+            sizes = zip(CONTEXT_SIZES, widths, strict=False)
             self.attention.update(
                 {str(size): ContextAttention(w, size, context.dropout) for size, w in sizes}
             )
@@ -63,17 +66,17 @@ class ResNetDecoder(nn.Module):
         for stage in self.stages:
             with torch.autocast(x.device.type, enabled=False):  # on a GPU it would widen x
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = stage[0](x, self.look(x, context, keep))
+            x = stage[0](x, self.fuse_context(x, context, keep))
             for layer in stage[1:]:
                 x = layer(x)
         return self.out(x).unflatten(0, feat.shape[:2])
 
-    def look(
+    def fuse_context(
         self, x: Tensor, context: dict[int, Tensor] | None, keep: dict[int, Tensor] | None
     ) -> Tensor | None:
         """What the stage's first layer reads in place of x, where the context is looked at."""
         size = x.shape[-1]
-        if self.context is None or size not in LOOK:
+        if self.context is None or size not in CONTEXT_SIZES:
             return None
         if context is None:
             raise ValueError("this decoder was built with a context and needs its features")

@@ -31,7 +31,10 @@ def predict(
     Returns images (B, T, 3, 64, 64), black 0 and white 1, not clipped.
     """
     feat = foresee(world, clips, observed, noise)
-    return world.vision.decoder(feat, look(world, clips, observed, context_index), keep) + 0.5
+    return (
+        world.vision.decoder(feat, encode_context(world, clips, observed, context_index), keep)
+        + 0.5
+    )
 
 
 @torch.no_grad()
@@ -55,13 +58,13 @@ def foresee(
 
 
 @torch.no_grad()
-def look(
+def encode_context(
     world: ActionFreeModel, clips: Batch, observed: int, index: Tensor | None = None
 ) -> dict[int, Tensor] | None:
     """Features of the last observed frame, or of those of `index` (B,); None for a plain model."""
     if index is None:
         index = torch.full((len(clips.image),), observed - 1, device=clips.image.device)
-    return world.vision.look(world.vision.pixels(clips.image), index)
+    return world.vision.encode_context(world.vision.pixels(clips.image), index)
 
 
 @torch.no_grad()

@@ -61,7 +61,9 @@ class Vision(nn.Module):
         """(B, T, 3, 64, 64) -> embeddings (B, T, E)."""
         return self.encoder(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
 
-    def look(self, pixels: Tensor, index: Tensor | None = None) -> dict[int, Tensor] | None:
+    def encode_context(
+        self, pixels: Tensor, index: Tensor | None = None
+    ) -> dict[int, Tensor] | None:
         """Features of one context frame per clip of (B, T, 3, 64, 64); None for a plain model.
 
         `index` (B,) names the frames, else they are chosen as the config says. Frames are
@@ -79,4 +81,4 @@ class Vision(nn.Module):
 
     def reconstruct(self, feat: Tensor, pixels: Tensor, random: RandomInputs) -> Tensor:
         """The decoder's mean (B, T, 3, 64, 64) of `pixels`, from features (B, T, F)."""
-        return self.decoder(feat, self.look(pixels, random.context_index), random.keep)
+        return self.decoder(feat, self.encode_context(pixels, random.context_index), random.keep)

@@ -133,7 +133,7 @@ def test_contexts_are_augmented_in_training_only(name):
     given = []
     vision.context.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     torch.manual_seed(0)  # of which the first number flips
-    vision.eval().look(pixels, index)
-    vision.train().look(pixels, index)
+    vision.eval().encode_context(pixels, index)
+    vision.train().encode_context(pixels, index)
     assert torch.equal(given[0], pixels[:, 0])
     assert not torch.equal(given[1], pixels[:, 0])

@@ -60,7 +60,7 @@ def test_frames_of_a_clip_see_its_own_context():
 
 def test_a_plain_model_is_one_without_context():
     plain = Vision(replace(SMALL, context=None))
-    assert plain.look(torch.zeros(1, 2, 3, 64, 64)) is None
+    assert plain.encode_context(torch.zeros(1, 2, 3, 64, 64)) is None
     extra = set(Vision(SMALL).state_dict()) - set(plain.state_dict())
     assert {name.split(".")[0] for name in extra} == {"context", "decoder"}
 

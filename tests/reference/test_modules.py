@@ -48,7 +48,7 @@ def test_encoder(kind, numbers):
     close(embed, golden["out/embed_train"])
     loss = embed.square().mean() / 2
     if kind == "ctx":
-        context = vision.look(pixels, golden.input("context_index"))
+        context = vision.encode_context(pixels, golden.input("context_index"))
         for size in SIZES:
             close(context[size], golden[f"out/shortcut_{size}"])
         loss = loss + sum(x.square().mean() / 2 for x in context.values())
@@ -64,7 +64,7 @@ def test_encoder(kind, numbers):
     close(embed, golden["out/embed_eval"])
     if kind == "ctx":
         close(embed, golden["out/embed_eval_policy_path"])
-        context = vision.look(pixels, golden.input("context_index"))
+        context = vision.encode_context(pixels, golden.input("context_index"))
         for size in SIZES:
             close(context[size], golden[f"out/shortcut_{size}_eval"])
     assert not golden.unread()
