@@ -18,7 +18,7 @@ from cwm.nn.batch import Batch, clip_batch
 from cwm.train.pretrain import PretrainConfig
 from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
-from cwm.world.openloop import MOVING, attention, encode_context, foresee
+from cwm.world.openloop import MOVING, attention, encode_context, rollout_features
 from cwm.world.vision import ModelConfig
 
 ATTENTION = 16  # the finer of the two sizes at which the decoder looks at the context
@@ -59,7 +59,7 @@ def predict_clips(
     images, feats = [], []
     for part in torch.as_tensor(truth).split(pretrained.batch):
         batch = clip_batch(part.to(device))
-        feats.append(foresee(world, batch, cfg.observed))
+        feats.append(rollout_features(world, batch, cfg.observed))
         images.append(decode(world, feats[-1], encode_context(world, batch, cfg.observed)))
     image = np.concatenate(images)
     write_errors(run.folder / "errors.csv", truth / np.float32(255), image, cfg.observed)
@@ -82,7 +82,7 @@ def compose(world: ActionFreeModel, clips: Batch, observed: int) -> dict[str, np
 
     `other` (N,) says whose: that of the next. A plain model has none to exchange.
     """
-    feat = foresee(world, clips, clips.image.shape[1])
+    feat = rollout_features(world, clips, clips.image.shape[1])
     context = encode_context(world, clips, observed)
     arrays = {"decoded": as_bytes(decode(world, feat, context))}
     if context is None:

@@ -20,7 +20,7 @@ from cwm.nn.batch import clip_batch
 from cwm.train.pretrain import PretrainConfig
 from cwm.videos.store import SPLITS, ClipStore
 from cwm.world.action_free import ActionFreeModel
-from cwm.world.openloop import foresee
+from cwm.world.openloop import rollout_features
 from cwm.world.vision import ModelConfig
 
 
@@ -104,4 +104,10 @@ def _label(pattern: str, labels: list[str], clips: Path) -> str:
 
 def _mean_features(world: ActionFreeModel, image: torch.Tensor) -> np.ndarray:
     mode = torch.zeros((), device=image.device)
-    return foresee(world, clip_batch(image), image.shape[1], mode).mean(1).float().cpu().numpy()
+    return (
+        rollout_features(world, clip_batch(image), image.shape[1], mode)
+        .mean(1)
+        .float()
+        .cpu()
+        .numpy()
+    )

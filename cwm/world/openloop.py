@@ -30,7 +30,7 @@ def predict(
     are the context tokens seen by each frame, all if None. The model should be in evaluation mode.
     Returns images (B, T, 3, 64, 64), black 0 and white 1, not clipped.
     """
-    feat = foresee(world, clips, observed, noise)
+    feat = rollout_features(world, clips, observed, noise)
     return (
         world.vision.decoder(feat, encode_context(world, clips, observed, context_index), keep)
         + 0.5
@@ -38,7 +38,7 @@ def predict(
 
 
 @torch.no_grad()
-def foresee(
+def rollout_features(
     world: ActionFreeModel, clips: Batch, observed: int, noise: Tensor | None = None
 ) -> Tensor:
     """Features (B, T, F): posterior ones of the observed frames, then predicted ones."""

@@ -13,7 +13,7 @@ from cwm.evaluate.ssim import ssim, within
 from cwm.nn.batch import clip_batch
 from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
-from cwm.world.openloop import attention, encode_context, foresee, predict
+from cwm.world.openloop import attention, encode_context, predict, rollout_features
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_attention_is_that_of_the_decoder(clips):
     model, batch = world(), some(clips)
     layer, seen = model.vision.decoder.attention["16"], []
     layer.register_forward_hook(lambda _, inputs, out: seen.append(inputs[:2]))
-    maps = attention(model, foresee(model, batch, 5), encode_context(model, batch, 5))
+    maps = attention(model, rollout_features(model, batch, 5), encode_context(model, batch, 5))
     assert maps.shape == (3, 8, 256, 256)
     torch.testing.assert_close(maps.sum(-1), torch.ones(3, 8, 256))
     ((x, context),) = seen
@@ -140,7 +140,7 @@ def test_a_composition_has_the_dynamics_of_one_and_the_context_of_another(clips)
     arrays = compose(model, batch, 5)
     np.testing.assert_array_equal(arrays["other"], [1, 2, 0])
     torch.manual_seed(1)
-    latents = foresee(model, batch, 8)
+    latents = rollout_features(model, batch, 8)
     for name, image in (("decoded", batch.image), ("recomposed", batch.image[[1, 2, 0]])):
         expected = decode(model, latents, encode_context(model, clip_batch(image), 5))
         np.testing.assert_allclose(arrays[name], 255 * expected, atol=0.51)
@@ -157,7 +157,9 @@ def test_prediction_is_its_parts(clips):
     whole = predict(model, batch, 5, mode)
     with torch.no_grad():
         parts = (
-            model.vision.decoder(foresee(model, batch, 5, mode), encode_context(model, batch, 5))
+            model.vision.decoder(
+                rollout_features(model, batch, 5, mode), encode_context(model, batch, 5)
+            )
             + 0.5
         )
     torch.testing.assert_close(whole, parts)
