@@ -103,7 +103,7 @@ class ContextAttention(nn.Module):
         queries = F.linear(queries, weight[:channels], bias[:channels])
         return queries, F.linear(tokens, weight[channels:], bias[channels:])
 
-    def maps(self, x: Tensor, context: Tensor) -> Tensor:
+    def attention_weights(self, x: Tensor, context: Tensor) -> Tensor:
         """Weights of all tokens for every query, means over the heads: (B*T, H W, N)."""
         queries, tokens = self.project(x, context)
         keys = tokens.chunk(2, -1)[0].repeat_interleave(len(x) // len(context), 0)

@@ -76,7 +76,9 @@ def attention(
     Weights are means over the heads and sum to one over the tokens.
     """
     layer, seen = world.vision.decoder.attention[str(size)], []
-    hook = layer.register_forward_hook(lambda _, inputs, out: seen.append(layer.maps(*inputs[:2])))
+    hook = layer.register_forward_hook(
+        lambda _, inputs, out: seen.append(layer.attention_weights(*inputs[:2]))
+    )
     world.vision.decoder(feat, context)
     hook.remove()
     return seen[0].unflatten(0, feat.shape[:2])
