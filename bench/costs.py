@@ -31,7 +31,7 @@ from cwm.infra.files import write_lines
 from cwm.infra.run_dir import processor_seconds
 from cwm.infra.runtime import set_up
 from cwm.infra.source import commit
-from cwm.train.policies import Actor
+from cwm.train.policies import AgentPolicy
 from cwm.train.pretrain import heldout
 from cwm.train.rollout import Collector, evaluate, make, make_vector
 from cwm.videos.datasets import DatasetConfig, describe, find
@@ -165,7 +165,7 @@ def work(unit: plan.Unit, folder: Path, device: str) -> Work:
     if device == "cuda" and cfg.runtime.graphs:
         agent.capture()
     if unit.what == "collect":
-        collector, act = Collector(env, 0, 0), Actor(agent, explore=True)
+        collector, act = Collector(env, 0, 0), AgentPolicy(agent, explore=True)
 
         def step() -> None:
             collector.step(act(collector.image[None], np.array([collector.is_first]))[0])
@@ -173,7 +173,7 @@ def work(unit: plan.Unit, folder: Path, device: str) -> Work:
         return repeat(step, STEPS), STEPS, 0
     together = make_vector(f"{suite}/{task}", cfg.env, cfg.finetune.eval_envs)
     seeds = [i << 32 for i in range(together.num_envs)]
-    act = partial(Actor, agent, explore=False)
+    act = partial(AgentPolicy, agent, explore=False)
     return (lambda: list(evaluate(together, act, seeds))), len(seeds), 0
 
 

@@ -40,7 +40,7 @@ try:
     from cwm.infra.runtime import RuntimeConfig, reseed, set_up
     from cwm.infra.source import commit
     from cwm.nn.optim import Optimizer
-    from cwm.train.policies import Actor, Behind
+    from cwm.train.policies import AgentPolicy, Behind
     from cwm.train.pretrain import learner
     from cwm.world.action_free import ActionFreeModel
 except ModuleNotFoundError as error:
@@ -255,10 +255,10 @@ def acting(options: Options) -> tuple[list[Row], None]:
         update.milliseconds(call, 3, options.device)
         return statistics.median(update.milliseconds(call, times, options.device))
 
-    def step(actor: Actor) -> np.ndarray:
+    def step(actor: AgentPolicy) -> np.ndarray:
         return actor(image, np.array([False]))
 
-    def turn(actor: Actor, learning: Any) -> None:
+    def turn(actor: AgentPolicy, learning: Any) -> None:
         actor.follow()
         learning.update(batch)
         for _ in range(5):
@@ -270,12 +270,12 @@ def acting(options: Options) -> tuple[list[Row], None]:
     rows: list[Row] = []
     for name, who in (("eager", eager), ("captured", captured)):
         rows.append(
-            (f"policy step, {name}", milliseconds(partial(step, Actor(who, True)), 30), "ms")
+            (f"policy step, {name}", milliseconds(partial(step, AgentPolicy(who, True)), 30), "ms")
         )
     peak = update.Peak(options.device)
     rows.append(("update, captured", milliseconds(lambda: captured.update(batch), 10), "ms"))
     rows += [(f"update, {name}", mib, "MiB") for name, mib in peak.read().items()]
-    in_turn = partial(turn, Actor(captured, True), captured)
+    in_turn = partial(turn, AgentPolicy(captured, True), captured)
     rows.append(("update and five policy steps, in turn", milliseconds(in_turn, 10), "ms"))
     ahead = made()
     behind = Behind(ahead, True)

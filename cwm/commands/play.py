@@ -14,7 +14,7 @@ from cwm.evaluate.baselines import random_policy
 from cwm.infra.checkpoint import load_weights
 from cwm.infra.errors import UserError, unknown
 from cwm.infra.runtime import reseed, set_up
-from cwm.train.policies import Actor
+from cwm.train.policies import AgentPolicy
 from cwm.train.rollout import Outcome, Policy, make, sum_up
 from cwm.videos.encode import H264, encode
 
@@ -46,7 +46,7 @@ def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ())
         reseed("play", seed)
         shape = env.action_space.shape
         if learned is not None:
-            act: Policy = Actor(_agent(learned, cfg, *shape).to(device), explore=False)
+            act: Policy = AgentPolicy(_agent(learned, cfg, *shape).to(device), explore=False)
         else:
             act = random_policy(shape) if policy == "random" else _scripted(env, what)
         outcome = _episode(env, act, seed)

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from cwm.agent import Agent, AgentConfig
 from cwm.infra.run_dir import RunDir
 from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
-from cwm.train.policies import Actor
+from cwm.train.policies import AgentPolicy
 from cwm.train.rollout import EnvConfig, Outcome, Policy, evaluate, make_vector
 from cwm.world.vision import ModelConfig
 
@@ -58,7 +58,7 @@ def baselines(
     for seed in range(cfg.untrained):
         reseed("untrained", seed)
         fresh = Agent(model, agent, *shape, runtime.precision).to(device)
-        outcomes = play("untrained", partial(Actor, fresh, explore=False), cfg.episodes)
+        outcomes = play("untrained", partial(AgentPolicy, fresh, explore=False), cfg.episodes)
         rows += [("untrained", seed, o) for o in outcomes]
     environments.close()
     write_scores(run.folder / "scores.csv", rows)

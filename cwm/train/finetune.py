@@ -21,7 +21,7 @@ from cwm.infra.run_dir import RunDir, Score
 from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import Guard
-from cwm.train.policies import Actor, Behind
+from cwm.train.policies import AgentPolicy, Behind
 from cwm.train.replay import Replay, ReplayConfig
 from cwm.train.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
 from cwm.videos.encode import H264, encode
@@ -81,7 +81,7 @@ class Finetuning:
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
         if pretrained is not None:
             self._load(pretrained)
-        self.actor = (Behind if cfg.overlap else Actor)(self.agent, explore=True)
+        self.actor = (Behind if cfg.overlap else AgentPolicy)(self.agent, explore=True)
         replay = run.folder / "replay"
         # An episode has one entry more than steps, and none shorter than a window is kept.
         entries = cfg.steps + cfg.steps // cfg.length
@@ -160,7 +160,9 @@ class Finetuning:
         reseed(self.seed, "eval", self.step)
         last = self.step == self.cfg.steps
         outcomes = list(
-            evaluate(self.eval_envs, lambda: Actor(self.agent, explore=False), seeds, film=last)
+            evaluate(
+                self.eval_envs, lambda: AgentPolicy(self.agent, explore=False), seeds, film=last
+            )
         )
         self.run.score([self.score(i, o, "eval") for i, o in enumerate(outcomes)])
         if last:

@@ -9,7 +9,7 @@ from cwm.agent import Agent
 from cwm.world.stacked import BeliefState
 
 
-class Actor:
+class AgentPolicy:
     """The agent, and what it has seen of the episodes that it is in."""
 
     def __init__(self, agent: Agent, explore: bool) -> None:
@@ -26,7 +26,7 @@ class Actor:
         """An update is about to begin."""
 
 
-class Behind(Actor):
+class Behind(AgentPolicy):
     """An actor that does not wait for the update that a GPU is busy with.
 
     It has weights of its own: those before the last update, or, at the first step of an episode,
