@@ -40,7 +40,7 @@ try:
     from cwm.infra.runtime import RuntimeConfig, reseed, set_up
     from cwm.infra.source import commit
     from cwm.nn.optim import Optimizer
-    from cwm.train.policies import AgentPolicy, Behind
+    from cwm.train.policies import AgentPolicy, DelayedPolicy
     from cwm.train.pretrain import learner
     from cwm.world.action_free import ActionFreeModel
 except ModuleNotFoundError as error:
@@ -259,7 +259,7 @@ def acting(options: Options) -> tuple[list[Row], None]:
         return actor(image, np.array([False]))
 
     def turn(actor: AgentPolicy, learning: Any) -> None:
-        actor.follow()
+        actor.sync_weights()
         learning.update(batch)
         for _ in range(5):
             step(actor)
@@ -278,11 +278,11 @@ def acting(options: Options) -> tuple[list[Row], None]:
     in_turn = partial(turn, AgentPolicy(captured, True), captured)
     rows.append(("update and five policy steps, in turn", milliseconds(in_turn, 10), "ms"))
     ahead = made()
-    behind = Behind(ahead, True)
+    delayed = DelayedPolicy(ahead, True)
     if cuda:
         ahead.capture()
-        behind.agent.capture()
-    overlapped = milliseconds(partial(turn, behind, ahead), 10)
+        delayed.agent.capture()
+    overlapped = milliseconds(partial(turn, delayed, ahead), 10)
     return [*rows, ("update and five policy steps, overlapped", overlapped, "ms")], None
 
 

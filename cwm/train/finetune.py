@@ -21,7 +21,7 @@ from cwm.infra.run_dir import RunDir, Score
 from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import Guard
-from cwm.train.policies import AgentPolicy, Behind
+from cwm.train.policies import AgentPolicy, DelayedPolicy
 from cwm.train.replay import Replay, ReplayConfig
 from cwm.train.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
 from cwm.videos.encode import H264, encode
@@ -81,7 +81,7 @@ class Finetuning:
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
         if pretrained is not None:
             self._load(pretrained)
-        self.actor = (Behind if cfg.overlap else AgentPolicy)(self.agent, explore=True)
+        self.actor = (DelayedPolicy if cfg.overlap else AgentPolicy)(self.agent, explore=True)
         replay = run.folder / "replay"
         # An episode has one entry more than steps, and none shorter than a window is kept.
         entries = cfg.steps + cfg.steps // cfg.length
@@ -140,7 +140,7 @@ class Finetuning:
         """One update; returns figures if this one is logged."""
         i = self.agent.updates
         batch = self.replay.sample(self.seed, i, self.cfg.batch)
-        self.actor.follow()
+        self.actor.sync_weights()
         reseed(self.seed, "update", i)
         figures = {f"train/{name}": x for name, x in self.agent.update(batch).items()}
         self.guard.saw(i, figures, batch._asdict())

@@ -22,11 +22,11 @@ class AgentPolicy:
         action, self.belief = self.agent.act(image, is_first, self.belief, self.explore)
         return action
 
-    def follow(self) -> None:
+    def sync_weights(self) -> None:
         """An update is about to begin."""
 
 
-class Behind(AgentPolicy):
+class DelayedPolicy(AgentPolicy):
     """An actor that does not wait for the update that a GPU is busy with.
 
     It has weights of its own: those before the last update, or, at the first step of an episode,
@@ -41,12 +41,12 @@ class Behind(AgentPolicy):
     def __call__(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
         """Actions (B, A) at images (B, 64, 64, 3); rows with `is_first` begin anew."""
         if is_first.any():
-            self.follow()
+            self.sync_weights()
         with torch.cuda.stream(self.stream):
             return super().__call__(image, is_first)
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def sync_weights(self) -> None:
         """Take the weights, once the updates so far have made them."""
         theirs = self.ahead.state_dict()
         for name, mine in self.agent.state_dict().items():

@@ -13,7 +13,7 @@ from emulator import install
 from bench import inputs, whole_runs
 from cwm.infra.cuda_graph import Graphed
 from cwm.infra.runtime import reseed
-from cwm.train.policies import Behind
+from cwm.train.policies import DelayedPolicy
 
 CONFIG = Path(__file__).parents[2] / "config"
 MODELS, VARIANTS = (
@@ -215,11 +215,13 @@ def test_dead_graphs_are_collected_before_a_capture(monkeypatch):
 
 def test_overlapped_policy_waits_for_its_weights_on_a_stream_of_its_own(emulator, monkeypatch):
     """`is_cuda` is false here, so the runs above have no such stream."""
-    behind = Behind(inputs.agent("dreamer", "standard", "smoke", "fp32", "cpu"), explore=True)
-    behind.stream, ran = torch.cuda.Stream(), []
-    monkeypatch.setattr(
-        behind.agent, "act", lambda *_: (ran.append(emulator.current_stream()), None)
+    delayed = DelayedPolicy(
+        inputs.agent("dreamer", "standard", "smoke", "fp32", "cpu"), explore=True
     )
-    behind(inputs.batch(1, 8, "cpu").image[:, 0].numpy(), np.array([True]))
-    assert behind.stream.waited == [emulator.current_stream()]
-    assert ran == [behind.stream]
+    delayed.stream, ran = torch.cuda.Stream(), []
+    monkeypatch.setattr(
+        delayed.agent, "act", lambda *_: (ran.append(emulator.current_stream()), None)
+    )
+    delayed(inputs.batch(1, 8, "cpu").image[:, 0].numpy(), np.array([True]))
+    assert delayed.stream.waited == [emulator.current_stream()]
+    assert ran == [delayed.stream]
