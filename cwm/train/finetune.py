@@ -20,7 +20,7 @@ from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir, Score
 from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.train.compiled import compile_regions
-from cwm.train.nan_guard import Guard
+from cwm.train.nan_guard import NaNGuard
 from cwm.train.policies import AgentPolicy, DelayedPolicy
 from cwm.train.replay import Replay, ReplayConfig
 from cwm.train.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
@@ -86,7 +86,7 @@ class Finetuning:
         # An episode has one entry more than steps, and none shorter than a window is kept.
         entries = cfg.steps + cfg.steps // cfg.length
         self.replay = Replay(cfg.replay, replay, cfg.length, entries, device)
-        self.guard = Guard(run, device)
+        self.guard = NaNGuard(run, device)
         self.step = 0
         self.begun: int | None = None  # the step at which learning began
         self.restore()
@@ -143,7 +143,7 @@ class Finetuning:
         self.actor.sync_weights()
         reseed(self.seed, "update", i)
         figures = {f"train/{name}": x for name, x in self.agent.update(batch).items()}
-        self.guard.saw(i, figures, batch._asdict())
+        self.guard.record(i, figures, batch._asdict())
         if i % self.cfg.log_every:
             return {}
         self.guard.check()

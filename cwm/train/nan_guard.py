@@ -9,7 +9,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
 
 
-class Guard:
+class NaNGuard:
     """Looks at the figures of updates.
 
     Reading one makes a CPU wait for its GPU. So there only those are looked at that are read anyway
@@ -21,7 +21,7 @@ class Guard:
         self.all = device == "cpu" or self.path.exists()
         self.last: tuple[int, dict[str, Tensor], dict[str, Tensor]] | None = None
 
-    def saw(self, update: int, figures: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+    def record(self, update: int, figures: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
         """Take the figures (), and the batch that they come from."""
         self.last = (update, figures, batch)
         if self.all:

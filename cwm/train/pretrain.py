@@ -21,7 +21,7 @@ from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.nn.batch import clip_batch
 from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
 from cwm.train.compiled import compile_regions
-from cwm.train.nan_guard import Guard
+from cwm.train.nan_guard import NaNGuard
 from cwm.videos.store import ClipStore, prefetch
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
 from cwm.world.openloop import predict, squared_errors
@@ -68,7 +68,7 @@ def pretrain(
         start = state["step"]
     learn = learner(world, optimizer, runtime, device)
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
-    guard = Guard(run, device)
+    guard = NaNGuard(run, device)
     batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
     with Progress(total=cfg.updates, start=start, label=run.label) as bar:
         for step in range(start + 1, cfg.updates + 1):
@@ -76,7 +76,7 @@ def pretrain(
             reseed(cfg.seed, "update", step)
             world.train()
             terms, figures = learn(image), {}
-            guard.saw(step, terms, {"image": image})
+            guard.record(step, terms, {"image": image})
             if step % cfg.log_every == 0 or step == cfg.updates:
                 guard.check()
                 figures = terms

@@ -18,7 +18,7 @@ from cwm import config
 from cwm.commands.run_spec import run_spec
 from cwm.infra.run_dir import RunDir
 from cwm.train.finetune import Finetuning, finetune
-from cwm.train.nan_guard import Guard
+from cwm.train.nan_guard import NaNGuard
 
 ROOT = Path(__file__).parents[2] / "config"
 
@@ -44,7 +44,7 @@ class Rehearsal(Finetuning):
 
     def __init__(self, cfg, run):
         self.cfg, self.run = cfg.finetune, run
-        self.agent, self.guard = SimpleNamespace(state_dict=dict), Guard(run, "cpu")
+        self.agent, self.guard = SimpleNamespace(state_dict=dict), NaNGuard(run, "cpu")
         self.actor = None
         self.step, self.begun = 0, None
         self.updates, self.evaluations, self.first = [], [], {}

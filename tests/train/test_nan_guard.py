@@ -10,7 +10,7 @@ from cwm import config
 from cwm.agent import Agent
 from cwm.infra.checkpoint import Checkpoints
 from cwm.infra.errors import UserError
-from cwm.train.nan_guard import Guard
+from cwm.train.nan_guard import NaNGuard
 from cwm.train.replay import Replay
 
 
@@ -56,12 +56,12 @@ def test_a_gpu_is_waited_for_only_where_figures_are_read_until_a_run_has_failed(
     _, run = begin("pretrain", tmp_path / "out", {"clips": store(tmp_path)})
     good, bad = ({"train/kl": torch.tensor(x)} for x in (1.0, torch.inf))
     with run:
-        guard = Guard(run, "cuda")
-        guard.saw(1, bad, {"image": torch.ones(2)})
+        guard = NaNGuard(run, "cuda")
+        guard.record(1, bad, {"image": torch.ones(2)})
         with pytest.raises(UserError, match="train/kl is inf at update 1 or before: the same"):
             guard.check()
-        guard = Guard(run, "cuda")
-        guard.saw(1, good, {"image": torch.ones(2)})
+        guard = NaNGuard(run, "cuda")
+        guard.record(1, good, {"image": torch.ones(2)})
         with pytest.raises(UserError, match=r"train/kl is inf at update 2\. The batch is in"):
-            guard.saw(2, bad, {"image": torch.zeros(2)})
+            guard.record(2, bad, {"image": torch.zeros(2)})
         assert load_file(guard.path)["image"].tolist() == [0, 0]
