@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cwm.nn.blocks import GRUCell, xavier
 from cwm.nn.dists import gumbel, one_hot_sample
-from cwm.nn.time_batched_linear import Deferred
+from cwm.nn.time_batched_linear import TimeBatchedLinear
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -123,17 +123,17 @@ class RSSM(nn.Module):
         embeds = F.linear(embed, embed_in, self.post_hidden.bias)
 
         gates, logits = self.cell.linear, self.post_logit
-        enter = Deferred(latent_in, actions)
-        recur = Deferred(gates.weight, gates.bias.expand(batch, length, -1))
-        look = Deferred(deter_in, embeds)
-        judge = Deferred(logits.weight, logits.bias.expand(batch, length, -1))
+        input_layer = TimeBatchedLinear(latent_in, actions)
+        gate_layer = TimeBatchedLinear(gates.weight, gates.bias.expand(batch, length, -1))
+        post_layer = TimeBatchedLinear(deter_in, embeds)
+        logit_layer = TimeBatchedLinear(logits.weight, logits.bias.expand(batch, length, -1))
 
         stoch, deter, states = start.stoch, start.deter, []
         for kept, drawn in zip(keep.unbind(1), noise.unbind(1), strict=True):
-            x = F.elu(enter(stoch.flatten(-2) * kept))
+            x = F.elu(input_layer(stoch.flatten(-2) * kept))
             deter = deter * kept
-            deter = self.cell.gate(recur(torch.cat([x, deter], -1)), deter)
-            logit = judge(F.elu(look(deter))).unflatten(-1, shape)
+            deter = self.cell.gate(gate_layer(torch.cat([x, deter], -1)), deter)
+            logit = logit_layer(F.elu(post_layer(deter))).unflatten(-1, shape)
             stoch = self.sample(logit, drawn)
             states.append(State(deter, stoch, logit))
         post = State(*(torch.stack(parts, 1) for parts in zip(*states, strict=True)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Deferred:
+class TimeBatchedLinear:
     """x (B, I) -> sums[:, t] + x W^T (B, O) for t = 0, 1, ... in turn, as autocast has it."""
 
     def __init__(self, weight: Tensor, sums: Tensor) -> None:
