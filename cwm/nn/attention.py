@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cwm.infra.errors import UserError
-from cwm.nn.checkpointing import recomputed
+from cwm.nn.checkpointing import checkpointed
 
 HEADS = 4
 
@@ -29,7 +29,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor
     if rate == 0:
         return weights @ values
     kept = keep_some(weights.shape, rate)
-    return recomputed(lambda w, k, v: dropped(w, k, rate) @ v, weights, kept, values)
+    return checkpointed(lambda w, k, v: dropped(w, k, rate) @ v, weights, kept, values)
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:

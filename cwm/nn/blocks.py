@@ -12,7 +12,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.nn.checkpointing import recomputed
+from cwm.nn.checkpointing import checkpointed
 from cwm.nn.dists import full
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -44,7 +44,7 @@ class ResidualLayer(nn.Module):
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """x (N, inputs, H, W), z (N, inputs + extra, H, W) -> (N, outputs, H, W)."""
         y = self.conv1(x if z is None else z)
-        y = self.norm2(recomputed(self._second, y, norm=self.norm1))
+        y = self.norm2(checkpointed(self._second, y, norm=self.norm1))
         skip = x if self.widen is None else self.widen_norm(self.widen(x))
         return F.relu(y.add_(skip), inplace=True)  # in place: no step back needs what a norm gave
 

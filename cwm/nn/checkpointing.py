@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 LARGE = 2**23  # bytes; below, it costs more time than the memory is worth
 
 
-def recomputed(
+def checkpointed(
     function: Callable[..., Tensor], *inputs: Tensor, norm: nn.BatchNorm2d | None = None
 ) -> Tensor:
     """function(*inputs), of which the step back keeps the inputs alone.

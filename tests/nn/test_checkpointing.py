@@ -45,7 +45,7 @@ def test_the_same_bits_in_less_memory(name, half, monkeypatch):
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         ours, memory = state(module, *inputs)
         for file in (cwm.nn.attention, cwm.nn.blocks):
-            monkeypatch.setattr(file, "recomputed", keep_everything)
+            monkeypatch.setattr(file, "checkpointed", keep_everything)
         plain, everything = state(module, *inputs)
     assert len(ours) == len(plain) > 4
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
