@@ -19,7 +19,7 @@ from cwm.behavior.bonus import BonusConfig, VideoBonus
 from cwm.infra.cuda_graph import Graphed
 from cwm.nn.batch import Batch
 from cwm.nn.dists import full, gumbel
-from cwm.nn.optim import Optimizer, OptimizerConfig, fixed, step_all
+from cwm.nn.optim import Optimizer, OptimizerConfig, frozen, step_all
 from cwm.nn.rssm import State
 from cwm.world.stacked import BeliefState, StackedConfig, StackedModel
 from cwm.world.vision import ModelConfig, RandomInputs
@@ -144,7 +144,7 @@ class Agent(nn.Module):
 
         with self.autocast():
             horizon = self.cfg.behavior.horizon
-            with fixed(self.world):
+            with frozen(self.world):
                 feat = self.world.imagine(policy, start, horizon, noise).state.feat
                 reward = self.world.rewards(feat)
             losses = self.behavior.losses(feat, reward)

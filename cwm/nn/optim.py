@@ -93,7 +93,7 @@ def step_all(loss: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
 
 
 @contextmanager
-def fixed(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """What is computed inside teaches the module nothing, and so saves nothing for that."""
     learning = [p for p in module.parameters() if p.requires_grad]
     module.requires_grad_(False)
