@@ -34,14 +34,14 @@ def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]
     from cwm import config
     from cwm.commands.run_spec import run_spec
     from cwm.infra.run_dir import RunDir
-    from cwm.train.finetune import Finetuning, finetune
+    from cwm.train.finetune import FinetuneLoop, finetune
 
     cfg = config.load(files, sets, "sphere")
     sections = ("runtime", "model", "env", "finetune")
     what = run_spec("finetune", SHOWN["finetune"], cfg, sections, files, {}, 0)
     run = RunDir(what, Path("out"), cfg.finetune.checkpoint_seconds)
     run.__enter__()
-    work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
+    work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
     named = [Part(work.agent, "update", "update"), Part(work.replay, "sample", "update")]
     named += [Part(work.agent, "act", "acting"), Part(work, "evaluate", "evaluation")]
     named += [Part(work.env, "step", "environment"), Part(work.env, "reset", "environment")]

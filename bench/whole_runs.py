@@ -86,7 +86,7 @@ def once(run: WholeRun, cfg: config.Config, layers: list[Path], out: Path) -> No
     sections = ("runtime", "model", "env", "finetune")
     spec = run_spec("finetune", "toy/blob", cfg, sections, layers, {}, 0)
     with RunDir(spec, out, seconds) as entry, patch.object(finetune, "encode", no_film):
-        work = finetune.Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, entry)
+        work = finetune.FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, entry)
         finetune.finetune(work)
 
 

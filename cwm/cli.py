@@ -267,7 +267,7 @@ def finetune(
     from cwm.commands.run_spec import run_spec
     from cwm.config import load
     from cwm.infra.run_dir import RunDir
-    from cwm.train.finetune import Finetuning
+    from cwm.train.finetune import FinetuneLoop
     from cwm.train.finetune import finetune as go
 
     cfg = load(configs, sets or (), what.partition("/")[2])
@@ -275,7 +275,7 @@ def finetune(
     inputs = {"pretrained": pretrained} if pretrained else {}
     spec = run_spec("finetune", what, cfg, sections, configs, inputs, seed)
     with RunDir(spec, out, cfg.finetune.checkpoint_seconds) as run:
-        go(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run))
+        go(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run))
 
 
 @app.command()

@@ -59,7 +59,7 @@ def _check(cfg: FinetuneConfig) -> None:
         )
 
 
-class Finetuning:
+class FinetuneLoop:
     """A run: its settings, and everything that changes while it runs."""
 
     def __init__(
@@ -206,7 +206,7 @@ class Finetuning:
         self.eval_envs.close()
 
 
-def finetune(work: Finetuning) -> None:
+def finetune(work: FinetuneLoop) -> None:
     """Learn a task and publish the agent, its scores and a film of an evaluation episode."""
     cfg, run = work.cfg, work.run
     with Progress(total=cfg.steps, start=work.step, label=run.label) as bar:
@@ -238,7 +238,7 @@ def finetune(work: Finetuning) -> None:
     run.publish(*logs, "episode.mp4", "weights.safetensors", "weights.json")
 
 
-def _shower(bar: Progress, work: Finetuning) -> Callable[[dict[str, float]], None]:
+def _shower(bar: Progress, work: FinetuneLoop) -> Callable[[dict[str, float]], None]:
     shown = {"train/image": "image", "train/kl": "kl", "eval/return": "return"}
 
     def show(figures: dict[str, float]) -> None:

@@ -358,7 +358,7 @@ def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog
     from cwm import config
     from cwm.commands.run_spec import run_spec
     from cwm.infra.run_dir import RunDir
-    from cwm.train.finetune import Finetuning, finetune
+    from cwm.train.finetune import FinetuneLoop, finetune
 
     monkeypatch.chdir(tmp_path)
     names = ("suite/carla", "scale/smoke", "model/contextwm", "variant/standard")
@@ -379,7 +379,7 @@ def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog
                 Simulator(port)
 
     with RunDir(spec, tmp_path / "out", 0.0) as run, caplog.at_level(logging.WARNING):
-        finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
+        finetune(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
     assert caplog.text.count("begins again") == 1
     assert "evaluation 0 to 0 begin again" in caplog.text
     rows = (tmp_path / "out/scores.csv").read_text().splitlines()[1:]

@@ -17,7 +17,7 @@ import torch
 from cwm import config
 from cwm.commands.run_spec import run_spec
 from cwm.infra.run_dir import RunDir
-from cwm.train.finetune import Finetuning, finetune
+from cwm.train.finetune import FinetuneLoop, finetune
 from cwm.train.nan_guard import NaNGuard
 
 ROOT = Path(__file__).parents[2] / "config"
@@ -37,7 +37,7 @@ def settings(suite, scale, what, sets=(), seed=0):
     return cfg, run_spec("finetune", f"{suite}/{what}", cfg, sections, files, {}, seed)
 
 
-class Rehearsal(Finetuning):
+class Rehearsal(FinetuneLoop):
     """The loop at full length, with nothing behind it but counting."""
 
     EPISODE = 500  # agent steps, in both suites
@@ -89,7 +89,7 @@ def test_at_the_papers_length(tmp_path, suite, what, prefill, evaluations, updat
     assert work.step == expected[-1][0]
 
 
-class Traced(Finetuning):
+class Traced(FinetuneLoop):
     """A real run, and what it did when."""
 
     def __init__(self, *args):

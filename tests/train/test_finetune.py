@@ -11,7 +11,7 @@ import torch
 from cwm import config
 from cwm.commands.run_spec import run_spec
 from cwm.infra.run_dir import RunDir
-from cwm.train.finetune import Finetuning, finetune
+from cwm.train.finetune import FinetuneLoop, finetune
 from envs.vector import WorkerError
 
 ROOT = Path(__file__).parents[2] / "config"
@@ -27,7 +27,7 @@ def learn(out, what="toy/blob", seed=0, files=(), sets=()):
     cfg = config.load(files, sets, what.partition("/")[2])
     spec = run_spec("finetune", what, cfg, ("runtime", "model", "env", "finetune"), files, {}, seed)
     with RunDir(spec, out, 0.0) as run:
-        finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
+        finetune(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
     return out
 
 
@@ -44,7 +44,7 @@ def test_evaluation_may_have_looks_that_training_never_has(tmp_path):
         sections = ("runtime", "model", "env", "finetune")
         spec = run_spec("finetune", "dmc-remastered/hopper-stand", cfg, sections, files, {}, 0)
         with RunDir(spec, tmp_path / str(heldout), 0.0) as run:
-            work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
+            work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
         work.eval_envs.reset(seed=[0])
         (other,) = work.eval_envs.envs
         assert work.env.unwrapped.visual_seed <= 1_000_000
@@ -77,7 +77,7 @@ def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch, set
     files, _ = settings()
     straight = content(learn(tmp_path / "straight", files=files, sets=sets), *RESULTS)
 
-    collect, stops = Finetuning.collect, iter((17, 46, 59, 73))
+    collect, stops = FinetuneLoop.collect, iter((17, 46, 59, 73))
     stop = next(stops)
 
     def interrupted(self, policy):
@@ -87,7 +87,7 @@ def test_a_run_that_is_stopped_anywhere_ends_the_same(tmp_path, monkeypatch, set
             raise KeyboardInterrupt
         return collect(self, policy)
 
-    monkeypatch.setattr(Finetuning, "collect", interrupted)
+    monkeypatch.setattr(FinetuneLoop, "collect", interrupted)
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
             learn(tmp_path / "stopped", files=files, sets=sets)
@@ -99,7 +99,7 @@ def test_steps_are_counted_where_the_repeat_does_not_divide_the_episode(
     tmp_path, monkeypatch, stops
 ):
     """An episode of 20 control steps takes three agent steps, of 8, 8 and 4."""
-    collect, left = Finetuning.collect, list(stops)
+    collect, left = FinetuneLoop.collect, list(stops)
 
     def interrupted(self, policy):
         if left and self.step == left[0]:
@@ -107,7 +107,7 @@ def test_steps_are_counted_where_the_repeat_does_not_divide_the_episode(
             raise KeyboardInterrupt
         return collect(self, policy)
 
-    monkeypatch.setattr(Finetuning, "collect", interrupted)
+    monkeypatch.setattr(FinetuneLoop, "collect", interrupted)
     sets = ["env.action_repeat=8", "finetune.prefill=6", "finetune.steps=12", "finetune.length=3"]
     sets += ["finetune.eval_every=3", "finetune.train_every=3", "finetune.log_every=1"]
     files, _ = settings(model="dreamer")
@@ -128,7 +128,7 @@ def test_steps_are_counted_where_the_repeat_does_not_divide_the_episode(
 
 def test_an_overlapped_run_acts_with_the_weights_before_the_last_update(tmp_path, monkeypatch):
     files, _ = settings()
-    acted, versions, update = [], [], Finetuning.update
+    acted, versions, update = [], [], FinetuneLoop.update
 
     def weight(agent):
         return agent.behavior.actor.out[0].weight.sum().item()
@@ -138,7 +138,7 @@ def test_an_overlapped_run_acts_with_the_weights_before_the_last_update(tmp_path
         versions.append(weight(self.agent))
         return update(self, rate)
 
-    monkeypatch.setattr(Finetuning, "update", followed)
+    monkeypatch.setattr(FinetuneLoop, "update", followed)
     learn(tmp_path / "run", files=files, sets=["finetune.overlap=true", "finetune.train_every=3"])
     pairs = list(zip(acted[1:], versions, versions[1:], strict=False))
     assert all(mine in (before, now) for mine, before, now in pairs)
@@ -161,7 +161,7 @@ def test_the_overlapped_actor_is_compiled_with_its_own_weights(tmp_path, monkeyp
     with RunDir(
         run_spec("finetune", "toy/blob", cfg, sections, files, {}, 0), tmp_path / "run", 0.0
     ) as run:
-        work = Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
+        work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
     for agent in (work.agent, work.actor.agent):
         assert agent.world.rssm.cell.gate.of.__self__ is agent.world.rssm.cell
     assert work.agent is not work.actor.agent
@@ -173,7 +173,7 @@ def test_processes_change_no_bit_even_if_one_is_killed(tmp_path, monkeypatch):
     sets = ["finetune.eval_envs=2", "finetune.eval_episodes=3"]
     alone = learn(tmp_path / "alone", files=files, sets=sets)
 
-    evaluate = Finetuning.evaluate
+    evaluate = FinetuneLoop.evaluate
 
     def interrupted(self, rate):
         if self.step > 60 and not (tmp_path / "killed").exists():
@@ -181,7 +181,7 @@ def test_processes_change_no_bit_even_if_one_is_killed(tmp_path, monkeypatch):
             self.eval_envs.processes[1].kill()
         return evaluate(self, rate)
 
-    monkeypatch.setattr(Finetuning, "evaluate", interrupted)
+    monkeypatch.setattr(FinetuneLoop, "evaluate", interrupted)
     sets.append("env.processes=true")
     with pytest.raises(WorkerError, match="process 2 of 2 of toy/blob died with exit status -9"):
         learn(tmp_path / "apart", files=files, sets=sets)

@@ -11,7 +11,7 @@ from cwm.commands.run_spec import run_spec
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
 from cwm.train import pretrain as module
-from cwm.train.finetune import Finetuning, finetune
+from cwm.train.finetune import FinetuneLoop, finetune
 
 RESULTS = ("weights.safetensors", "metrics.jsonl")
 
@@ -86,7 +86,7 @@ def test_the_weights_fit_fine_tuning_of_the_same_model_only(clips, tmp_path):
         spec = run_spec("finetune", "toy/blob", cfg, sections, files, inputs, 0)
         assert spec.labels["dataset"] == "squares"
         with RunDir(spec, tmp_path / model, 9.0) as run:
-            finetune(Finetuning(cfg.runtime, cfg.model, cfg.env, cfg.finetune, weights, run))
+            finetune(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, weights, run))
 
     tune("contextwm")
     with pytest.raises(UserError, match=r"does not fit the model: vision: .*context"):
