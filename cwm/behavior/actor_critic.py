@@ -45,7 +45,7 @@ class BehaviorConfig:
     reward_momentum: Share = 1.0  # of the magnitude that imagined rewards are divided by; 1: fixed
 
 
-class Policy(NamedTuple):
+class TruncatedNormal(NamedTuple):
     """A normal distribution truncated to [-1, 1]."""
 
     loc: Tensor  # (..., A)
@@ -100,10 +100,10 @@ class ActorCritic(nn.Module):
         """Let the slow target be the critic."""
         self.target.load_state_dict(self.critic.state_dict())
 
-    def policy(self, feat: Tensor) -> Policy:
+    def policy(self, feat: Tensor) -> TruncatedNormal:
         """The actor's distribution at features (..., F)."""
         mean, std = self.actor(feat)
-        return Policy(torch.tanh(mean), 2 * torch.sigmoid(std / 2) + 0.1)
+        return TruncatedNormal(torch.tanh(mean), 2 * torch.sigmoid(std / 2) + 0.1)
 
     def losses(self, feat: Tensor, reward: Tensor) -> BehaviorLosses:
         """Losses of imagined features (H+1, N, F), with gradient, and rewards (H+1, N)."""

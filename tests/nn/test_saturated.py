@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cwm.behavior.actor_critic import Policy
+from cwm.behavior.actor_critic import TruncatedNormal
 from cwm.nn import dists
 
 
@@ -13,7 +13,7 @@ def test_a_sample_is_finite_where_its_probability_rounds_to_1():
     """Numbers of a run on Cartpole Swingup that once ended with NaN at its 2522nd update."""
     loc = torch.tensor([-0.9999993443489075], requires_grad=True)
     scale = torch.tensor([0.1003350168466568], requires_grad=True)
-    x = Policy(loc, scale).sample(torch.tensor([0.99999994]))
+    x = TruncatedNormal(loc, scale).sample(torch.tensor([0.99999994]))
     x.sum().backward()
     assert -0.5 < x.item() < -0.4  # five and a third scales above the bound that loc lies at
     assert loc.grad.isfinite().all() and scale.grad.isfinite().all()

@@ -5,7 +5,7 @@ import torch
 from golden import RSSM, Golden, close, in_float64_and_float32
 
 from cwm.agent import Agent, AgentConfig
-from cwm.behavior.actor_critic import Policy
+from cwm.behavior.actor_critic import TruncatedNormal
 from cwm.behavior.normalize import RunningMagnitude
 from cwm.behavior.returns import lambda_return
 from cwm.nn.batch import Batch
@@ -19,7 +19,7 @@ from cwm.world.vision import ModelConfig
 def test_truncated_normal(numbers):
     golden = Golden("dists", numbers)
     loc, scale, uniform = (golden.input(f"tn_{x}") for x in ("loc", "std", "uniform"))
-    policy = Policy(loc.requires_grad_(), scale.requires_grad_())
+    policy = TruncatedNormal(loc.requires_grad_(), scale.requires_grad_())
     close(policy.mode(), golden["out/tn_mode"])
     close(policy.mean(), golden["out/tn_mean"])
     close(policy.log_prob(policy.sample(uniform)), golden["out/tn_log_prob"])
