@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cwm.behavior.actor_critic import BehaviorConfig
+from cwm.behavior.actor_critic import BehaviorConfig, TruncatedNormal
 from cwm.convert import FILLED, official_name
 from cwm.nn import checkpointing
 from cwm.nn.batch import Batch
@@ -309,3 +309,26 @@ def batch(golden: Golden, i: int) -> Batch:
     if f"in/{name}/action" not in golden.arrays:
         return Batch(image, is_first)
     return Batch(image, is_first, golden.input(f"{name}/action"), golden.input(f"{name}/reward"))
+
+
+# Quantities that the official code records and ours does not compute.
+
+
+def categorical_log_prob(logits: Tensor, one_hot: Tensor) -> Tensor:
+    """Of one-hot values (..., S, K), summed over the S variables, as (...)."""
+    return (logits.log_softmax(-1) * one_hot).sum((-2, -1))
+
+
+def truncated_normal_mean(policy: TruncatedNormal) -> Tensor:
+    """Mean (..., A) of a normal truncated to [-1, 1]."""
+    normal = torch.distributions.Normal(policy.loc, policy.scale)
+    low, high = policy.loc.new_tensor(-1.0), policy.loc.new_tensor(1.0)
+    slope = normal.log_prob(low).exp() - normal.log_prob(high).exp()
+    return policy.loc + policy.scale**2 * slope / (normal.cdf(high) - normal.cdf(low))
+
+
+def truncated_normal_log_prob(policy: TruncatedNormal, action: Tensor) -> Tensor:
+    """Log-density of actions (..., A) in [-1, 1], summed over the action, (...)."""
+    normal = torch.distributions.Normal(policy.loc, policy.scale)
+    mass = normal.cdf(policy.loc.new_tensor(1.0)) - normal.cdf(policy.loc.new_tensor(-1.0))
+    return (normal.log_prob(action) - mass.log()).sum(-1)

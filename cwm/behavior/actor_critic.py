@@ -25,8 +25,6 @@ from cwm.infra.types import Share
 from cwm.nn.blocks import MLP, MLPConfig
 from cwm.nn.dists import (
     truncated_normal_entropy,
-    truncated_normal_log_prob,
-    truncated_normal_mean,
     truncated_normal_sample,
 )
 
@@ -60,14 +58,6 @@ class TruncatedNormal(NamedTuple):
     def mode(self) -> Tensor:
         """The likeliest action."""
         return self.loc.clamp(-1, 1)
-
-    def mean(self) -> Tensor:
-        """The average action, (..., A)."""
-        return truncated_normal_mean(self.loc, self.scale)
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density of actions (..., A), summed over the action, (...)."""
-        return truncated_normal_log_prob(self.loc, self.scale, action)
 
     def entropy(self) -> Tensor:
         """Summed over the action, (...)."""

@@ -50,11 +50,6 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum((-2, -1))
 
 
-def categorical_log_prob(logits: Tensor, one_hot: Tensor) -> Tensor:
-    """Log-probability of one-hot values (..., S, K), summed over the S variables, as (...)."""
-    return (full(logits).log_softmax(-1) * one_hot).sum((-2, -1))
-
-
 def _cdf(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
@@ -82,15 +77,3 @@ def truncated_normal_entropy(loc: Tensor, scale: Tensor) -> Tensor:
     mass = _cdf(b) - _cdf(a)
     shape = (b * _pdf(b) - a * _pdf(a)) / (2 * mass)
     return (LOG_SQRT_2PI_E + (scale * mass).log() - shape).sum(-1)
-
-
-def truncated_normal_mean(loc: Tensor, scale: Tensor) -> Tensor:
-    """Mean (..., A) of a normal truncated to [-1, 1]."""
-    a, b = (-1 - loc) / scale, (1 - loc) / scale
-    return loc + scale * (_pdf(a) - _pdf(b)) / (_cdf(b) - _cdf(a))
-
-
-def truncated_normal_log_prob(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    """Log-density at x (..., A) in [-1, 1] of a truncated normal, summed over the last axis."""
-    mass = _cdf((1 - loc) / scale) - _cdf((-1 - loc) / scale)
-    return (-0.5 * ((x - loc) / scale).square() - LOG_SQRT_2PI - (scale * mass).log()).sum(-1)
