@@ -110,8 +110,8 @@ def _open_gl() -> Any:
     # mujoco.GLContext is what was chosen when mujoco was first imported, perhaps not by us.
     home = f"mujoco.{chosen}" if chosen in PACKAGES else "mujoco"
     context = importlib.import_module(home).GLContext
-    # One that cannot be made is freed too, which would print a traceback.
-    gl = type("Context", (context,), {"_context": None})(64, 64)
+    # `Renderer` frees it. `__del__` would free it twice, and fail when the interpreter exits.
+    gl = type("Context", (context,), {"__del__": lambda self: None})(64, 64)
     gl.make_current()
     return gl
 
