@@ -96,11 +96,10 @@ def jobs(folder: Path, *commands: str) -> Callable[[], object]:
 def filming(name: str, folder: Path) -> Callable[[int], int]:
     """What films clip number i of a stand-in, and returns its bytes."""
     module = import_module(f"cwm.videos.synthetic.{name}")
-    studio = module.Studio()
 
     def film(clip: int) -> int:
-        path = folder / module.place(clip)
-        module.write(path, studio.film(0, clip))
+        path = folder / module.file_name(clip)
+        module.write(path, module.render(0, clip))
         return below(path) if path.is_dir() else path.stat().st_size
 
     return film

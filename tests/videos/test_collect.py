@@ -81,6 +81,6 @@ def test_folder_is_found_from_results_that_are_a_link(tmp_path, monkeypatch):
 def test_a_missing_folder_and_an_unknown_standin_are_errors(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*elsewhere; expected: a folder of clips"):
         collect("own", DatasetConfig(folder=tmp_path / "elsewhere"), tmp_path / "out", 1)
-    with pytest.raises(UserError, match=r"unknown stand-in dataset 'somthing'.*something"):
+    with pytest.raises(UserError, match=r"unknown synthetic dataset 'somthing'.*something"):
         collect("somthing", standin("somthing", 1), tmp_path / "out", 1)
     assert not (tmp_path / "out/videos.jsonl").exists()

@@ -1,8 +1,8 @@
-"""Stand-in for Human3.6M, as the stills that Pavlakos et al. made of it and the paper's code reads.
+"""Synthetic Human3.6M, as the images of Pavlakos et al. (2017) that the official code reads.
 
-Few people do few things in one room before four fixed cameras, every fifth of 50 frames a second.
-A still is square; where 32 joints are in it is told by an annotation, in thousandths of its side.
-Every action is performed once by every person for all four cameras together, then once more.
+Seven people perform 15 actions in one room before four fixed cameras, at 10 frames per second. A
+frame is square; an annotation gives the positions of 32 joints in it, in thousandths of its side.
+Each person performs an action once for all four cameras, then once more.
 
 World axes: z up, the room about the origin. Body axes: x to the person's right, y forward, z up.
 Metres, radians, seconds.
@@ -10,6 +10,7 @@ Metres, radians, seconds.
 
 import shutil
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,24 +20,24 @@ from numpy.random import Generator
 from PIL import Image
 
 from cwm.infra.files import TEMPORARY, atomic_write
-from cwm.videos.synthetic.camera import BONE, NAME, Camera
+from cwm.videos.synthetic.scene import CAMERA_MJCF, CAPSULE, Scene
 from envs.textures import colour
 
-VERSION = 1  # a change of what is drawn makes new files
-SIDE, UNITS = 160, 1000  # of a still in pixels, and in the units of its annotation
-RATE, STEP = 10, 5  # stills a second, and by how much their numbers differ
+VERSION = 1  # increase it when the frames change: clips are then rendered again
+SIDE, UNITS = 160, 1000  # side of a frame in pixels and in the units of the annotation
+RATE, STEP = 10, 5  # frames per second; difference of the numbers in successive file names
 SUBJECTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
-CORNERS = 3.4 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # where the cameras are
+CORNERS = 3.4 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # positions of the cameras
 
 
 class Action(NamedTuple):
-    """How a person moves; an arm is raised forward, spread, bent, and swings by so much."""
+    """Motion of a person; an arm has four angles: raised forward, spread, bent, swing."""
 
     right: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.05)
     left: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.05)
-    lean: tuple[float, float] = (0.05, 0.03)  # forward, and how far that swings
-    seat: tuple[float, float] = (0, 0)  # how far sat down, 0..1, and how far that swings
+    lean: tuple[float, float] = (0.05, 0.03)  # forward, and its swing
+    seat: tuple[float, float] = (0, 0)  # 0 stands, 1 sits; and its swing
     walks: bool = False
 
 
@@ -59,8 +60,8 @@ ACTIONS = {
     "Walking": Action(right=(0, 0.1, 0.3, 0.5), left=(0, 0.1, 0.3, 0.5), walks=True),
 }
 
-# Joints that a capsule joins, its radius, its paint; beyond the 32 joints, two ends of the hair.
-FLESH = (
+# Capsules: two joints, radius, material. Points 32 and 33 are the ends of the hair.
+LIMBS = (
     *((1, 6, 0.1, "trousers"), (0, 12, 0.13, "shirt"), (12, 13, 0.13, "shirt")),
     *((1, 2, 0.08, "trousers"), (2, 3, 0.055, "trousers"), (3, 5, 0.045, "shoe")),
     *((6, 7, 0.08, "trousers"), (7, 8, 0.055, "trousers"), (8, 10, 0.045, "shoe")),
@@ -69,10 +70,10 @@ FLESH = (
     *((25, 26, 0.05, "shirt"), (26, 27, 0.037, "skin"), (27, 31, 0.04, "skin")),
     (32, 33, 0.08, "hair"),
 )
-PAINTS = ("trousers", "shirt", "shoe", "skin", "hair")
+MATERIALS = ("trousers", "shirt", "shoe", "skin", "hair")
 STAND = '<geom type="cylinder" size=".05 .5" pos="{} {} .5" rgba=".1 .1 .1 1"/>'
 LEG = '<geom type="box" size=".02 .02 .2" pos="{} {} .2" rgba=".2 .2 .2 1"/>'
-SCENE = f"""<mujoco>
+MJCF = f"""<mujoco>
   <visual><map znear=".02"/><headlight ambient=".5 .5 .5" diffuse=".35 .35 .35"/></visual>
   <statistic extent="8" center="0 0 1"/>
   <asset>
@@ -82,10 +83,10 @@ SCENE = f"""<mujoco>
       rgb1=".80 .80 .76" rgb2=".62 .62 .60"/>
     <material name="floor" texture="floor" texuniform="true" texrepeat="1 1" specular="0"/>
     <material name="wall" texture="wall" specular="0"/>
-    {"".join(f'<material name="{paint}" specular=".1"/>' for paint in PAINTS)}
+    {"".join(f'<material name="{name}" specular=".1"/>' for name in MATERIALS)}
   </asset>
   <worldbody>
-    <camera name="{NAME}" pos="0 -1 1" euler="9 9 9" fovy="45"/>
+    {CAMERA_MJCF}
     <light pos="0 0 4" dir=".3 .2 -1" directional="true" diffuse=".5 .5 .5"/>
     <geom type="plane" size="4 4 .1" material="floor"/>
     <geom type="box" size="4 .1 2.5" pos="0 4 2.5" material="wall"/>
@@ -96,8 +97,8 @@ SCENE = f"""<mujoco>
     <geom type="box" size=".02 1 .5" pos="3.88 .5 1.6" rgba=".15 .25 .20 1"/>
     <geom type="box" size="1 .3 .35" pos="1.5 -3.5 .35" rgba=".60 .50 .35 1"/>
     {"".join(STAND.format(x, y) for x, y in CORNERS)}
-    {"".join(BONE.format(f"bone{i}", paint) for i, (*_, paint) in enumerate(FLESH))}
-    <body name="shade" mocap="true">
+    {"".join(CAPSULE.format(f"limb{i}", name) for i, (*_, name) in enumerate(LIMBS))}
+    <body name="shadow" mocap="true">
       <geom type="ellipsoid" size=".33 .3 .003" rgba="0 0 0 .35"/>
     </body>
     <body name="chair" mocap="true">
@@ -114,14 +115,14 @@ def label(clip: int) -> str:
     return list(ACTIONS)[clip % len(ACTIONS)]
 
 
-def place(clip: int) -> str:
-    """Folder of a clip's stills, which are named as it is and numbered 000001, 000006, ..."""
+def file_name(clip: int) -> str:
+    """Path of the folder with a clip's frames, whose names end in 000001, 000006, ..."""
     (_, take), (subject, action, camera, _) = _performance(clip), traits(0, clip).values()
     return f"{action}/{subject}_{action}{f'_{take}' if take else ''}.{camera}"
 
 
 def traits(seed: int, clip: int) -> dict[str, str]:
-    """Few of everything, and one room."""
+    """Person, action and camera; the room never changes."""
     return {
         "subject": SUBJECTS[clip % len(SUBJECTS)],
         "action": label(clip),
@@ -131,89 +132,95 @@ def traits(seed: int, clip: int) -> dict[str, str]:
 
 
 def _performance(clip: int) -> tuple[int, int]:
-    """Number of what is seen by all cameras, and how many times the person has done it before.
+    """Number of the performance, the same for all cameras, and how often it was done before.
 
-    Numbers of people, actions and cameras have no common factor, so all combinations occur.
+    The numbers of people, actions and cameras have no common factor, so all combinations occur.
     """
     kinds = len(SUBJECTS) * len(ACTIONS)
     return clip % kinds, clip // (kinds * len(CAMERAS))
 
 
 def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write stills, each with its joints, (32, 2); their folder appears when all is complete.
+    """Write frames (H, W, 3) uint8 as .jpg files, and joints (32, 2) as an annotation.
 
-    The annotation is in `annot` beside the folders of all actions: the joints of all stills as
-    `part` (N, 32, 2) in a .h5 file, their names in a text file.
+    The folder `path` appears atomically, after the annotation: `part` (N, 32, 2) in a .h5 file and
+    the names of the frames in a text file, both in the folder `annot` beside those of the actions.
     """
-    part, annot = path.with_name(TEMPORARY + path.name), path.parents[1] / "annot"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    temporary, annot = path.with_name(TEMPORARY + path.name), path.parents[1] / "annot"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     annot.mkdir(exist_ok=True)
     names, joints = [], []
-    for i, (still, points) in enumerate(frames):
+    for i, (frame, points) in enumerate(frames):
         names.append(f"{path.name}_{1 + STEP * i:06d}.jpg")
         joints.append(points)
-        Image.fromarray(still).save(part / names[-1], quality=90)
-    h5, text = annot / f"{path.name}.h5", annot / f"{path.name}_images.txt"
-    with atomic_write(h5) as whole, h5py.File(whole, "w") as file:
+        Image.fromarray(frame).save(temporary / names[-1], quality=90)
+    with atomic_write(annot / f"{path.name}.h5") as part, h5py.File(part, "w") as file:
         file["part"] = np.stack(joints)
-    text.write_text("".join(f"{name}\n" for name in names))
-    part.rename(path)
+    (annot / f"{path.name}_images.txt").write_text("".join(f"{name}\n" for name in names))
+    temporary.rename(path)
 
 
-class Studio:
-    """The room; every clip dresses the same figure anew."""
+class Laboratory(Scene):
+    """The room with one figure, which wears the clothes of each clip's person."""
 
     def __init__(self) -> None:
-        self.camera = Camera(SCENE)
-        self.model = self.camera.model
+        super().__init__(MJCF)
 
-    def film(self, seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Stills (160, 160, 3) uint8 and joints (32, 2) of one clip of 30 to 42 stills."""
+    def render(self, seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Frames (160, 160, 3) uint8 with joints (32, 2) of a clip of 30 to 42 frames."""
         action, (height, girth) = ACTIONS[label(clip)], self._dress(clip % len(SUBJECTS))
         rng = np.random.default_rng([seed, *_performance(clip)])
         performance = perform(rng, action, height, int(rng.integers(30, 43)))
         x, y = CORNERS[clip % len(CAMERAS)]
-        self.camera.aim(np.array([0, 0, 0.95]), np.hypot(x, y), np.arctan2(-x, -y), 0.12)
-        self._seat(performance[0], height, action.seat != (0, 0))
+        self.aim(np.array([0, 0, 0.95]), np.hypot(x, y), np.arctan2(-x, -y), 0.12)
+        self._place_chair(performance[0], height, action.seat != (0, 0))
         for joints in performance:
             self._pose(joints, girth)
-            yield self.camera.shoot(SIDE, SIDE), self.camera.project(joints, UNITS)
+            yield self.frame(SIDE, SIDE), self.project(joints, UNITS)
 
     def _dress(self, subject: int) -> tuple[float, float]:
-        """Give the figure a person's clothes; returns height, and girth of limbs (usually 1)."""
+        """Colour the figure as a person; returns height, and girth of the limbs (about 1)."""
         rng = np.random.default_rng(subject)
-        looks = {
+        colours = {
             "trousers": 0.6 * colour(rng, vivid=0.5),
             "shirt": colour(rng),
             "shoe": rng.uniform(0.1, 0.9) * np.ones(3),
             "skin": rng.uniform(0.45, 1) * np.array([1, 0.78, 0.65]),
             "hair": rng.uniform(0.1, 0.6) * np.array([1, 0.8, 0.6]),
         }
-        for paint, look in looks.items():
-            self.model.material(paint).rgba[:3] = look
+        for name, paint in colours.items():
+            self.model.material(name).rgba[:3] = paint
         return rng.uniform(1.6, 1.88), rng.uniform(0.85, 1.25)
 
-    def _seat(self, joints: np.ndarray, height: float, shown: bool) -> None:
-        """Put the chair behind the feet, or below the floor."""
+    def _place_chair(self, joints: np.ndarray, height: float, visible: bool) -> None:
+        """Put the chair behind the feet, or hide it below the floor."""
         across = joints[1] - joints[6]
         yaw = np.arctan2(across[1], across[0])
         feet = (joints[3] + joints[8]) / 2
         back = 0.23 * height * np.array([np.sin(yaw), -np.cos(yaw), 0])
-        self.camera.place("chair", np.array([*(feet + back)[:2], 0 if shown else -9]), yaw)
+        self.move("chair", np.array([*(feet + back)[:2], 0 if visible else -9]), yaw)
 
     def _pose(self, joints: np.ndarray, girth: float) -> None:
-        """Lay the flesh about joints (32, 3)."""
+        """Stretch the limbs between joints (32, 3)."""
         face = np.cross([0, 0, 1.0], joints[1] - joints[6])
         hair = joints[14:16] - 0.035 * face / np.linalg.norm(face) + [0, 0, 0.02]
         points = np.concatenate([joints, hair])
-        for i, (a, b, radius, _) in enumerate(FLESH):
-            self.camera.lay(f"bone{i}", points[a], points[b], radius * girth)
-        self.camera.place("shade", np.array([*joints[0, :2], 0.002]), 0.0)
+        for i, (a, b, radius, _) in enumerate(LIMBS):
+            self.stretch(f"limb{i}", points[a], points[b], radius * girth)
+        self.move("shadow", np.array([*joints[0, :2], 0.002]), 0.0)
+
+
+_laboratory = cache(Laboratory)
+
+
+def render(seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames (160, 160, 3) uint8 with joints (32, 2) of a clip of 30 to 42 frames."""
+    return _laboratory().render(seed, clip)
 
 
 def perform(rng: Generator, action: Action, height: float, count: int) -> np.ndarray:
-    """Joints (count, 32, 3) of a person who does something in the room."""
+    """Draw a performance of an action: joints (count, 32, 3) in the room."""
     pace, phase = rng.uniform(0.4, 0.8), rng.uniform(0, 2 * np.pi)
     arms = np.array([action.right, action.left]) + rng.normal(0, 0.08, (2, 4))
     radius, side = rng.uniform(0.5, 0.95), rng.choice((-1, 1))
@@ -224,7 +231,7 @@ def perform(rng: Generator, action: Action, height: float, count: int) -> np.nda
         seconds = i / RATE
         if action.walks:
             pace, angle = 0.9, start + speed * seconds
-            yaw = angle + (0 if side > 0 else np.pi)  # along the circle
+            yaw = angle + (0 if side > 0 else np.pi)  # tangent to the circle
         else:
             angle = start
             yaw = heading + turn * np.sin(0.5 * pace * seconds * 2 * np.pi) * (1 - action.seat[0])
@@ -237,10 +244,10 @@ def perform(rng: Generator, action: Action, height: float, count: int) -> np.nda
 
 
 def skeleton(action: Action, arms: np.ndarray, wave: np.ndarray, height: float) -> np.ndarray:
-    """Joints (32, 3) in Human3.6M's order, of a person whose feet are at the origin.
+    """Joints (32, 3) in Human3.6M's order of a person whose feet are at the origin.
 
-    arms: (2, 4) as in Action, right then left. wave: (3,) in -1..1, of the right, of the left and
-    a quarter ahead of the right.
+    arms: (2, 4) as in Action, right then left. wave: (3,) in -1..1, the phase of the right side, of
+    the left side, and a quarter period ahead of the right side.
     """
     joints, stride = np.zeros((32, 3)), 0.45 * action.walks
     lean = action.lean[0] + action.lean[1] * wave[0]
@@ -249,7 +256,7 @@ def skeleton(action: Action, arms: np.ndarray, wave: np.ndarray, height: float) 
     joints[12:16] = np.outer([0.13, 0.28, 0.37, 0.42], up)
     for i, side in enumerate((1, -1)):
         hip, hand = (1, 25) if side > 0 else (6, 17)
-        thigh = -stride * wave[i] + 1.45 * seat  # opposite to the arm of that side
+        thigh = -stride * wave[i] + 1.45 * seat  # swings against the arm
         knee = 0.1 + 1.35 * seat + stride * max(0.0, side * -wave[2])
         joints[hip] = [side * 0.055, 0, 0]
         joints[hip + 1] = joints[hip] + 0.245 * _hanging(thigh, side * 0.06)
@@ -273,6 +280,6 @@ def skeleton(action: Action, arms: np.ndarray, wave: np.ndarray, height: float) 
 
 
 def _hanging(forward: float, aside: float) -> np.ndarray:
-    """Direction of a limb that hangs down, raised forward and to the right by angles."""
+    """Unit vector of a limb that hangs down and is raised forward and to the right by angles."""
     down = np.cos(forward)
     return np.array([np.sin(aside) * abs(down), np.sin(forward), -np.cos(aside) * down])

@@ -1,179 +1,176 @@
-"""Stand-in for Something-Something: hands that move everyday things in very many scenes.
+"""Synthetic Something-Something: hands move everyday objects in many different scenes.
 
-Every clip has its own table, wall, light, camera, things and hand. A push to the right is, as a
-distribution over clips, the time reversal of a push to the left: where a thing is and how the hand
-holds it says nothing about the direction, so that one frame (at a random time) cannot tell the two
-apart and two frames can. The hand therefore holds a thing from above instead of from behind. (The
-very first frame says a little: a thing begins more often on the side it comes from.)
+Every clip has its own table, wall, light, camera, objects and hand. Over all clips, pushes to the
+right are pushes to the left played backwards: the start position of the object and the grip of the
+hand say nothing about the direction. A linear probe can therefore not tell the two apart from one
+frame at a random time, but can from two frames. The hand holds the object from above for this
+reason, not from behind. (Only the first frame gives a hint: an object starts more often on the side
+it comes from.)
 
 World axes: x to the right, y away from the camera, z up; metres.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
 from cwm.videos.encode import VP9, encode
-from cwm.videos.synthetic.camera import BONE, NAME, Camera
+from cwm.videos.synthetic.scene import CAMERA_MJCF, CAPSULE, Scene
 from envs.textures import colour, tile
 
-VERSION = 1  # a change of what is drawn makes new files
+VERSION = 1  # increase it when the frames change: clips are then rendered again
 WIDTH, HEIGHT = 128, 96
 LABELS = ("pushing-left-to-right", "pushing-right-to-left", "lifting-up", "turning")
 SHAPES = ("box", "sphere", "cylinder", "capsule", "ellipsoid")
-TILE, PROPS, FINGERS = 64, 3, 5
+TILE = 64  # pixels of a texture's side
+PROPS, FINGERS = 3, 5
 UP = np.array([0, 0, 1.0])
 
-GEOMS = "".join(f'<geom name="{{0}}-{shape}" type="{shape}" size=".1 .1 .1"/>' for shape in SHAPES)
-SHADE = '<geom name="{0}-shade" type="ellipsoid" size=".1 .1 .002" rgba="0 0 0 .35"/>'
-THING = (
-    f'<body name="{{0}}" mocap="true">{GEOMS}</body>'
-    f'<body name="{{0}}-shade" mocap="true">{SHADE}</body>'
-)
-BONES = "".join(BONE.format(f"bone{i}", "skin") for i in range(2 * FINGERS))
-SCENE = f"""<mujoco>
+OBJECT = """
+    <body name="{0}" mocap="true"><geom name="{0}" size=".1 .1 .1"/></body>
+    <body name="{0}-shadow" mocap="true">
+      <geom name="{0}-shadow" type="ellipsoid" size=".1 .1 .002" rgba="0 0 0 .35"/>
+    </body>"""
+BONES = "".join(CAPSULE.format(f"bone{i}", "skin") for i in range(2 * FINGERS))
+MJCF = f"""<mujoco>
   <visual><map znear=".02"/></visual>
   <statistic extent="2" center="0 0 0"/>
   <asset>
     <texture name="table" type="2d" builtin="flat" width="{TILE}" height="{TILE}"/>
     <texture name="wall" type="2d" builtin="flat" width="{TILE}" height="{TILE}"/>
-    <texture name="thing" type="cube" builtin="flat" width="{TILE}" height="{TILE}"/>
+    <texture name="object" type="cube" builtin="flat" width="{TILE}" height="{TILE}"/>
     <material name="table" texture="table" texuniform="true" texrepeat="1 1" specular=".1"/>
     <material name="wall" texture="wall" texuniform="true" texrepeat="1 1" specular="0"/>
-    <material name="thing" texture="thing" specular=".3"/>
+    <material name="object" texture="object" specular=".3"/>
     <material name="skin" specular=".1"/><material name="sleeve" specular="0"/>
   </asset>
   <worldbody>
-    <camera name="{NAME}" pos="0 -1 1" euler="9 9 9"/>
+    {CAMERA_MJCF}
     <light name="lamp" pos="0 0 3" dir="0 0 -1" directional="true"/>
     <geom name="table" type="plane" size="4 4 .1" material="table"/>
     <geom name="wall" type="plane" size="4 4 .1" euler="90 0 0" material="wall"/>
-    {THING.format("thing")}
-    {"".join(THING.format(f"prop{i}") for i in range(PROPS))}
+    {OBJECT.format("object")}
+    {"".join(OBJECT.format(f"prop{i}") for i in range(PROPS))}
     <body name="hand" mocap="true">
       <geom name="palm" type="ellipsoid" size=".1 .1 .1" pos="1 1 1" material="skin"/>{BONES}
     </body>
     <body name="arm" mocap="true">
-      {BONE.format("wrist", "skin")}{BONE.format("sleeve", "sleeve")}
+      {CAPSULE.format("wrist", "skin")}{CAPSULE.format("sleeve", "sleeve")}
     </body>
   </worldbody>
 </mujoco>"""
 
 
-class Motion(NamedTuple):
-    """What happens to the thing in a clip, and when."""
-
-    start: np.ndarray  # (3,) metres
-    shift: np.ndarray  # (3,) metres
-    turn: float  # radians about the vertical
-    grasp: float  # when the hand has arrived and the motion begins, in 0..1 of the clip
-    release: float  # when the motion has ended
-    leaves: bool  # whether the hand goes away then
-    away: np.ndarray  # (3,) from the thing to where the hand comes from
-
-
 def label(clip: int) -> str:
-    """Motion class of a clip; every class has the same share of any number of clips."""
+    """Motion class of a clip; classes have equal shares of any number of clips."""
     return LABELS[clip % len(LABELS)]
 
 
-def place(clip: int) -> str:
-    """File of a clip."""
+def file_name(clip: int) -> str:
+    """Path of a clip's file below the dataset's folder."""
     return f"{label(clip)}/{clip:06d}.webm"
 
 
 def traits(seed: int, clip: int) -> dict[str, str]:
-    """All that one sees is drawn anew for each clip."""
+    """Nothing recurs: every clip has a scene, table, wall, object and hand of its own."""
     return dict.fromkeys(("scene", "table", "wall", "thing", "hand"), f"{seed}-{clip}")
 
 
 write = partial(encode, rate=12, codec=VP9)  # as Something-Something V2 is published
 
 
-def motion(rng: Generator, name: str, away: np.ndarray) -> Motion:
-    """Draw the motion of a class.
+class Motion(NamedTuple):
+    """Motion of the object and of the hand; times are fractions of the clip."""
 
-    For pushes the middle of the way is drawn, not its start, and waiting times at both ends are
-    alike: that makes the two directions each other's reversal in time.
-    """
-    middle = np.array([rng.uniform(-0.34, 0.34), rng.uniform(-0.1, 0.1), 0.0])
-    distance, shift, turn = rng.uniform(0.28, 0.45), np.zeros(3), 0.0
-    match name:
-        case "pushing-left-to-right":
-            shift[0] = distance
-        case "pushing-right-to-left":
-            shift[0] = -distance
-        case "lifting-up":
-            shift[2] = 0.65 * distance
-        case "turning":
-            turn = rng.choice((-1, 1)) * rng.uniform(1.2, 2.6)
-    start = middle - shift * [0.5, 0.5, 0]
-    grasp, release = rng.uniform(0, 0.25), 1 - rng.uniform(0, 0.25)
-    return Motion(start, shift, turn, grasp, release, name != "lifting-up", away)
+    start: np.ndarray  # (3,) metres
+    shift: np.ndarray  # (3,) metres
+    turn: float  # radians about the vertical
+    grasp: float  # time when the hand has arrived and the motion begins
+    release: float  # time when the motion ends
+    withdraws: bool  # whether the hand goes away after the release
+    away: np.ndarray  # (3,) from the object to where the hand comes from
+
+    @classmethod
+    def draw(cls, rng: Generator, name: str, away: np.ndarray) -> "Motion":
+        """Draw a motion of a class.
+
+        The middle of a push is drawn, not its start, and the waiting times at both ends have the
+        same distribution: this makes the two directions each other's reversal in time.
+        """
+        middle = np.array([rng.uniform(-0.34, 0.34), rng.uniform(-0.1, 0.1), 0.0])
+        distance, shift, turn = rng.uniform(0.28, 0.45), np.zeros(3), 0.0
+        match name:
+            case "pushing-left-to-right":
+                shift[0] = distance
+            case "pushing-right-to-left":
+                shift[0] = -distance
+            case "lifting-up":
+                shift[2] = 0.65 * distance
+            case "turning":
+                turn = rng.choice((-1, 1)) * rng.uniform(1.2, 2.6)
+        start = middle - shift * [0.5, 0.5, 0]
+        grasp, release = rng.uniform(0, 0.25), 1 - rng.uniform(0, 0.25)
+        return cls(start, shift, turn, grasp, release, name != "lifting-up", away)
+
+    def at(self, time: float) -> tuple[np.ndarray, float, np.ndarray]:
+        """Position (3,) and turn of the object, and the hand's offset (3,), at a time in 0..1."""
+        done = _smoothstep((time - self.grasp) / (self.release - self.grasp))
+        absent = 1 - _smoothstep(time / self.grasp)
+        if self.withdraws:
+            absent += _smoothstep((time - self.release) / (1 - self.release))
+        return self.start + done * self.shift, done * self.turn, absent * self.away
 
 
-def pose(plan: Motion, time: float) -> tuple[np.ndarray, float, np.ndarray]:
-    """Position of the thing, its turn, and how far the hand is from it, at a time in 0..1."""
-    done = _smooth((time - plan.grasp) / (plan.release - plan.grasp))
-    absent = 1 - _smooth(time / plan.grasp)
-    if plan.leaves:
-        absent += _smooth((time - plan.release) / (1 - plan.release))
-    return plan.start + done * plan.shift, done * plan.turn, absent * plan.away
-
-
-def _smooth(x: float) -> float:
-    """From 0 to 1, slow at both ends; the same forwards and backwards in time."""
+def _smoothstep(x: float) -> float:
+    """From 0 to 1, slow at both ends, and its own reversal in time."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
 
-class Studio:
-    """One MuJoCo scene whose every look is overwritten for each clip: nothing is recompiled."""
+class Tabletop(Scene):
+    """One compiled scene; each clip overwrites all shapes, sizes, colours and textures."""
 
     def __init__(self) -> None:
-        self.camera = Camera(SCENE)
-        self.model = self.camera.model
-
-    def film(self, seed: int, clip: int) -> Iterator[np.ndarray]:
-        """Frames (96, 128, 3) uint8 of one clip of 30 to 42 frames."""
-        count, shoot = self.prepare(seed, clip)
-        return map(shoot, range(count))
+        super().__init__(MJCF)
 
     def prepare(self, seed: int, clip: int) -> tuple[int, Callable[[int], np.ndarray]]:
-        """Number of frames of a clip, and what films any of them until the next is prepared."""
+        """Number of frames of a clip, and a function that renders frame t of it.
+
+        The function is valid until the next call of `prepare`.
+        """
         rng = np.random.default_rng([seed, clip])
         target, *view = self._decorate(rng)
-        half, yaw = self._thing("thing", rng, rng.uniform(0.13, 0.19)), rng.uniform(0, 2 * np.pi)
-        plan = motion(rng, label(clip), self._hand(rng, half))
+        half, yaw = self._shape("object", rng, rng.uniform(0.13, 0.19)), rng.uniform(0, 2 * np.pi)
+        motion = Motion.draw(rng, label(clip), self._shape_hand(rng, half))
         count = int(rng.integers(30, 43))
         sway, phase = rng.choice((0, 0, 0.015)), rng.uniform(0, 2 * np.pi, 3)
 
-        def shoot(t: int) -> np.ndarray:
-            where, turn, absent = pose(plan, t / (count - 1))
-            self._stand("thing", where, half, yaw + turn)
-            grip = where + 2 * half[2] * UP + absent
-            self.camera.place("hand", grip, turn)
-            self.camera.place("arm", grip, 0.0)
-            self.camera.aim(target + sway * np.sin(phase + 6 * t / count), *view)
-            return self.camera.shoot(HEIGHT, WIDTH)
+        def frame(t: int) -> np.ndarray:
+            foot, turn, offset = motion.at(t / (count - 1))
+            self._stand("object", foot, half, yaw + turn)
+            grip = foot + 2 * half[2] * UP + offset
+            self.move("hand", grip, turn)
+            self.move("arm", grip, 0.0)
+            self.aim(target + sway * np.sin(phase + 6 * t / count), *view)
+            return self.frame(HEIGHT, WIDTH)
 
-        return count, shoot
+        return count, frame
 
     def _decorate(self, rng: Generator) -> tuple[np.ndarray, float, float, float]:
-        """Table, wall, lamp and things that stand about; returns how the camera is aimed."""
+        """Draw table, wall, light and props; returns the arguments of `aim`."""
         for name in ("table", "wall"):
-            self.camera.paint(name, tile(rng, TILE, vivid=0.5))
+            self.paint(name, tile(rng, TILE, vivid=0.5))
             self.model.material(name).texrepeat[:] = rng.uniform(0.7, 2.0)
         depth = rng.uniform(0.5, 1.1)
         self.model.geom("wall").pos[:] = [0, depth, 0]
         for i in range(PROPS):
-            half = self._thing(f"prop{i}", rng, rng.uniform(0.06, 0.16))
+            half = self._shape(f"prop{i}", rng, rng.uniform(0.06, 0.16))
             x, y = rng.uniform(-0.8, 0.8), rng.uniform(0.35, depth - 0.15)
-            shown = 0 if rng.random() < 0.5 else -9  # an absent thing is under the table
-            self._stand(f"prop{i}", np.array([x, y, shown]), half, rng.uniform(0, 2 * np.pi))
+            height = 0 if rng.random() < 0.5 else -9  # half of the props are hidden
+            self._stand(f"prop{i}", np.array([x, y, height]), half, rng.uniform(0, 2 * np.pi))
         bright, lamp = rng.uniform(0.45, 0.8), self.model.light("lamp")
         lamp.diffuse[:] = bright * (1 - 0.25 * rng.random(3))
         lamp.dir[:] = [rng.uniform(-0.7, 0.7), rng.uniform(-0.2, 0.8), -1]
@@ -184,40 +181,39 @@ class Studio:
         return target, rng.uniform(1.05, 1.35), azimuth, elevation
 
     def _stand(self, name: str, foot: np.ndarray, half: np.ndarray, yaw: float) -> None:
-        """Stand a thing at a place, its shade on the table below it."""
-        self.camera.place(name, foot + half[2] * UP, yaw)
-        self.model.geom(f"{name}-shade").size[:2] = 1.12 * half[:2]
-        self.camera.place(f"{name}-shade", np.array([*foot[:2], min(foot[2], 0.003)]), yaw)
+        """Stand an object of half extents (3,) at a point (3,), with its shadow on the table."""
+        self.move(name, foot + half[2] * UP, yaw)
+        self.model.geom(f"{name}-shadow").size[:2] = 1.12 * half[:2]
+        self.move(f"{name}-shadow", np.array([*foot[:2], min(foot[2], 0.003)]), yaw)
 
-    def _thing(self, name: str, rng: Generator, radius: float) -> np.ndarray:
-        """Give a thing a shape, sizes and a look; returns half its extent (3,), standing."""
+    def _shape(self, name: str, rng: Generator, radius: float) -> np.ndarray:
+        """Draw shape, size and colour or texture of an object; returns its half extents (3,)."""
         shape = rng.choice(SHAPES)
         half = radius * np.array([1, rng.uniform(0.55, 1), rng.uniform(0.6, 1)])
         if shape in ("cylinder", "capsule", "sphere"):
             half[1] = half[0]
         if shape == "sphere":
             half[2] = half[0]
-        material, painted = self.model.material("thing").id, name == "thing" and rng.random() < 0.6
-        if painted:
-            self.camera.paint("thing", np.tile(tile(rng, TILE), (6, 1, 1)))
-        look = colour(rng)
-        for other in SHAPES:
-            geom = self.model.geom(f"{name}-{other}")
-            geom.matid[:] = material if painted else -1
-            geom.rgba[:] = [*(np.ones(3) if painted else look), float(other == shape)]
-        geom = self.model.geom(f"{name}-{shape}")
-        geom.size[:] = half
-        if shape == "cylinder":
-            geom.size[:2] = half[0], half[2]
         if shape == "capsule":
             half[2] = max(half[2], 1.3 * half[0])
-            geom.size[:2] = half[0], half[2] - half[0]
+        material, textured = -1, name == "object" and rng.random() < 0.6
+        if textured:
+            self.paint("object", np.tile(tile(rng, TILE), (6, 1, 1)))
+            material = self.model.material("object").id
+        paint = colour(rng)
+        geom = self.model.geom(name)
+        geom.type[:] = getattr(self._mujoco.mjtGeom, f"mjGEOM_{shape.upper()}")
+        geom.size[:] = half
+        if shape in ("cylinder", "capsule"):  # MuJoCo's order; caps are not part of the length
+            geom.size[1] = half[2] - half[0] * (shape == "capsule")
+        geom.matid[:] = material
+        geom.rgba[:3] = 1 if textured else paint
         return half
 
-    def _hand(self, rng: Generator, half: np.ndarray) -> np.ndarray:
-        """Shape a hand that holds the thing from above; returns the way by which it comes, (3,).
+    def _shape_hand(self, rng: Generator, half: np.ndarray) -> np.ndarray:
+        """Shape a hand that holds the object from above; returns where it comes from, (3,).
 
-        The arm comes from either side of the viewer, whatever the motion will be.
+        The arm comes from either side of the viewer, independently of the motion.
         """
         side = np.deg2rad(-90 + rng.choice((-1, 1)) * rng.uniform(20, 80))
         rise = np.deg2rad(rng.uniform(30, 60))
@@ -232,9 +228,18 @@ class Studio:
         for i, angle in enumerate(side + spread):
             out = np.array([np.cos(angle), np.sin(angle), 0])
             bend, tip = reach * out + thick * UP, reach * out - 0.7 * half[2] * UP
-            self.camera.lay(f"bone{2 * i}", knuckle + 0.05 * out, bend, thick)
-            self.camera.lay(f"bone{2 * i + 1}", bend, tip, thick)
+            self.stretch(f"bone{2 * i}", knuckle + 0.05 * out, bend, thick)
+            self.stretch(f"bone{2 * i + 1}", bend, tip, thick)
         cuff = rng.uniform(0.15, 0.5)
-        self.camera.lay("wrist", knuckle, knuckle + cuff * along, 0.04)
-        self.camera.lay("sleeve", knuckle + cuff * along, knuckle + 1.3 * along, 0.055)
+        self.stretch("wrist", knuckle, knuckle + cuff * along, 0.04)
+        self.stretch("sleeve", knuckle + cuff * along, knuckle + 1.3 * along, 0.055)
         return 0.8 * along
+
+
+_tabletop = cache(Tabletop)
+
+
+def render(seed: int, clip: int) -> Iterator[np.ndarray]:
+    """Frames (96, 128, 3) uint8 of a clip of 30 to 42 frames."""
+    count, frame = _tabletop().prepare(seed, clip)
+    return map(frame, range(count))
