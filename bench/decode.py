@@ -27,7 +27,7 @@ from cwm.videos.decode import decode_part, part_folder
 from cwm.videos.encode import H264, encode
 from cwm.videos.ffmpeg import ffmpeg_exe
 from cwm.videos.store import ClipStore
-from cwm.videos.synthetic import StandinConfig
+from cwm.videos.synthetic import SyntheticConfig
 
 ROUNDS = 3
 
@@ -63,7 +63,7 @@ def ours(folder: Path, out: Path, processes: int) -> ClipStore:
 
 
 def compare(work: Path, clips: int, processes: int) -> dict[str, float]:
-    cfg = DatasetConfig(source="standin", standin=StandinConfig("something", clips))
+    cfg = DatasetConfig(source="standin", standin=SyntheticConfig("something", clips))
     collect("something", cfg, work / "videos", processes)
     files = sorted((work / "videos").rglob("*.webm"))
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}

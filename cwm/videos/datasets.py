@@ -31,7 +31,7 @@ from cwm.videos import episodes, images
 from cwm.videos.download import Archive
 from cwm.videos.ffmpeg import Geometry
 from cwm.videos.images import Run
-from cwm.videos.synthetic import StandinConfig
+from cwm.videos.synthetic import SyntheticConfig
 
 log = logging.getLogger(__name__)
 VIDEOS = (
@@ -71,7 +71,7 @@ class DatasetConfig:
     annotations: dict[Split, str] = Field(default_factory=dict)  # patterns of JSON files, if any
     skip: NonNegativeInt = 0  # stills left out where a run of them begins
     every: PositiveInt = 1  # of the other stills, those whose number is a multiple are kept
-    standin: StandinConfig = StandinConfig()
+    standin: SyntheticConfig = SyntheticConfig()
     geometry: Geometry = Geometry()
     min_frames: PositiveInt = 25  # shorter clips are left out (reference: length of a segment)
     prioritize_ends: bool = False  # draw the last window of a clip far more often

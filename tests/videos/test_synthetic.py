@@ -269,7 +269,7 @@ def test_human_clips_are_written_atomically(tmp_path):
 
 
 def test_generate_keeps_existing_clips(tmp_path):
-    cfg = synthetic.StandinConfig("human36m", clips=2)
+    cfg = synthetic.SyntheticConfig("human36m", clips=2)
     made = synthetic.generate(cfg, tmp_path, workers=1)
     assert list(made) == sorted(made)
     folder = "human36m-v1-seed0"

@@ -31,7 +31,7 @@ NAMES = ("driving", "human36m", "robot", "something")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class StandinConfig:
+class SyntheticConfig:
     """Which dataset to generate, how many clips, and from which seed."""
 
     name: str = ""
@@ -39,7 +39,7 @@ class StandinConfig:
     seed: NonNegativeInt = 0
 
 
-def generate(cfg: StandinConfig, root: Path, workers: int) -> dict[str, dict[str, str]]:
+def generate(cfg: SyntheticConfig, root: Path, workers: int) -> dict[str, dict[str, str]]:
     """Make the missing clips below `root`; returns the traits of all clips by path.
 
     A path is relative to `root` and names a video file, or a folder with the images of one clip.
@@ -59,7 +59,7 @@ def generate(cfg: StandinConfig, root: Path, workers: int) -> dict[str, dict[str
     return dict(sorted(zip(paths, traits, strict=True)))
 
 
-def _make_all(cfg: StandinConfig, clips: dict[int, Path], workers: int) -> None:
+def _make_all(cfg: SyntheticConfig, clips: dict[int, Path], workers: int) -> None:
     """Make clips in several processes; the first error cancels the rest."""
     spawn = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
     with ProcessPoolExecutor(min(workers, len(clips)), spawn, initializer=_begin) as pool:
@@ -78,7 +78,7 @@ def _module(name: str) -> ModuleType:
     return import_module(f"{__name__}.{name}")
 
 
-def _make(cfg: StandinConfig, clip: int, path: Path) -> None:
+def _make(cfg: SyntheticConfig, clip: int, path: Path) -> None:
     module = _module(cfg.name)
     module.write(path, module.render(cfg.seed, clip))
 
