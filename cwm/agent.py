@@ -1,5 +1,6 @@
-"""A world model, the behaviour learned in its imagination, and the bonus between them.
+"""The agent: a world model, an actor and critic trained in its imagination, and the bonus.
 
+Reference: `agents/base.py`.
 Shapes: B batch, T time, N = B T starts of imagination, A action, H horizon.
 """
 
@@ -27,16 +28,20 @@ from cwm.world.vision import ModelConfig, RandomInputs
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AgentConfig:
-    """Everything that learns during fine-tuning, but for the architecture."""
+    """Losses and optimizers of fine-tuning."""
 
     world: StackedConfig = StackedConfig()
     behavior: BehaviorConfig = BehaviorConfig()
     bonus: BonusConfig = BonusConfig()
     world_optimizer: OptimizerConfig = OptimizerConfig()
-    encoder_optimizer: OptimizerConfig = OptimizerConfig()  # encoder, context and lower model
+    encoder_optimizer: OptimizerConfig = (
+        OptimizerConfig()
+    )  # encoder, context encoder and action-free RSSM
     actor_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
     critic_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
-    encoder_frozen: NonNegativeInt = 0  # first updates during which the encoder's rate is zero
+    encoder_frozen: NonNegativeInt = (
+        0  # number of first updates with learning rate 0 in encoder_optimizer
+    )
 
 
 class Agent(nn.Module):
@@ -77,35 +82,34 @@ class Agent(nn.Module):
         }
 
     def autocast(self) -> AbstractContextManager:
-        """Mixed precision for the forward passes, when the run asks for it."""
+        """bfloat16 autocast for forward passes, if the precision is bf16."""
         device = next(self.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def capture(self) -> None:
-        """From now on updates and actions are CUDA graphs; the agent must be on the GPU."""
-        self.learn = Graphed(self.learn, self.changing)
-        self._see = Graphed(self._see)
+        """Run updates and actions as CUDA graphs from now on; the agent must be on a GPU."""
+        self.learn = Graphed(self.learn, self.mutable_state)
+        self._policy_step = Graphed(self._policy_step)
 
-    def changing(self) -> Iterator[Tensor]:
-        """Everything that an update changes."""
+    def mutable_state(self) -> Iterator[Tensor]:
+        """Every tensor that an update changes."""
         yield from self.state_dict().values()
         for optimizer in self.optimizers.values():
             yield from optimizer.state().values()
 
-    def update(self, batch: Batch, *given: Any) -> dict[str, Tensor]:
-        """One update of the world model, then of the behaviour from its posterior states.
+    def update(self, batch: Batch, *inputs: Any) -> dict[str, Tensor]:
+        """Update the world model, then actor and critic from its posterior states.
 
-        `given` are the start, random, uniform and noise of `learn`, if they are not to be the
-        usual ones. Returns figures, all (), still on the device.
+        `inputs` are the optional arguments of `learn`. Returns metrics, all (), on the device.
         """
         self.train()
         if "encoder" in self.optimizers:
             self.optimizers["encoder"].freeze(self.updates < self.cfg.encoder_frozen)
-        figures = self.learn(*batch, *given)
+        metrics = self.learn(*batch, *inputs)
         if self.updates % self.cfg.behavior.target_every == 0:
             self.behavior.copy_target()
         self.updates += 1
-        return figures
+        return metrics
 
     def learn(
         self,
@@ -118,23 +122,23 @@ class Agent(nn.Module):
         uniform: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """An update, the same every time: what a graph captures.
+        """The part of `update` that a CUDA graph can capture: no Python state changes.
 
-        `uniform` (H, N, A) and `noise` (H, N, S, K) fix the imagined actions and latents; they are
-        drawn if None.
+        `start` is the state before the first step, zeros if None. `uniform` (H, N, A) determines
+        imagined actions and Gumbel noise `noise` (H, N, S, K) imagined latents; drawn if None.
         """
         batch = Batch(image, is_first, action, reward)
         with self.autocast():
             output = self.world.loss(batch, self.bonus, start, random)
         names = ["encoder", "world"] if "encoder" in self.optimizers else ["world"]
         norms = step_all(output.loss, [self.optimizers[name] for name in names])
-        figures = output.terms | {f"{n}_norm": x for n, x in zip(names, norms, strict=True)}
+        metrics = output.terms | {f"{n}_norm": x for n, x in zip(names, norms, strict=True)}
 
         post = State(*(x.flatten(0, 1) for x in output.post.detach()))
-        figures |= self._update_behavior(post, uniform, noise)
+        metrics |= self._update_behavior(post, uniform, noise)
         if self.bonus is not None:
-            figures["bonus_magnitude"] = self.bonus.norm.magnitude.clone()
-        return {name: x.detach() for name, x in figures.items()}
+            metrics["bonus_magnitude"] = self.bonus.norm.magnitude.clone()
+        return {name: x.detach() for name, x in metrics.items()}
 
     def _update_behavior(
         self, start: State, uniform: Tensor | None, noise: Tensor | None
@@ -162,11 +166,11 @@ class Agent(nn.Module):
     def act(
         self, image: np.ndarray, is_first: np.ndarray, belief: BeliefState | None, explore: bool
     ) -> tuple[np.ndarray, BeliefState]:
-        """Actions (B, A) at images (B, 64, 64, 3) uint8: sampled when exploring, else the mode.
+        """Actions (B, A) for images (B, 64, 64, 3) uint8: sampled if exploring, else the mode.
 
-        `belief` is what the last call returned, None at the beginning; rows with `is_first` (B,)
-        forget it. Chance comes from the CPU's generator, whatever the device, so that an update
-        that a GPU is still busy with has no part in it.
+        `belief` is the result of the last call, or None at first; rows with `is_first` (B,) reset
+        it. Random numbers come from the CPU's generator on every device, because the GPU's
+        generator may be in use by an update that is still running.
         """
         self.eval()
         device = next(self.parameters()).device
@@ -174,21 +178,21 @@ class Agent(nn.Module):
         noise = gumbel((2, len(image), 1, rssm.stoch, rssm.classes), torch.empty(0))
         uniform = torch.rand(len(image), self.world.action_dim)
         first = torch.as_tensor(is_first, dtype=torch.float32)
-        seen = (torch.as_tensor(image), first, noise, uniform)
+        inputs = (torch.as_tensor(image), first, noise, uniform)
         belief = belief or self.world.initial_belief(len(image))
-        sample, mode, after = self._see(*(x.to(device) for x in seen), belief)
+        sample, mode, after = self._policy_step(*(x.to(device) for x in inputs), belief)
         action = sample if explore else mode
         return action.cpu().numpy(), after._replace(action=action)
 
-    def _see(
+    def _policy_step(
         self, image: Tensor, first: Tensor, noise: Tensor, uniform: Tensor, before: BeliefState
     ) -> tuple[Tensor, Tensor, BeliefState]:
-        """A sampled action (B, A), the likeliest one, and the belief after the image.
+        """A sampled action (B, A), the mode (B, A), and the belief after the image.
 
-        `noise` (2, B, 1, S, K) is Gumbel noise for both models.
+        Gumbel noise `noise` (2, B, 1, S, K) is for the action-free and the upper RSSM.
         """
         with self.autocast():
             after = self.world.observe_step(before, image, first, *noise)
             policy = self.behavior.policy(after.post.feat)
-        # In float32 at every step, as at the first one, so that one graph serves them all.
+        # float32, like the first belief, so that all steps share one CUDA graph.
         return policy.sample(uniform), policy.mode(), tree_map_only(Tensor, full, after)

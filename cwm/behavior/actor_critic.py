@@ -31,7 +31,7 @@ from cwm.nn.dists import (
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BehaviorConfig:
-    """Learning of behaviour in imagination."""
+    """Actor and critic, trained in imagination."""
 
     actor: MLPConfig = MLPConfig()
     critic: MLPConfig = MLPConfig()
@@ -40,7 +40,7 @@ class BehaviorConfig:
     lambda_: Share = 0.95
     entropy: NonNegativeFloat = 1e-4
     target_every: PositiveInt = 100  # updates between copies of the critic to its slow target
-    reward_momentum: Share = 1.0  # of the magnitude that imagined rewards are divided by; 1: fixed
+    reward_momentum: Share = 1.0  # of the running reward magnitude; 1: no normalisation
 
 
 class TruncatedNormal(NamedTuple):
@@ -56,25 +56,25 @@ class TruncatedNormal(NamedTuple):
         return truncated_normal_sample(self.loc, self.scale, uniform.clamp(eps, 1 - eps))
 
     def mode(self) -> Tensor:
-        """The likeliest action."""
+        """The action of highest density, (..., A)."""
         return self.loc.clamp(-1, 1)
 
     def entropy(self) -> Tensor:
-        """Summed over the action, (...)."""
+        """Entropy, summed over the action, (...)."""
         return truncated_normal_entropy(self.loc, self.scale)
 
 
 class BehaviorLosses(NamedTuple):
-    """Losses and figures of one update."""
+    """Losses and metrics of one update."""
 
     actor: Tensor  # ()
     critic: Tensor  # ()
     terms: dict[str, Tensor]  # all ()
-    target: Tensor  # (H, N) what the critic is regressed to
+    target: Tensor  # (H, N) regression target of the critic
 
 
 class ActorCritic(nn.Module):
-    """Actor, critic, and the critic's slow target."""
+    """Actor, critic and slow target critic."""
 
     def __init__(self, cfg: BehaviorConfig, features: int, action_dim: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def copy_target(self) -> None:
-        """Let the slow target be the critic."""
+        """Copy the critic to the slow target."""
         self.target.load_state_dict(self.critic.state_dict())
 
     def policy(self, feat: Tensor) -> TruncatedNormal:
@@ -96,20 +96,20 @@ class ActorCritic(nn.Module):
         return TruncatedNormal(torch.tanh(mean), 2 * torch.sigmoid(std / 2) + 0.1)
 
     def losses(self, feat: Tensor, reward: Tensor) -> BehaviorLosses:
-        """Losses of imagined features (H+1, N, F), with gradient, and rewards (H+1, N)."""
-        cfg, still = self.cfg, feat.detach()
+        """Losses of imagined features (H+1, N, F), which carry gradients, and rewards (H+1, N)."""
+        cfg, detached = self.cfg, feat.detach()
         value = self.target(feat)[0].squeeze(-1)
         scaled = self.reward_norm(reward)
         returns = lambda_return(scaled[:-1], value[:-1], value[-1], cfg.discount, cfg.lambda_)
         weight = discount_weights(len(returns), cfg.discount, returns)
 
-        entropy = self.policy(still[:-2]).entropy()  # (H-1, N)
+        entropy = self.policy(detached[:-2]).entropy()  # (H-1, N)
         objective = returns[1:] + cfg.entropy * entropy
         actor = -(weight[:-1] * objective).mean()
 
-        # The reference adds the entropy in place, so that it reaches the critic's targets too.
+        # As in the reference, the critic's targets contain the entropy too (an in-place addition).
         target = torch.cat([returns[:1], objective]).detach()
-        predicted = self.critic(still[:-1])[0].squeeze(-1)
+        predicted = self.critic(detached[:-1])[0].squeeze(-1)
         critic = (weight * 0.5 * (predicted - target).square()).mean()
         terms = {
             "actor_entropy": entropy.detach().mean(),

@@ -1,4 +1,4 @@
-"""The video-based intrinsic bonus: how far clips of experience lie from earlier ones.
+"""The video-based intrinsic bonus: the distance of new clips of experience to earlier ones.
 
 Paper section 3.2 (from APV, section 4.2); reference `agents/expl.py`.
 Shapes: B sequences, T steps, F features of the action-free model, Q projected width.
@@ -18,19 +18,21 @@ from cwm.infra.types import Share
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BonusConfig:
-    """reward + beta * bonus is what the behaviour is trained on; beta 0 switches it off."""
+    """The behaviour learns from reward + beta * bonus; beta 0: no bonus."""
 
     beta: NonNegativeFloat = 1.0
-    kind: Literal["abs", "rel"] = "abs"  # rel: beta follows the running magnitude of the reward
-    window: PositiveInt = 5  # consecutive features averaged into one clip
+    kind: Literal["abs", "rel"] = (
+        "abs"  # rel: beta is multiplied by the running magnitude of rewards
+    )
+    window: PositiveInt = 5  # consecutive features that are averaged to represent a clip
     neighbours: PositiveInt = 16
-    queue: PositiveInt = 4096  # clips remembered
+    queue: PositiveInt = 4096  # latest clips that are kept
     width: PositiveInt = 128  # of the random projection
     momentum: Share = 0.99
 
 
 class VideoBonus(nn.Module):
-    """A queue of projected clips, and the mean distance of new ones to their nearest neighbours."""
+    """Mean distance of projected clips to their nearest neighbours in a queue of recent ones."""
 
     def __init__(self, cfg: BonusConfig, features: int) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class VideoBonus(nn.Module):
 
     @torch.no_grad()
     def forward(self, feat: Tensor, reward: Tensor) -> Tensor:
-        """Target of the behavioural reward: the first T - window + 1 steps' reward plus bonus.
+        """Reward plus bonus of the first T - window + 1 steps.
 
         feat (B, T, F), reward (B, T) -> (B, T - window + 1).
         """
@@ -57,23 +59,25 @@ class VideoBonus(nn.Module):
 
     @torch.no_grad()
     def novelty(self, feat: Tensor) -> Tensor:
-        """Mean distance of each window of `feat` (B, T, F) to its nearest in the queue.
+        """Mean distance of each window of `feat` (B, T, F) to its nearest neighbours.
 
-        The windows enter the queue first, so each finds itself at distance 0, as in the reference.
-        Returns (B, T - window + 1).
+        The windows enter the queue first. Each is therefore its own neighbour at distance 0, as in
+        the reference. Returns (B, T - window + 1).
         """
         cfg = self.cfg
         clips = feat.unfold(1, cfg.window, 1).mean(-1)  # (B, T', F)
-        # In float64, which autocast and TF32 leave alone: differences of near clips cancel.
+        # float64, which autocast and TF32 do not change: distances of similar clips cancel.
         new = (clips.double() @ self.projection.double()).flatten(0, 1)
         count = len(new)
         if count > cfg.queue:
-            raise UserError(f"bonus.queue is {cfg.queue}, too small for {count} clips of a batch")
+            raise UserError(
+                f"bonus.queue is {cfg.queue}; it must be at least {count}, the clips in a batch"
+            )
         self.queue.copy_(torch.cat([new.to(self.queue), self.queue[: cfg.queue - count]]))
         self.filled.add_(count).clamp_(max=cfg.queue)
 
-        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b is thirty times cheaper than the difference; the
-        # distance to oneself would cancel badly and is known to be zero.
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b is 30 times faster than computing a - b. The distance
+        # of a clip to itself would not be exactly zero, so it is set.
         queue = self.queue.double()
         norms = queue.square().sum(-1)
         square = norms[:count, None] + norms - 2 * (queue[:count] @ queue.mT)
@@ -83,6 +87,6 @@ class VideoBonus(nn.Module):
         nearest = distance.masked_fill(age >= self.filled, torch.inf).topk(
             min(cfg.neighbours, cfg.queue), largest=False, sorted=False
         )[0]
-        known = nearest.isfinite()
-        mean = nearest.where(known, 0).sum(-1) / known.sum(-1)
+        found = nearest.isfinite()
+        mean = nearest.where(found, 0).sum(-1) / found.sum(-1)
         return mean.unflatten(0, clips.shape[:2]).to(feat.dtype)

@@ -1,11 +1,11 @@
-"""A running magnitude to divide by."""
+"""Normalisation by a running magnitude; reference `StreamNorm` in `core/other.py`."""
 
 import torch
 from torch import Tensor, nn
 
 
 class RunningMagnitude(nn.Module):
-    """m <- momentum m + (1 - momentum) mean|x|, then x / (m + 1e-8); m starts at 1."""
+    """x / (m + 1e-8), where m <- momentum m + (1 - momentum) mean|x|, starting at 1."""
 
     def __init__(self, momentum: float) -> None:
         super().__init__()
@@ -14,11 +14,11 @@ class RunningMagnitude(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Take the mean magnitude of `x` into account."""
+        """Update the running magnitude by mean|x|."""
         mean = x.abs().mean().to(self.magnitude.dtype)
         self.magnitude.mul_(self.momentum).add_((1 - self.momentum) * mean)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Update by `x`, then divide it by the magnitude."""
+        """Update the magnitude, then divide `x` by it."""
         self.update(x)
         return x / (self.magnitude + 1e-8).to(x.dtype)

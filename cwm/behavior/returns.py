@@ -1,6 +1,6 @@
 """Returns of imagined trajectories: pure functions, time first.
 
-Shapes: H horizon, N trajectories. The reward at i belongs to arriving in state i.
+Shapes: H horizon, N trajectories. Reward i is received on arrival in state i.
 """
 
 import torch
@@ -25,5 +25,5 @@ def lambda_return(
 
 
 def discount_weights(length: int, discount: float, like: Tensor) -> Tensor:
-    """1, d, d^2, ...: how much step i of an imagined trajectory counts, (length, 1)."""
+    """Weights 1, d, d^2, ... of the steps of an imagined trajectory, (length, 1)."""
     return (discount ** torch.arange(length, device=like.device, dtype=like.dtype))[:, None]

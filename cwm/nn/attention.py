@@ -14,15 +14,20 @@ HEADS = 4
 
 
 def random_tokens(frames: int, tokens: int, masked: float, like: Tensor) -> Tensor:
-    """For each frame its own random subset of int(tokens * (1 - masked)) tokens, (frames, S)."""
+    """S = int(tokens * (1 - masked)) random token indices for each frame, (frames, S)."""
     kept = int(tokens * (1 - masked))
     return torch.rand(frames, tokens, device=like.device).topk(kept, -1, sorted=False).indices
 
 
+def split_heads(x: Tensor) -> Tensor:
+    """(..., tokens, C) -> (..., HEADS, tokens, C / HEADS)."""
+    return x.unflatten(-1, (HEADS, -1)).transpose(-3, -2)
+
+
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
     """softmax(q k^T / sqrt(width)) v with dropout of the weights; all (..., tokens, width)."""
-    # A CPU's fused kernels know no dropout, and their gradients are slow. Without gradients they
-    # spare the memory of all weights at once, which as training keeps a part is the largest there.
+    # Fused kernels on a CPU have no dropout, and their backward pass is slow. Without gradients
+    # they are used, because they never hold all attention weights in memory.
     if queries.is_cuda or (rate == 0 and not torch.is_grad_enabled()):
         return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate)
     weights = (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1)
@@ -33,31 +38,31 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Zero each entry with probability `rate`, and divide the others by 1 - rate."""
+    """Zero each entry with probability `rate` and divide the others by 1 - rate."""
     if rate == 0 or x.is_cuda:
         return F.dropout(x, rate)
     return dropped(x, keep_some(x.shape, rate), rate)
 
 
 def keep_some(shape: torch.Size, rate: float) -> Tensor:
-    """Which entries a dropout leaves, on a CPU.
+    """Boolean mask of the entries that dropout keeps, on the CPU.
 
-    Every random number serves four entries, so the rate is met to 2^-15.
+    One random 64-bit number decides four entries of 16 bits, so the rate is rounded to 2^-15.
     """
     bits = torch.empty(-(-shape.numel() // 4), dtype=torch.long).random_().view(torch.int16)
     return (bits[: shape.numel()].bitwise_and_(2**15 - 1) >= round(rate * 2**15)).view(shape)
 
 
 def dropped(x: Tensor, kept: Tensor, rate: float) -> Tensor:
-    """The entries that are kept, divided by 1 - rate, and zeros."""
+    """x / (1 - rate) where `kept`, else zero."""
     return x * kept.to(x.dtype).mul_(1 / (1 - rate))
 
 
 class ContextAttention(nn.Module):
     """z = relu(x + norm(attention(x, context))); reference `nets/modules.py`.
 
-    Keys and values are projected once per clip and then gathered per frame, which is the same
-    function as projecting the kept tokens of every frame.
+    Keys and values are projected once per clip and then gathered for each frame. The result equals
+    projecting the kept tokens of every frame.
     """
 
     def __init__(self, channels: int, size: int, dropout: float) -> None:
@@ -78,7 +83,7 @@ class ContextAttention(nn.Module):
         nn.init.zeros_(self.project_out.bias)
 
     def forward(self, x: Tensor, context: Tensor, keep: Tensor | None) -> Tensor:
-        """x (B*T, C, H, W), context (B, C, H, W), keep (B*T, S) or None for all -> like x."""
+        """x (B*T, C, H, W), context (B, C, H, W), keep (B*T, S) or None: all tokens -> like x."""
         frames, _, height, width = x.shape
         queries, tokens = self.project(x, context)
         per_clip = frames // len(context)
@@ -89,14 +94,13 @@ class ContextAttention(nn.Module):
             tokens = tokens[clip[:, None], keep]  # (B*T, S, 2C)
         keys, values = tokens.chunk(2, -1)
         rate = self.dropout if self.training else 0.0
-        parts = (queries, keys, values)
-        heads = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
+        heads = map(split_heads, (queries, keys, values))
         mixed = attend(*heads, rate).transpose(1, 2).flatten(2)
         mixed = dropout(self.project_out(mixed), rate).mT.unflatten(2, (height, width))
         return F.relu(self.norm(mixed).add_(x), inplace=True)
 
     def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (B*T, H W, C) of x, and keys beside values of the context (B, N, 2C)."""
+        """Queries (B*T, H W, C) of x; concatenated keys and values of the context (B, N, 2C)."""
         channels, weight, bias = x.shape[1], self.project_in.weight, self.project_in.bias
         queries = x.flatten(2).mT + self.query_position.to(x.dtype)
         tokens = context.flatten(2).mT + self.context_position.to(context.dtype)
@@ -104,10 +108,8 @@ class ContextAttention(nn.Module):
         return queries, F.linear(tokens, weight[channels:], bias[channels:])
 
     def attention_weights(self, x: Tensor, context: Tensor) -> Tensor:
-        """Weights of all tokens for every query, means over the heads: (B*T, H W, N)."""
+        """Attention weights averaged over the heads, without masking or dropout: (B*T, H W, N)."""
         queries, tokens = self.project(x, context)
         keys = tokens.chunk(2, -1)[0].repeat_interleave(len(x) // len(context), 0)
-        queries, keys = (
-            part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (queries, keys)
-        )
+        queries, keys = map(split_heads, (queries, keys))
         return (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1)

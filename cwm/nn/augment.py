@@ -1,6 +1,6 @@
-"""Random changes of the context frame in fine-tuning, one kind at a time.
+"""Random augmentations of the context frame in fine-tuning.
 
-Reference: `get_augmentation` in `nets/encoder/ctx_resnet.py`, made of kornia's and torchvision's.
+Reference: `get_augmentation` in `nets/encoder/ctx_resnet.py`, which calls kornia and torchvision.
 Shapes: B frames (B, 3, H, W) in -0.5..0.5. Uniform numbers `u` are drawn if None.
 """
 
@@ -16,10 +16,10 @@ Augment = Literal["none", "erasing", "shift", "flip", "scale"]
 
 
 def erase(frame: Tensor, u: Tensor | None = None) -> Tensor:
-    """Grey out a random rectangle of half of the frames (B, 3, H, W).
+    """Erase a random rectangle of each frame (B, 3, H, W) with probability 0.5.
 
-    Random erasing with kornia's defaults: probability 0.5, area 0.02..0.33 of the frame, aspect
-    ratio 0.3..1 or 1..3.3 with equal chance. The fill, 0, is mid-grey in -0.5..0.5.
+    Kornia's defaults: area 0.02..0.33 of the frame, aspect ratio 0.3..1 or 1..3.3 with equal
+    probability. Erased pixels become 0, which is mid-grey.
     """
     count, _, height, width = frame.shape
     u = torch.rand(6, count, device=frame.device) if u is None else u
@@ -38,27 +38,27 @@ def erase(frame: Tensor, u: Tensor | None = None) -> Tensor:
 
 
 def shift(frame: Tensor, u: Tensor | None = None) -> Tensor:
-    """Move each frame (B, 3, H, W) by up to 8 pixels along both axes; its edge fills what is bared.
+    """Shift each frame (B, 3, H, W) by up to 8 pixels along both axes.
 
-    The same as padding 8 pixels with the edge and cropping at random to the old size.
+    Equals replicate padding by 8 pixels and a random crop to the original size.
     """
     count, _, height, width = frame.shape
     u = torch.rand(2, count, device=frame.device) if u is None else u
     down, right = ((u * 17).floor() - 8)[..., None]
-    return resample(frame, down + places(height, frame), right + places(width, frame))
+    return resample(frame, down + pixels(height, frame), right + pixels(width, frame))
 
 
 def flip(frame: Tensor, u: Tensor | None = None) -> Tensor:
-    """Mirror the frames (B, 3, H, W) with probability 0.5: all of the batch, or none."""
+    """Mirror the whole batch (B, 3, H, W) with probability 0.5."""
     u = torch.rand((), device=frame.device) if u is None else u
     return torch.where(u < 0.5, frame.flip(-1), frame)
 
 
 def scale(frame: Tensor, u: Tensor | None = None) -> Tensor:
-    """Enlarge one random rectangle, the same for the batch, to the frames' size (B, 3, H, W).
+    """Crop one random rectangle from the whole batch and resize it to the frame, (B, 3, H, W).
 
     Torchvision's random resized crop: area 2/3..1 of the frame, aspect ratio 3/4..4/3 on a log
-    scale; of ten draws the first that fits, else all of the frame.
+    scale. It takes the first of ten candidates that fits, or the whole frame if none does.
     """
     _, _, height, width = frame.shape
     u = torch.rand(11, 2, device=frame.device) if u is None else u
@@ -70,8 +70,8 @@ def scale(frame: Tensor, u: Tensor | None = None) -> Tensor:
     tall, wide = tall[first], wide[first]
     top = (u[10, 0] * (height - tall + 1)).floor()
     left = (u[10, 1] * (width - wide + 1)).floor()
-    y = ((places(height, frame) + 0.5) * tall / height - 0.5).clamp(min=0).minimum(tall - 1)
-    x = ((places(width, frame) + 0.5) * wide / width - 0.5).clamp(min=0).minimum(wide - 1)
+    y = ((pixels(height, frame) + 0.5) * tall / height - 0.5).clamp(min=0).minimum(tall - 1)
+    x = ((pixels(width, frame) + 0.5) * wide / width - 0.5).clamp(min=0).minimum(wide - 1)
     return resample(frame, (top + y)[None], (left + x)[None])
 
 
@@ -83,15 +83,15 @@ AUGMENTATIONS: dict[Augment, Callable[[Tensor], Tensor]] = {
 }
 
 
-def places(count: int, like: Tensor) -> Tensor:
-    """The places 0, 1, ... of the pixels along an axis."""
+def pixels(count: int, like: Tensor) -> Tensor:
+    """Pixel coordinates 0, 1, ..., count - 1 along an axis."""
     return torch.arange(count, dtype=like.dtype, device=like.device)
 
 
 def resample(frame: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Frames (B, 3, H, W) read at rows y and columns x, (B, N) or (1, N) for all alike.
+    """Sample frames (B, 3, H, W) bilinearly at rows y and columns x, each (B, N) or (1, N).
 
-    Linear between pixels, exact on them, and the edge's value beyond it.
+    Coordinates outside of the frame read the nearest edge pixel.
     """
     height, width = frame.shape[-2:]
     y, x = (2 * y + 1) / height - 1, (2 * x + 1) / width - 1

@@ -1,4 +1,4 @@
-"""What flows into a loss.
+"""The input of the losses.
 
 Shapes: B batch, T time, A action.
 """
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
 
 def clip_batch(image: Tensor) -> Batch:
-    """Video clips (B, T, 64, 64, 3), each of which begins at its first frame."""
+    """A batch of video clips (B, T, 64, 64, 3); `is_first` is 1 at the first frame of each."""
     is_first = torch.zeros(image.shape[:2], device=image.device)
     is_first[:, 0].fill_(1)
     return Batch(image, is_first)

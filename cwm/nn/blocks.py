@@ -28,8 +28,8 @@ def xavier(layer: Layer) -> Layer:
 class ResidualLayer(nn.Module):
     """relu(skip(x) + block(z)): two 3x3 convolutions with batch norm; reference `ResidualLayer`.
 
-    `block` reads z, which is x unless the caller has something better: attention over a context, or
-    x and `extra` channels of the context after it.
+    z defaults to x. A contextual decoder passes x after attention over the context, or x
+    concatenated with `extra` channels of the context.
     """
 
     def __init__(self, inputs: int, outputs: int, extra: int = 0) -> None:
@@ -46,18 +46,18 @@ class ResidualLayer(nn.Module):
         y = self.conv1(x if z is None else z)
         y = self.norm2(checkpointed(self._second, y, norm=self.norm1))
         skip = x if self.widen is None else self.widen_norm(self.widen(x))
-        return F.relu(y.add_(skip), inplace=True)  # in place: no step back needs what a norm gave
+        return F.relu(y.add_(skip), inplace=True)  # backward does not use the norm's output
 
     def _second(self, y: Tensor) -> Tensor:
         return self.conv2(F.relu(self.norm1(y), inplace=True))
 
 
 class GRUCell(nn.Module):
-    """GRU with one layer norm over all gates and an update gate biased to keep (DreamerV2)."""
+    """GRU with one layer norm over all gates; the update gate has bias -1 (DreamerV2)."""
 
     def __init__(self, inputs: int, deter: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs + deter, 3 * deter)  # keeps PyTorch's initialisation
+        self.linear = nn.Linear(inputs + deter, 3 * deter)  # PyTorch's default initialisation
         self.norm = nn.LayerNorm(3 * deter, eps=1e-3)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class GRUCell(nn.Module):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MLPConfig:
-    """Every head of the model, the actor and the critic: `layers` of `units` with ELU."""
+    """Size of a reward head, the actor or the critic."""
 
     layers: NonNegativeInt = 4
     units: PositiveInt = 400
@@ -90,8 +90,8 @@ class MLP(nn.Module):
         self.out = nn.ModuleList(xavier(nn.Linear(widths[-1], n)) for n in outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(..., inputs) -> one (..., n) for each n in `outputs`, in float32 at least."""
+        """(..., inputs) -> one (..., n) for each n in `outputs`, at least in float32."""
         for layer in self.hidden:
             x = F.elu(layer(x))
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 writes 1000 in steps of 4
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 rounds 1000 to steps of 4
             return tuple(out(full(x)) for out in self.out)

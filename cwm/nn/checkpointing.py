@@ -1,7 +1,7 @@
-"""Memory of a CPU's update: what is cheap to compute is computed again for the step back.
+"""Activation checkpointing: cheap activations are recomputed in the backward pass.
 
-Without it a residual layer keeps the image that its second convolution reads, and attention its
-weights a second time, after their dropout: a tenth of all memory at the paper's sizes.
+Residual layers then do not store the input of their second convolution, and attention does not
+store its weights after dropout. At the paper's sizes this is a tenth of the peak memory on a CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,24 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-LARGE = 2**23  # bytes; below, it costs more time than the memory is worth
+LARGE = 2**23  # bytes; below this size the time costs more than the memory
 
 
 def checkpointed(
     function: Callable[..., Tensor], *inputs: Tensor, norm: nn.BatchNorm2d | None = None
 ) -> Tensor:
-    """function(*inputs), of which the step back keeps the inputs alone.
+    """function(*inputs), saving only the inputs for the backward pass.
 
-    It computes all again but the last operation. The function draws no random numbers; `norm` is
-    what it normalises a batch by, whose running statistics see the batch once. What is small is
-    kept, and on a GPU everything, where memory is plenty and such operations take the time.
+    The function must not draw random numbers. `norm` is the batch norm that it calls, whose running
+    statistics are updated once. Small inputs are not checkpointed. Neither are inputs on a GPU,
+    where recomputation takes longer and memory is not the limit.
     """
     small = inputs[0].nbytes < LARGE or inputs[0].is_cuda
     if small or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return function(*inputs)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _seen(norm) if norm else nullcontext()
+        return nullcontext(), _frozen_statistics(norm) if norm else nullcontext()
 
     return checkpoint(
         function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
@@ -36,8 +36,7 @@ def checkpointed(
 
 
 @contextmanager
-def _seen(norm: nn.BatchNorm2d) -> Iterator[None]:
-    """Running statistics and their count stay as they are."""
+def _frozen_statistics(norm: nn.BatchNorm2d) -> Iterator[None]:
     momentum, count = norm.momentum, norm.num_batches_tracked
     norm.momentum, norm.num_batches_tracked = 0.0, None
     try:

@@ -19,16 +19,18 @@ Fusion = Literal["attention", "concat"]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ContextConfig:
-    """What the decoder may see of the context frame, and which frame it is."""
+    """How the context frame is chosen and how the decoder reads it."""
 
     choice: Choice = "random"
-    fusion: Fusion = "attention"  # concat: features beside the decoder's, all of them, no attention
-    masked: Fraction = 0.75  # share of context tokens hidden from each decoded frame in training
+    fusion: Fusion = "attention"  # concat: concatenate all features instead of attending
+    masked: Fraction = (
+        0.75  # share of context tokens that each decoded frame cannot see in training
+    )
     dropout: Fraction = 0.1  # of the cross-attention
 
 
 class ContextEncoder(nn.Module):
-    """A ResNet of its own, whose features are the decoder's keys and values."""
+    """A ResNet whose features are the decoder's keys and values."""
 
     def __init__(self, cfg: VisionConfig) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class ContextEncoder(nn.Module):
 
 
 def choose(choice: Choice, clips: int, length: int, device: torch.device) -> Tensor:
-    """The index of the context frame of each clip, (B,)."""
+    """The index (B,) of the context frame in each clip."""
     match choice:
         case "random":
             return torch.randint(length, (clips,), device=device)

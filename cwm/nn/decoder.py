@@ -1,4 +1,4 @@
-"""Latent features to the mean of an image, with or without a context frame.
+"""Decoders from latent features to the mean of an image, with or without a context frame.
 
 Reference: `nets/decoder/{resnet,ctx_resnet,plaincnn}.py`. Shapes: B clips of T frames, F features.
 """
@@ -14,15 +14,15 @@ from cwm.nn.blocks import ResidualLayer, xavier
 from cwm.nn.context import ContextConfig
 from cwm.nn.encoder import STAGES, VisionConfig
 
-SIZES = (8, 16, 32)  # pixels at which the stages work
+SIZES = (8, 16, 32)  # resolution of each stage, in pixels
 CONTEXT_SIZES = (
     8,
     16,
-)  # where the context is seen; at 32, attention would cost nine times that at 16
+)  # stages that read the context; attention at 32 costs nine times that at 16
 
 
 class ResNetDecoder(nn.Module):
-    """Three stages of upsampling and residual layers; the plain decoder is one without context."""
+    """Three stages of upsampling and residual layers; without `context` it is the plain decoder."""
 
     def __init__(self, cfg: VisionConfig, context: ContextConfig | None, features: int) -> None:
         super().__init__()
@@ -33,7 +33,9 @@ class ResNetDecoder(nn.Module):
         concat = context is not None and context.fusion == "concat"
         self.stages = nn.ModuleList()
         for size, (a, b) in zip(SIZES, pairwise(widths), strict=True):
-            extra = a if concat and size in CONTEXT_SIZES else 0  # the context is as wide as x
+            extra = (
+                a if concat and size in CONTEXT_SIZES else 0
+            )  # the context has as many channels as x
             outputs = [a] * (cfg.layers - 1) + [b]
             self.stages.append(
                 nn.ModuleList(
@@ -58,13 +60,15 @@ class ResNetDecoder(nn.Module):
     ) -> Tensor:
         """Mean image (B, T, 3, 64, 64) of features (B, T, F).
 
-        `context` maps a size to features (B, C, size, size); `keep` maps it to the context tokens
-        (B*T, S) that each frame sees. Without `keep`, frames draw their own subset while training
-        and see all tokens in evaluation. Concatenation hides none, whatever `keep` says.
+        `context` maps a size to features (B, C, size, size), and `keep` maps it to the context
+        tokens (B*T, S) that each frame sees. Without `keep`, each frame sees a random subset in
+        training and all tokens in evaluation. Concatenation ignores `keep` and hides nothing.
         """
         x = self.linear(feat.flatten(0, 1)).unflatten(1, (self.base, 4, 4))
         for stage in self.stages:
-            with torch.autocast(x.device.type, enabled=False):  # on a GPU it would widen x
+            with torch.autocast(
+                x.device.type, enabled=False
+            ):  # on a GPU autocast would return float32
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = stage[0](x, self.fuse_context(x, context, keep))
             for layer in stage[1:]:
@@ -74,19 +78,19 @@ class ResNetDecoder(nn.Module):
     def fuse_context(
         self, x: Tensor, context: dict[int, Tensor] | None, keep: dict[int, Tensor] | None
     ) -> Tensor | None:
-        """What the stage's first layer reads in place of x, where the context is looked at."""
+        """The input z of the stage's first layer, or None where the stage reads no context."""
         size = x.shape[-1]
         if self.context is None or size not in CONTEXT_SIZES:
             return None
         if context is None:
-            raise ValueError("this decoder was built with a context and needs its features")
+            raise ValueError("a contextual decoder needs the features of the context frame")
         if self.context.fusion == "concat":
-            seen = context[size]
-            return torch.cat([x, seen.repeat_interleave(len(x) // len(seen), 0)], 1)
+            features = context[size]
+            return torch.cat([x, features.repeat_interleave(len(x) // len(features), 0)], 1)
         tokens = keep[size] if keep else None
         if tokens is None and self.training:
             tokens = random_tokens(len(x), size * size, self.context.masked, x)
-        if tokens is not None and tokens.shape[-1] == 0:  # everything masked: no attention
+        if tokens is not None and tokens.shape[-1] == 0:  # all tokens are masked
             return None
         return self.attention[str(size)](x, context[size], tokens)
 
@@ -114,7 +118,7 @@ class CNNDecoder(nn.Module):
 def decoder(
     cfg: VisionConfig, context: ContextConfig | None, features: int
 ) -> ResNetDecoder | CNNDecoder:
-    """The decoder that the config names."""
+    """Build the decoder that the config names."""
     if cfg.network == "resnet":
         return ResNetDecoder(cfg, context, features)
     return CNNDecoder(cfg, features)

@@ -1,6 +1,6 @@
 """Distributions as plain functions of tensors.
 
-Noise is always an argument, so that a caller may draw it, repeat it, or pass zeros to get the mode.
+Noise is always an argument: a caller may draw it, repeat it, or pass zeros to get the mode.
 
 Shapes: S latent variables, K classes of each, A action dimensions; leading axes are free.
 """
@@ -15,14 +15,14 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def full(x: Tensor) -> Tensor:
-    """At least float32: half precision is widened, float32 and float64 stay what they are."""
+    """Convert half precision to float32; leave float32 and float64 unchanged."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def gumbel(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Standard Gumbel noise of `shape`, so that argmax(logits + noise) is a categorical sample."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    # A 0, drawn once in 16 million, becomes -inf: a class that is then not sampled.
+    # A uniform 0, drawn once in 16 million, becomes -inf: that class is then never sampled.
     return -torch.rand(shape, dtype=dtype, device=like.device).log().neg().log()
 
 
@@ -65,7 +65,7 @@ def truncated_normal_sample(loc: Tensor, scale: Tensor, uniform: Tensor) -> Tens
     straight through the clamp.
     """
     low, high = _cdf((-1 - loc) / scale), _cdf((1 - loc) / scale)
-    below_1 = 1 - torch.finfo(loc.dtype).eps / 2  # a sum that rounds to 1 would be infinitely far
+    below_1 = 1 - torch.finfo(loc.dtype).eps / 2  # erfinv(1) is infinite
     at = (2 * (low + uniform * (high - low)) - 1).clamp(-below_1, below_1)
     x = loc + scale * math.sqrt(2) * torch.erfinv(at)
     return x + (x.clamp(-1 + 1e-6, 1 - 1e-6) - x).detach()

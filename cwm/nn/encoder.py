@@ -22,7 +22,7 @@ class VisionConfig:
     """Encoder and decoder of the images."""
 
     network: Literal["resnet", "cnn"] = "resnet"  # cnn: DreamerV2's
-    depth: PositiveInt = 48  # channels of the first stage; doubles at each further one
+    depth: PositiveInt = 48  # channels of the first stage; each further stage doubles them
     layers: PositiveInt = 2  # residual layers in a stage
 
 
@@ -81,5 +81,5 @@ class CNNEncoder(nn.Module):
 
 
 def encoder(cfg: VisionConfig) -> ResNetEncoder | CNNEncoder:
-    """The encoder that the config names."""
+    """Build the encoder that the config names."""
     return ResNetEncoder(cfg) if cfg.network == "resnet" else CNNEncoder(cfg)

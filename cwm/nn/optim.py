@@ -22,7 +22,7 @@ class OptimizerConfig:
 
 
 class Optimizer:
-    """Clips the gradients of a fixed list of parameters together, then takes an Adam step."""
+    """Clip the global gradient norm of a list of parameters, then take an Adam step."""
 
     def __init__(self, cfg: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> None:
         self.cfg = cfg
@@ -32,31 +32,33 @@ class Optimizer:
         )
 
     def step(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Take a step and return the gradients' norm before clipping."""
+        """Take a step; return the global gradient norm before clipping."""
         self._begin()
-        # Adam refuses to be captured without this setting, and warns of it outside of a capture.
+        # A capture requires `capturable`; outside of a capture Adam warns about it.
         capturing = self.parameters[0].is_cuda and torch.cuda.is_current_stream_capturing()
         self.adam.param_groups[0]["capturable"] = capturing
         norm = torch.nn.utils.get_total_norm(gradients)
         scale = (self.cfg.clip / (norm + 1e-6)).clamp(max=1.0)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            # Fused Adam walks memory, so all its tensors must be laid out like the parameter.
+            # Fused Adam reads memory in order, so gradients must have the parameter's strides.
             parameter.grad = torch.empty_like(parameter).copy_(gradient * scale)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         return norm
 
     def freeze(self, frozen: bool) -> None:
-        """Whether the rate is zero; Adam's moments then go on gathering, as in the reference."""
+        """Set the rate to zero or back; Adam still updates its moments, as in the reference."""
         self._begin()
         self.adam.param_groups[0]["lr"].fill_(0.0 if frozen else self.cfg.lr)
 
     def _begin(self) -> None:
-        """Make what Adam remembers, where the parameters are; a graph can then change all of it."""
+        """Allocate Adam's state on the parameters' device, as CUDA graphs require."""
         if self.adam.state:
             return
         device = self.parameters[0].device
-        kind = torch.float32 if device.type == "cuda" else torch.float64  # as fused Adam reads it
+        kind = (
+            torch.float32 if device.type == "cuda" else torch.float64
+        )  # the type that fused Adam expects
         self.adam.param_groups[0]["lr"] = torch.full((), self.cfg.lr, dtype=kind, device=device)
         for parameter in self.parameters:
             self.adam.state[parameter] = {
@@ -75,7 +77,7 @@ class Optimizer:
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` gave; ValueError where it is another's."""
+        """Restore what `state` returned; ValueError if names, shapes or types differ."""
         mine = self.state()
         agree(mine, tensors)
         for name, tensor in tensors.items():
@@ -83,9 +85,9 @@ class Optimizer:
 
 
 def step_all(loss: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
-    """One backward pass for several optimizers; the norm of each one's gradients.
+    """Run one backward pass and step every optimizer; return their gradient norms.
 
-    A parameter that the loss does not reach gets a zero gradient, so that weight decay acts on it.
+    Parameters that the loss does not depend on get a zero gradient, so weight decay acts on them.
     """
     parameters = [p for optimizer in optimizers for p in optimizer.parameters]
     gradients = iter(torch.autograd.grad(loss, parameters, materialize_grads=True))
@@ -94,11 +96,11 @@ def step_all(loss: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """What is computed inside teaches the module nothing, and so saves nothing for that."""
-    learning = [p for p in module.parameters() if p.requires_grad]
+    """Freeze the module's parameters: no gradients for them, and no activations saved for those."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
     module.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)

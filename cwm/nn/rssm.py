@@ -25,7 +25,7 @@ class RSSMConfig:
     stoch: PositiveInt = 32  # categorical variables
     classes: PositiveInt = 32  # values of each
     hidden: PositiveInt = 1024
-    action_pad: NonNegativeInt = 50  # actions are padded to this width by zeros; 0: not padded
+    action_pad: NonNegativeInt = 50  # width to which actions are zero-padded; 0: no padding
 
     @property
     def features(self) -> int:
@@ -42,27 +42,27 @@ class State(NamedTuple):
 
     @property
     def feat(self) -> Tensor:
-        """What every head reads: the flattened samples, then the recurrent state."""
+        """Input of every head (..., F): the flattened samples, then the recurrent state."""
         return torch.cat([self.stoch.flatten(-2), self.deter], -1)
 
     def step(self, t: int) -> "State":
-        """Step t of a sequence of states."""
+        """The states (B, ...) of step t of a sequence."""
         return State(*(x[:, t] for x in self))
 
     def detach(self) -> "State":
-        """The same state, through which no gradient flows."""
+        """The same state without gradients."""
         return State(*(x.detach() for x in self))
 
 
 class RSSM(nn.Module):
-    """Recurrent state-space model; with `action_dim` 0 it predicts videos without actions."""
+    """Recurrent state-space model; with `action_dim` 0 it is action-free."""
 
     def __init__(self, cfg: RSSMConfig, embed_dim: int, action_dim: int) -> None:
         super().__init__()
         self.cfg = cfg
         self.action_dim = action_dim
         self.latent = cfg.stoch * cfg.classes
-        # Padded columns exist (and decay) even where no action reaches them, as in the reference.
+        # The padded columns are parameters too, as in the reference: weight decay acts on them.
         action_columns = cfg.action_pad or action_dim
         self.image_in = xavier(nn.Linear(self.latent + action_columns, cfg.hidden))
         self.cell = GRUCell(cfg.hidden, cfg.deter)
@@ -70,21 +70,21 @@ class RSSM(nn.Module):
         self.prior_logit = xavier(nn.Linear(cfg.hidden, self.latent))
         self.post_hidden = xavier(nn.Linear(cfg.deter + embed_dim, cfg.hidden))
         self.post_logit = xavier(nn.Linear(cfg.hidden, self.latent))
-        self.sample = one_hot_sample  # or a compiled one
+        self.sample = one_hot_sample  # compile_regions replaces it
 
     def initial(self, batch: int, like: Tensor) -> State:
-        """The all-zero state of `batch` rows, on the device and in the precision of `like`."""
+        """The all-zero state (B, ...) with the device and type of `like`."""
         cfg = self.cfg
         logit = like.new_zeros(batch, cfg.stoch, cfg.classes)
         return State(like.new_zeros(batch, cfg.deter), logit, logit)
 
     def prior(self, deter: Tensor) -> Tensor:
-        """Logits (..., S, K) of the next latent, predicted from the recurrent state (..., D)."""
+        """Prior logits (..., S, K) given the recurrent state (..., D)."""
         logit = self.prior_logit(F.elu(self.prior_hidden(deter)))
         return logit.unflatten(-1, (self.cfg.stoch, self.cfg.classes))
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> State:
-        """The predicted next state, given an action (B, A) and Gumbel noise (B, S, K) or none."""
+        """The prior's next state after action (B, A); Gumbel noise (B, S, K) is drawn if None."""
         inputs = torch.cat([state.stoch.flatten(-2), action], -1)
         weight = self.image_in.weight[:, : inputs.shape[-1]]
         deter = self.cell(F.elu(F.linear(inputs, weight, self.image_in.bias)), state.deter)
@@ -102,10 +102,11 @@ class RSSM(nn.Module):
     ) -> tuple[State, Tensor]:
         """Posterior states (B, T, ...) and prior logits (B, T, S, K) of a sequence.
 
-        embed (B, T, E); action (B, T, A), the action that led to each observation, or None for an
-        action-free model; is_first (B, T); start: the state before step 0; noise: Gumbel noise
-        (B, T, S, K), drawn if None, zero for the mode. Where `is_first`, the state before the step
-        and the action that led to it count as zero.
+        embed: (B, T, E).
+        action: (B, T, A), the action that led to each observation; None for an action-free model.
+        is_first: (B, T); where it is 1, the previous state and the action are set to zero.
+        start: the state before step 0.
+        noise: Gumbel noise (B, T, S, K), drawn if None; zero takes the mode.
         """
         batch, length = embed.shape[:2]
         shape = (self.cfg.stoch, self.cfg.classes)
@@ -113,7 +114,7 @@ class RSSM(nn.Module):
         noise = gumbel((batch, length, *shape), embed) if noise is None else noise
         noise = noise.expand(batch, length, *shape)
 
-        # What does not depend on the state leaves the loop: three products over all steps.
+        # Products that do not depend on the state are computed for all steps at once.
         latent_in, action_in = self.image_in.weight.tensor_split([self.latent], 1)
         deter_in, embed_in = self.post_hidden.weight.tensor_split([self.cfg.deter], 1)
         actions = self.image_in.bias.expand(batch, length, -1)

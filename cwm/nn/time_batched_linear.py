@@ -1,7 +1,7 @@
-"""A linear layer inside a loop over time, whose weight learns from all steps at once.
+"""A linear layer for a loop over time that computes its weight gradient once, over all steps.
 
-Autograd would form the weight's gradient at every step and add them up: as many small products
-and as many passes over the weight as there are steps. Here it is one product over time.
+Autograd would compute a weight gradient at every step and add them up. Here the backward pass
+multiplies the stacked inputs and output gradients once.
 
 Shapes: B batch, T time, I inputs, O outputs.
 """
@@ -13,26 +13,26 @@ from torch import Tensor
 
 
 class TimeBatchedLinear:
-    """x (B, I) -> sums[:, t] + x W^T (B, O) for t = 0, 1, ... in turn, as autocast has it."""
+    """x (B, I) -> sums[:, t] + x W^T (B, O) for successive t = 0, 1, ...; follows autocast."""
 
     def __init__(self, weight: Tensor, sums: Tensor) -> None:
-        """weight (O, I); sums (B, T, O), or a bias (O,) expanded to that, with their gradients."""
+        """weight (O, I); sums (B, T, O), or a bias (O,) expanded to it; both get gradients."""
         device = weight.device.type
         half = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if half else weight.dtype
         self.weight = weight.detach().to(dtype).mT
         self.inputs: list[Tensor] = []
-        self.sums = iter(_Learn.apply(sums.to(dtype), weight, self.inputs).unbind(1))
+        self.sums = iter(_WeightGradient.apply(sums.to(dtype), weight, self.inputs).unbind(1))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The next step."""
+        """The output (B, O) of the next step."""
         x = x.to(self.weight.dtype)
         self.inputs.append(x.detach())
         return torch.addmm(next(self.sums), x, self.weight)
 
 
-class _Learn(torch.autograd.Function):
-    """The sums as they are. Their gradients are those of the outputs, which the weight's needs."""
+class _WeightGradient(torch.autograd.Function):
+    """Identity on `sums`; their gradients are the output gradients of all steps."""
 
     @staticmethod
     def forward(ctx: Any, sums: Tensor, weight: Tensor, inputs: list[Tensor]) -> Tensor:

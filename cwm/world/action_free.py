@@ -1,6 +1,6 @@
-"""The world model that watches videos: latent dynamics without actions (pre-training).
+"""The action-free world model of pre-training: latent dynamics of videos.
 
-Paper section 3.1 and 4.2; reference `agents/apv_pretrain.py`.
+Paper sections 3.1 and 4.2; reference `agents/apv_pretrain.py`.
 Shapes: B clips, T frames, F features, S latent variables of K classes.
 """
 
@@ -26,10 +26,10 @@ class ActionFreeConfig:
 
 
 class PretrainOutput(NamedTuple):
-    """What the model made of a batch of clips."""
+    """The loss of a batch of clips and what it was computed from."""
 
     loss: Tensor  # ()
-    terms: dict[str, Tensor]  # unweighted terms of the loss and other figures, all ()
+    terms: dict[str, Tensor]  # unweighted loss terms and other metrics, all ()
     embed: Tensor  # (B, T, E)
     post: State  # (B, T, ...)
     prior: Tensor  # (B, T, S, K) logits
@@ -37,7 +37,7 @@ class PretrainOutput(NamedTuple):
 
 
 class ActionFreeModel(nn.Module):
-    """Encoder, action-free RSSM, and a decoder that may look at a context frame."""
+    """Encoder, action-free RSSM and a decoder that may attend to a context frame."""
 
     def __init__(self, model: ModelConfig, cfg: ActionFreeConfig) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ActionFreeModel(nn.Module):
     def loss(
         self, batch: Batch, start: State | None = None, random: RandomInputs = RandomInputs()
     ) -> PretrainOutput:
-        """Evidence lower bound of a batch of clips, from `start` or the zero state."""
+        """Negative evidence lower bound of clips, from state `start` (default: zeros)."""
         pixels = self.vision.pixels(batch.image)
         embed = self.vision.embed(pixels)
         start = start or self.rssm.initial(len(embed), embed)
@@ -60,12 +60,12 @@ class ActionFreeModel(nn.Module):
         }
         loss = total(losses, {"image": 1.0, "kl": self.cfg.kl_weight})
         return PretrainOutput(
-            loss, losses | latent_figures(post.logit, prior), embed, post, prior, image
+            loss, losses | latent_metrics(post.logit, prior), embed, post, prior, image
         )
 
 
-def latent_figures(post: Tensor, prior: Tensor) -> dict[str, Tensor]:
-    """Means of the unbalanced KL and of both entropies, in nats; logits (B, T, S, K)."""
+def latent_metrics(post: Tensor, prior: Tensor) -> dict[str, Tensor]:
+    """Mean KL and entropies of posterior and prior, in nats, from logits (B, T, S, K)."""
     post, prior = post.detach(), prior.detach()
     return {
         "kl_value": categorical_kl(post, prior).mean(),

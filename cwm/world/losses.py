@@ -13,14 +13,14 @@ from cwm.nn.dists import categorical_kl, full
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class KLConfig:
-    """The balanced KL of DreamerV2 (its section 2.2)."""
+    """KL balancing (DreamerV2, section 2.2)."""
 
-    balance: Share = 0.8  # share that trains the prior
-    free: NonNegativeFloat = 0.0  # nats below which a side is left alone
+    balance: Share = 0.8  # weight of the term that trains the prior
+    free: NonNegativeFloat = 0.0  # nats below which a term has no gradient
 
 
 def balanced_kl(post: Tensor, prior: Tensor, cfg: KLConfig) -> Tensor:
-    """Pull the prior towards the posterior faster than the reverse.
+    """KL loss that trains the prior faster than the posterior.
 
     balance * max(KL[sg(post) || prior], free) + (1 - balance) * max(KL[post || sg(prior)], free)
 
@@ -32,16 +32,16 @@ def balanced_kl(post: Tensor, prior: Tensor, cfg: KLConfig) -> Tensor:
 
 
 def squared_error(mean: Tensor, target: Tensor, axes: tuple[int, ...] = ()) -> Tensor:
-    """Half the squared error, summed over `axes` and averaged over the rest.
+    """Half the squared error, summed over `axes` and averaged over the other axes.
 
-    The negative log-likelihood of a unit-variance normal, without its constant.
+    Equals the negative log-likelihood of a unit-variance normal up to a constant.
     """
     error = 0.5 * (full(mean) - target).square()
     return (error.sum(axes) if axes else error).mean()
 
 
 def total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """Weighted sum of named terms; every term must have a weight and every weight a term."""
+    """Weighted sum of named terms; ValueError unless both have the same names."""
     if losses.keys() != weights.keys():
         raise ValueError(f"losses {sorted(losses)} but weights {sorted(weights)}")
     return sum(weights[name] * loss for name, loss in losses.items())

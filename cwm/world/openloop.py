@@ -1,16 +1,16 @@
-"""Open-loop video prediction: watch the first frames of a clip, then predict the rest.
+"""Open-loop video prediction: observe the first frames of a clip and predict the others.
 
-Shapes: B clips, T frames of which the first `observed` are seen.
+Shapes: B clips, T frames of which the model observes the first `observed`, F features.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cwm.nn.batch import Batch
 from cwm.nn.dists import gumbel
 from cwm.world.action_free import ActionFreeModel
 
-MOVING = 0.1  # of 0..1: change since the last observed frame that makes a pixel a moving one
+MOVING = 0.1  # a pixel moves if it differs by more from the last observed frame, in 0..1
 
 
 @torch.no_grad()
@@ -24,11 +24,19 @@ def predict(
 ) -> Tensor:
     """Reconstruct the first `observed` frames of clips (B, T, ...), then roll the prior out.
 
-    The context is the last observed frame, unless `context_index` (B,) says otherwise; the official
-    code's report may take a future one.
-    `noise` is Gumbel noise (B, T, S, K) of the latents (zero: the modes), drawn if None; `keep`
-    are the context tokens seen by each frame, all if None. The model should be in evaluation mode.
-    Returns images (B, T, 3, 64, 64), black 0 and white 1, not clipped.
+    Put the model in evaluation mode first.
+
+    Args:
+        world: the model.
+        clips: (B, T, 64, 64, 3).
+        observed: number of observed frames.
+        noise: Gumbel noise (B, T, S, K) of the latents, drawn if None; zero takes the modes.
+        keep: context tokens that each frame sees, by size; None: all.
+        context_index: context frame (B,) of each clip; None: the last observed frame. The official
+            code's report may use a future frame.
+
+    Returns:
+        Images (B, T, 3, 64, 64), black 0 and white 1, not clipped.
     """
     feat = rollout_features(world, clips, observed, noise)
     return (
@@ -41,7 +49,7 @@ def predict(
 def rollout_features(
     world: ActionFreeModel, clips: Batch, observed: int, noise: Tensor | None = None
 ) -> Tensor:
-    """Features (B, T, F): posterior ones of the observed frames, then predicted ones."""
+    """Features (B, T, F): posterior for observed frames, then prior for predicted ones."""
     batch, length = clips.image.shape[:2]
     embed = world.vision.embed(world.vision.pixels(clips.image[:, :observed]))
     shape = (batch, length, world.rssm.cfg.stoch, world.rssm.cfg.classes)
@@ -50,9 +58,9 @@ def rollout_features(
     is_first = clips.is_first[:, :observed]
     post, _ = world.rssm.observe(embed, None, is_first, start, noise[:, :observed])
     state, feats = post.step(-1), [post.feat]
-    none = embed.new_zeros(batch, 0)
+    no_action = embed.new_zeros(batch, 0)
     for t in range(observed, length):
-        state = world.rssm.imagine_step(state, none, noise[:, t])
+        state = world.rssm.imagine_step(state, no_action, noise[:, t])
         feats.append(state.feat[:, None])
     return torch.cat(feats, 1)
 
@@ -61,7 +69,7 @@ def rollout_features(
 def encode_context(
     world: ActionFreeModel, clips: Batch, observed: int, index: Tensor | None = None
 ) -> dict[int, Tensor] | None:
-    """Features of the last observed frame, or of those of `index` (B,); None for a plain model."""
+    """Context features of the last observed frame, or of frames `index` (B,); None: plain model."""
     if index is None:
         index = torch.full((len(clips.image),), observed - 1, device=clips.image.device)
     return world.vision.encode_context(world.vision.pixels(clips.image), index)
@@ -71,24 +79,27 @@ def encode_context(
 def attention(
     world: ActionFreeModel, feat: Tensor, context: dict[int, Tensor], size: int = 16
 ) -> Tensor:
-    """Where the decoder looks in the context: (B, T, N, N), queries by tokens, N = size * size.
+    """Attention weights of the decoder, (B, T, N queries, N context tokens), N = size * size.
 
-    Weights are means over the heads and sum to one over the tokens.
+    They are averaged over the heads and sum to one over the tokens.
     """
-    layer, seen = world.vision.decoder.attention[str(size)], []
-    hook = layer.register_forward_hook(
-        lambda _, inputs, out: seen.append(layer.attention_weights(*inputs[:2]))
-    )
+    layer, weights = world.vision.decoder.attention[str(size)], []
+
+    def record(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+        weights.append(layer.attention_weights(*inputs[:2]))
+
+    hook = layer.register_forward_hook(record)
     world.vision.decoder(feat, context)
     hook.remove()
-    return seen[0].unflatten(0, feat.shape[:2])
+    return weights[0].unflatten(0, feat.shape[:2])
 
 
 def squared_errors(image: Tensor, clips: Batch, observed: int) -> dict[str, Tensor]:
-    """Mean squared errors (B,) of predicted frames of `image`, and of the last observed repeated.
+    """Mean squared errors (B,) of the predicted frames of `image` (B, T, 3, 64, 64).
 
-    Over all pixels and, as `moving`, over those that differ from the last observed frame; these
-    are NaN for a clip in which nothing moves.
+    `prediction` is the model's error, and `repeat` that of repeating the last observed frame.
+    Entries that end in `_moving` count only pixels that differ from the last observed frame; they
+    are NaN for a clip without such pixels.
     """
     truth = clips.image.movedim(-1, -3) / 255
     last, truth = truth[:, observed - 1 : observed], truth[:, observed:]

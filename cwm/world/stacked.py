@@ -1,6 +1,6 @@
 """The action-conditional world model, stacked on the action-free one (fine-tuning).
 
-Paper section 3.2 and 4.3; reference `agents/apv_finetune.py`, and `agents/dreamerv2.py` for a
+Paper sections 3.2 and 4.3; reference `agents/apv_finetune.py`, and `agents/dreamerv2.py` for the
 model that is not stacked. Shapes: B sequences, T steps, F features, A action, H horizon, N starts.
 """
 
@@ -16,11 +16,11 @@ from cwm.nn.augment import Augment
 from cwm.nn.batch import Batch
 from cwm.nn.blocks import MLP, MLPConfig
 from cwm.nn.rssm import RSSM, State
-from cwm.world.action_free import latent_figures
+from cwm.world.action_free import latent_metrics
 from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
 from cwm.world.vision import ModelConfig, RandomInputs, Vision
 
-# (action-free features (B, T, F), reward (B, T)) -> target of the behavioural reward (B, <= T)
+# (action-free features (B, T, F), reward (B, T)) -> behavioural reward (B, <= T)
 RewardTarget = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -31,49 +31,47 @@ class LossWeights:
     image: NonNegativeFloat = 1.0
     kl: NonNegativeFloat = 1.0
     reward: NonNegativeFloat = 1.0
-    aux_reward: NonNegativeFloat = (
-        0.0  # of the second reward predictor, built unless 0; ContextWM: 1
-    )
-    action_free_kl: NonNegativeFloat = 0.0  # of the lower model, as in the paper; official: 0
+    aux_reward: NonNegativeFloat = 0.0  # representative reward predictor; 0: none. ContextWM: 1
+    action_free_kl: NonNegativeFloat = 0.0  # KL of the action-free model; official code: 0
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StackedConfig:
-    """Fine-tuning of the world model."""
+    """Loss and reward heads of the world model in fine-tuning."""
 
     kl: KLConfig = KLConfig()
     weights: LossWeights = LossWeights()
-    concat_embed: bool = False  # give the upper model the embedding beside the lower features
+    concat_embed: bool = False  # the upper model also observes the embedding
     context_augment: Augment = "none"
     head: MLPConfig = MLPConfig()
 
 
 class WorldModelOutput(NamedTuple):
-    """What the model made of a batch of experience."""
+    """The loss of a batch of experience and what it was computed from."""
 
     loss: Tensor  # ()
-    terms: dict[str, Tensor]  # unweighted terms of the loss and other figures, all ()
+    terms: dict[str, Tensor]  # unweighted loss terms and other metrics, all ()
     embed: Tensor  # (B, T, E)
     free: State | None  # (B, T, ...) lower posterior; None when not stacked
     post: State  # (B, T, ...) upper posterior
     prior: Tensor  # (B, T, S, K) logits of the upper prior
     image: Tensor  # (B, T, 3, 64, 64) reconstruction
-    target: Tensor  # (B, <= T) what the behavioural reward head was trained on
+    target: Tensor  # (B, <= T) target of the behavioural reward head
 
 
 class Trajectory(NamedTuple):
-    """Imagined experience, time first; entry 0 is the start, with a zero action."""
+    """Imagined experience, time first; entry 0 is the start state and a zero action."""
 
     state: State  # (H+1, N, ...)
     action: Tensor  # (H+1, N, A); action[i] led to state[i]
 
 
 class BeliefState(NamedTuple):
-    """What acting carries from step to step."""
+    """The recurrent state of acting."""
 
     free: State | None  # (B, ...)
     post: State  # (B, ...)
-    action: Tensor  # (B, A) the last one
+    action: Tensor  # (B, A) the last action
 
 
 class StackedModel(nn.Module):
@@ -94,7 +92,7 @@ class StackedModel(nn.Module):
         self.aux_reward = MLP(cfg.head, model.rssm.features, [1]) if auxiliary else None
 
     def pretrained_parts(self) -> dict[str, nn.Module]:
-        """The parts that pre-training has learned, by their names in the action-free model."""
+        """The pre-trained modules, by their names in ActionFreeModel."""
         return {"vision": self.vision, "rssm": self.action_free}
 
     def loss(
@@ -106,8 +104,8 @@ class StackedModel(nn.Module):
     ) -> WorldModelOutput:
         """Loss of a batch of experience.
 
-        Both models start from the same `start` (default: the zero state), the last posterior of
-        the upper one, as in the reference. Without `reward_target` the head learns the reward.
+        Both RSSMs begin in the state `start` (default: zeros), as in the reference, which passes
+        the upper model's last posterior. Without `reward_target` the target is the reward.
         """
         pixels = self.vision.pixels(batch.image)
         embed = self.vision.embed(pixels)
@@ -117,7 +115,7 @@ class StackedModel(nn.Module):
             free, free_prior = self.action_free.observe(
                 embed, None, batch.is_first, start, random.gumbel_free
             )
-            inputs = self._above(embed, free)
+            inputs = self._upper_input(embed, free)
         post, prior = self.rssm.observe(inputs, batch.action, batch.is_first, start, random.gumbel)
         feat = post.feat
         image = self.vision.reconstruct(feat, pixels, random)
@@ -136,16 +134,16 @@ class StackedModel(nn.Module):
             losses["aux_reward"] = squared_error(predicted, batch.reward)
             weights["aux_reward"] = self.cfg.weights.aux_reward
         if free is not None:
-            # A zero weight still gives zero gradients, so that weight decay reaches the prior.
+            # A zero weight still gives zero gradients, so weight decay acts on the prior.
             losses["action_free_kl"] = balanced_kl(free.logit, free_prior, self.cfg.kl)
             weights["action_free_kl"] = self.cfg.weights.action_free_kl
-        figures = latent_figures(post.logit, prior)
+        metrics = latent_metrics(post.logit, prior)
         return WorldModelOutput(
-            total(losses, weights), losses | figures, embed, free, post, prior, image, target
+            total(losses, weights), losses | metrics, embed, free, post, prior, image, target
         )
 
-    def _above(self, embed: Tensor, free: State) -> Tensor:
-        """What the upper model observes: the lower features, after the embedding if so set."""
+    def _upper_input(self, embed: Tensor, free: State) -> Tensor:
+        """What the upper RSSM observes: the action-free features, optionally with the embedding."""
         return torch.cat([embed, free.feat], -1) if self.cfg.concat_embed else free.feat
 
     def rewards(self, feat: Tensor) -> Tensor:
@@ -161,8 +159,7 @@ class StackedModel(nn.Module):
     ) -> Trajectory:
         """Roll the upper model out from `start` (N, ...) under `policy(feat, i) -> action`.
 
-        The policy sees features through which no gradient flows. `noise` (H, N, S, K) is drawn if
-        None.
+        The policy gets detached features. Gumbel noise `noise` (H, N, S, K) is drawn if None.
         """
         state, states = start, [start]
         actions = [start.deter.new_zeros(len(start.deter), self.action_dim)]
@@ -175,7 +172,7 @@ class StackedModel(nn.Module):
         return Trajectory(stacked, torch.stack(actions))
 
     def initial_belief(self, batch: int) -> BeliefState:
-        """What acting carries before the first observation."""
+        """The belief before the first observation."""
         like = next(self.parameters())
         zero = self.rssm.initial(batch, like)
         free = zero if self.action_free is not None else None
@@ -189,18 +186,17 @@ class StackedModel(nn.Module):
         noise_free: Tensor,
         noise: Tensor,
     ) -> BeliefState:
-        """Update the belief by one image (B, 64, 64, 3) uint8; no context frame is needed.
+        """Update the belief by one image (B, 64, 64, 3) uint8; acting needs no context frame.
 
-        The caller puts the action it then takes into the result. Latents are sampled, as in the
-        reference, also in evaluation, by Gumbel noise (B, 1, S, K) for each model; a noise of zero
-        takes their modes.
+        The caller then stores the action that it takes in the result. Latents are sampled, also in
+        evaluation, as in the reference: `noise_free` and `noise` are Gumbel noise (B, 1, S, K).
         """
         embed = self.vision.embed(self.vision.pixels(image[:, None]))
         is_first = is_first[:, None]
         inputs, free = embed, None
         if self.action_free is not None:
             free, _ = self.action_free.observe(embed, None, is_first, belief.free, noise_free)
-            inputs, free = self._above(embed, free), free.step(0)
+            inputs, free = self._upper_input(embed, free), free.step(0)
         action = belief.action[:, None]
         post, _ = self.rssm.observe(inputs, action, is_first, belief.post, noise)
         return BeliefState(free, post.step(0), belief.action)

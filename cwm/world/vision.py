@@ -1,6 +1,6 @@
-"""Images in, images out: encoder, context branch and decoder of a world model.
+"""Encoder, context branch and decoder of a world model.
 
-The plain world model is the contextual one with `context: null`.
+The plain world model has `context: null`.
 Shapes: B clips, T frames, E embedding, F features.
 """
 
@@ -20,22 +20,22 @@ from cwm.nn.rssm import RSSMConfig
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ModelConfig:
-    """The architecture, the same for pre-training and for fine-tuning."""
+    """The architecture, shared by pre-training and fine-tuning."""
 
     vision: VisionConfig = VisionConfig()
     context: ContextConfig | None = ContextConfig()  # null: the plain world model
     rssm: RSSMConfig = RSSMConfig()
-    stacked: bool = True  # false: DreamerV2, one action-conditional model and no pre-training
+    stacked: bool = True  # false: DreamerV2, one action-conditional RSSM without pre-training
 
 
 class RandomInputs(NamedTuple):
-    """What is random in a world model's loss. None is drawn afresh; tests and figures may fix it.
+    """The random inputs of a world model's loss; each is drawn if None.
 
-    A Gumbel noise of zero makes every latent its mode.
+    Zero Gumbel noise takes the mode of every latent.
     """
 
     context_index: Tensor | None = None  # (B,) the context frame of each clip
-    keep: dict[int, Tensor] | None = None  # size -> (B*T, S) context tokens that a frame sees
+    keep: dict[int, Tensor] | None = None  # size -> (B*T, S) context tokens that each frame sees
     gumbel_free: Tensor | None = None  # (B, T, S, K) of the action-free posterior
     gumbel: Tensor | None = None  # (B, T, S, K) of the action-conditional posterior
 
@@ -64,10 +64,10 @@ class Vision(nn.Module):
     def encode_context(
         self, pixels: Tensor, index: Tensor | None = None
     ) -> dict[int, Tensor] | None:
-        """Features of one context frame per clip of (B, T, 3, 64, 64); None for a plain model.
+        """Features of one context frame for each clip (B, T, 3, 64, 64); None for a plain model.
 
-        `index` (B,) names the frames, else they are chosen as the config says. Frames are
-        augmented in training only.
+        `index` (B,) selects the frames; if None, `model.context.choice` does. Frames are augmented
+        in training mode only.
         """
         if self.context is None:
             return None
@@ -80,5 +80,5 @@ class Vision(nn.Module):
         return self.context(frame)
 
     def reconstruct(self, feat: Tensor, pixels: Tensor, random: RandomInputs) -> Tensor:
-        """The decoder's mean (B, T, 3, 64, 64) of `pixels`, from features (B, T, F)."""
+        """Decode features (B, T, F), with a context frame of `pixels`, to (B, T, 3, 64, 64)."""
         return self.decoder(feat, self.encode_context(pixels, random.context_index), random.keep)

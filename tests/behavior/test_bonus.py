@@ -53,5 +53,5 @@ def test_near_clips_are_told_apart_in_half_precision_too():
 
 
 def test_a_batch_larger_than_the_queue_is_an_error():
-    with pytest.raises(UserError, match=r"bonus\.queue is 4, too small for 5"):
+    with pytest.raises(UserError, match=r"bonus\.queue is 4; it must be at least 5"):
         bonus().novelty(torch.zeros(1, 5, 1))

@@ -69,7 +69,9 @@ def test_updates_and_actions_are_the_same_captured(model, variant, precision):
             found.append({**figures, "action": torch.as_tensor(action)})
         same(*found)
     same(eager.state_dict(), captured.state_dict())
-    assert len(captured._see.captured) == 1  # the first step of an episode needs no other graph
+    assert (
+        len(captured._policy_step.captured) == 1
+    )  # the first step of an episode needs no other graph
 
 
 def same(one, other):

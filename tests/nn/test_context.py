@@ -94,7 +94,7 @@ def test_concatenation_adds_what_the_convolution_makes_of_the_context():
     feat = torch.randn(2, 3, 12, dtype=torch.float64)
     context = {size: torch.randn(2, 128 // size, size, size).double() for size in (8, 16, 32)}
     torch.testing.assert_close(decoder(feat, context), plain(feat), rtol=0, atol=1e-14)
-    with pytest.raises(ValueError, match="needs its features"):
+    with pytest.raises(ValueError, match="needs the features"):
         decoder(feat)
 
 
