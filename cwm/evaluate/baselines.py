@@ -1,4 +1,4 @@
-"""What a task gives without learning: to random, constant and untrained policies."""
+"""Baseline scores without learning: random, constant and untrained policies."""
 
 import csv
 import itertools
@@ -20,12 +20,12 @@ from cwm.world.vision import ModelConfig
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BaselinesConfig:
-    """How well the policies that learn nothing are known."""
+    """Number of baseline episodes and agents."""
 
-    episodes: PositiveInt = 20  # of the random policy, the best constant one, an untrained agent
-    untrained: NonNegativeInt = 5  # agents
-    trials: NonNegativeInt = 5  # of each constant action, to find the best one; 0: none is tried
-    envs: PositiveInt = 1  # episodes that are stepped together
+    episodes: PositiveInt = 20  # of the random and constant policies and each untrained agent
+    untrained: NonNegativeInt = 5  # number of untrained agents
+    trials: NonNegativeInt = 5  # episodes to choose the best constant action; 0: skip that policy
+    envs: PositiveInt = 1  # episodes that run in parallel
 
 
 def baselines(
@@ -53,12 +53,12 @@ def baselines(
             outcomes = play("trial", lambda: constant(action), cfg.trials)
             return float(np.mean([o.return_ for o in outcomes]))
 
-        best = constant(max(constants(*shape), key=trial))
+        best = constant(max(constant_actions(*shape), key=trial))
         rows += [("constant", 0, o) for o in play("constant", lambda: best, cfg.episodes)]
     for seed in range(cfg.untrained):
         reseed("untrained", seed)
-        fresh = Agent(model, agent, *shape, runtime.precision).to(device)
-        outcomes = play("untrained", partial(AgentPolicy, fresh, explore=False), cfg.episodes)
+        untrained = Agent(model, agent, *shape, runtime.precision).to(device)
+        outcomes = play("untrained", partial(AgentPolicy, untrained, explore=False), cfg.episodes)
         rows += [("untrained", seed, o) for o in outcomes]
     environments.close()
     write_scores(run.folder / "scores.csv", rows)
@@ -66,7 +66,7 @@ def baselines(
 
 
 def random_policy(shape: tuple[int, ...]) -> Policy:
-    """Uniform actions in [-1, 1]."""
+    """Policy with uniform actions in [-1, 1]."""
     rng = np.random.default_rng(0)
 
     def act(image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
@@ -76,12 +76,12 @@ def random_policy(shape: tuple[int, ...]) -> Policy:
 
 
 def constant(action: np.ndarray) -> Policy:
-    """Always the same action."""
+    """Policy that always takes the same action (A,)."""
     return lambda image, is_first: np.tile(action, (len(image), 1))
 
 
-def constants(action_dim: int) -> Iterator[np.ndarray]:
-    """The grid {-1, 0, 1} up to three dimensions; beyond them rest and each axis both ways."""
+def constant_actions(action_dim: int) -> Iterator[np.ndarray]:
+    """All of {-1, 0, 1}^A if A <= 3, else zero and the positive and negative unit vectors."""
     if action_dim <= 3:
         grid = itertools.product((-1, 0, 1), repeat=action_dim)
         yield from (np.array(action, np.float32) for action in grid)
@@ -92,7 +92,7 @@ def constants(action_dim: int) -> Iterator[np.ndarray]:
 
 
 def write_scores(path: Path, rows: list[tuple[str, int, Outcome]]) -> None:
-    """A row for each episode of each policy."""
+    """Write one row for each episode of each policy."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["policy", "seed", "episode", "return", "success", "length"])

@@ -1,4 +1,4 @@
-"""A pre-trained world model's open-loop predictions of held-out clips, and their errors."""
+"""Open-loop predictions of held-out clips by a pre-trained world model, and their errors."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import MOVING, attention, encode_context, rollout_features
 from cwm.world.vision import ModelConfig
 
-ATTENTION = 16  # the finer of the two sizes at which the decoder looks at the context
+ATTENTION = 16  # the larger of the two resolutions at which the decoder attends to the context
 MEASURES = ("mse", "mse_moving", "ssim", "ssim_moving")
 
 
@@ -29,10 +29,10 @@ MEASURES = ("mse", "mse_moving", "ssim", "ssim_moving")
 class PredictConfig:
     """Video prediction on held-out clips."""
 
-    clips: PositiveInt = 64  # at most, each another one
+    clips: PositiveInt = 64  # maximum number of clips
     length: PositiveInt = 25
-    observed: PositiveInt = 5  # frames that the model sees before it predicts
-    shown: PositiveInt = 4  # clips kept as pictures
+    observed: PositiveInt = 5  # frames that the model observes before it predicts
+    shown: PositiveInt = 4  # clips stored as images
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def predict_clips(
     weights: Path,
     run: RunDir,
 ) -> None:
-    """Write `errors.csv`, a row per clip and frame, and `predictions.npz`, the clips shown."""
+    """Write `errors.csv`, a row for each clip and frame, and the images in `predictions.npz`."""
     if cfg.observed >= cfg.length:
         raise UserError(f"predict.observed {cfg.observed} must be less than length {cfg.length}")
     device = set_up(runtime)
@@ -68,19 +68,20 @@ def predict_clips(
     arrays |= compose(world, shown, cfg.observed)
     if (context := encode_context(world, shown, cfg.observed)) is not None:
         arrays["context"] = truth[:, cfg.observed - 1]
-        if world.vision.decoder.attention:  # and not a concatenation
+        if world.vision.decoder.attention:  # not with a concatenated context
             maps = attention(world, torch.cat(feats)[: cfg.shown], context, ATTENTION)
-            moves = tokens_of(moving_pixels(truth / np.float32(255), cfg.observed), ATTENTION)
+            moves = tokens_with(moving_pixels(truth / np.float32(255), cfg.observed), ATTENTION)
             arrays["moves"] = moves
-            arrays["attention"] = of_moving(maps.float().cpu().numpy(), moves)
+            arrays["attention"] = moving_attention(maps.float().cpu().numpy(), moves)
     np.savez_compressed(run.folder / "predictions.npz", **arrays)
     run.publish("predictions.npz", "errors.csv")
 
 
 def compose(world: ActionFreeModel, clips: Batch, observed: int) -> dict[str, np.ndarray]:
-    """Clips decoded from what was seen of all their frames; and with another's context frame.
+    """Decode clips from posterior features, once with their own context frame, once with another's.
 
-    `other` (N,) says whose: that of the next. A plain model has none to exchange.
+    `decoded` has the own context frame, `recomposed` that of clip `other` (N,), the next one. A
+    plain model has no context, so it returns `decoded` only.
     """
     feat = rollout_features(world, clips, clips.image.shape[1])
     context = encode_context(world, clips, observed)
@@ -93,29 +94,29 @@ def compose(world: ActionFreeModel, clips: Batch, observed: int) -> dict[str, np
 
 
 def decode(world: ActionFreeModel, feat: Tensor, context: dict[int, Tensor] | None) -> np.ndarray:
-    """Images (N, T, 64, 64, 3) in 0..1."""
+    """Decode features (N, T, F) to images (N, T, 64, 64, 3) in 0..1."""
     image = world.vision.decoder(feat, context) + 0.5
     return image.clamp(0, 1).movedim(-3, -1).float().cpu().numpy()
 
 
 def as_bytes(image: np.ndarray) -> np.ndarray:
-    """The same in 0..255."""
+    """Images in 0..1 -> uint8 in 0..255."""
     return (image * 255).round().astype(np.uint8)
 
 
 def moving_pixels(truth: np.ndarray, observed: int) -> np.ndarray:
-    """Which pixels (N, T, 64, 64) of frames in 0..1 differ from the last observed frame."""
+    """Mask (N, T, H, W) of the pixels in 0..1 that differ from the last observed frame."""
     return (np.abs(truth - truth[:, observed - 1 : observed]) > MOVING).any(-1)
 
 
-def tokens_of(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Which tokens (N, T, size, size) have any of some pixels (N, T, H, W)."""
+def tokens_with(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Mask (N, T, size, size) of the tokens that contain a pixel of the mask (N, T, H, W)."""
     cell = pixels.shape[-1] // size
     return pixels.reshape(*pixels.shape[:2], size, cell, size, cell).any((3, 5))
 
 
-def of_moving(weights: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Mean attention (N, T, h, w) of those queries of (N, T, Q, Q) that move; NaN if none does."""
+def moving_attention(weights: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Attention (N, T, Q, Q) averaged over moving queries, (N, T, h, w); NaN without any."""
     queries = moves.reshape(*moves.shape[:2], 1, -1).astype(weights.dtype)
     with np.errstate(invalid="ignore"):
         mean = queries @ weights / queries.sum(-1, keepdims=True)
@@ -123,28 +124,28 @@ def of_moving(weights: np.ndarray, moves: np.ndarray) -> np.ndarray:
 
 
 def write_errors(path: Path, truth: np.ndarray, image: np.ndarray, observed: int) -> None:
-    """Squared errors and similarities of frames (N, T, 64, 64, 3) in 0..1, a row for each.
+    """Write MSE and SSIM of frames (N, T, H, W, 3) in 0..1, one row for each frame.
 
-    Over all pixels and over the moving ones; of a map of similarities, which is smaller than the
-    frame, what it has. Beside the model's stand those of repeating the last observed frame.
+    Columns: over all pixels and over moving pixels, for the model and for repeating the last
+    observed frame (`repeat_`). SSIM covers only pixels whose window lies within the frame.
     """
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         measures = [by + name for by in ("", "repeat_") for name in MEASURES]
         writer.writerow(["clip", "t", "phase", *measures])
         moving = moving_pixels(truth, observed)
-        for clip, (true, guess) in enumerate(zip(truth, image, strict=True)):
+        for clip, (true, predicted) in enumerate(zip(truth, image, strict=True)):
             last = np.broadcast_to(true[observed - 1], true.shape)
-            maps = [(np.square(x - true).mean(-1), ssim(x, true)) for x in (guess, last)]
-            for t, where in enumerate(moving[clip]):
+            maps = [(np.square(x - true).mean(-1), ssim(x, true)) for x in (predicted, last)]
+            for t, mask in enumerate(moving[clip]):
                 phase = "observed" if t < observed else "predicted"
                 values = []
                 for error, similarity in maps:
-                    values += [error[t].mean(), _mean(error[t][where])]
-                    values += [similarity[t].mean(), _mean(similarity[t][within(where)])]
+                    values += [error[t].mean(), _mean(error[t][mask])]
+                    values += [similarity[t].mean(), _mean(similarity[t][within(mask)])]
                 writer.writerow([clip, t, phase, *(x if x == "" else f"{x:.8g}" for x in values)])
 
 
 def _mean(values: np.ndarray) -> float | str:
-    """The mean, or nothing where nothing moves."""
+    """The mean, or an empty cell without values."""
     return values.mean() if len(values) else ""

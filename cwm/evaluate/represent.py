@@ -1,7 +1,7 @@
-"""A pre-trained world model's features of clips of two kinds, averaged over time.
+"""Time-averaged features of clips with two labels, from a pre-trained world model.
 
-What a representation knows of the motion: the paper's clips are pushed from left to right, or from
-right to left.
+They show whether a representation separates two motions: in the paper, pushing from left to right
+and from right to left.
 """
 
 import re
@@ -26,11 +26,11 @@ from cwm.world.vision import ModelConfig
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RepresentConfig:
-    """Which clips to look at."""
+    """Clips whose features are compared."""
 
-    labels: tuple[str, str] = ("pushing.*left.to.right", "pushing.*right.to.left")  # patterns
-    clips: PositiveInt = 400  # of each label and split, at most
-    length: PositiveInt = 25  # frames, from the middle of the clip
+    labels: tuple[str, str] = ("pushing.*left.to.right", "pushing.*right.to.left")  # regexps
+    clips: PositiveInt = 400  # maximum for each label and split
+    length: PositiveInt = 25  # frames, taken from the middle of the clip
 
 
 def represent(
@@ -42,19 +42,19 @@ def represent(
     weights: Path,
     run: RunDir,
 ) -> None:
-    """Write `features.npz`: features (N, F) of the trained and of an untrained model of its kind.
+    """Write `features.npz`: features (N, F) of the pre-trained and of an untrained model.
 
-    Features are those of the posterior at its modes (one-hot latents and the recurrent state),
-    averaged over the frames. `label` (N,) is 0 or 1, its names are `labels`; `heldout` (N,).
+    Features are the posterior modes and recurrent states, averaged over the frames. `label` (N,) is
+    0 or 1, an index into `labels`; `heldout` (N,) is true for held-out clips.
     """
     device = set_up(runtime)
     store = ClipStore.open(clips)
     if not isinstance(store, ClipStore):
-        raise UserError(f"{clips} is a mixture, whose clips have no labels in common")
+        raise UserError(f"{clips} is a mixture; `represent` needs the labels of a single dataset")
     names = [_label(pattern, store.labels, clips) for pattern in cfg.labels]
     rows, label = choose(store, [store.labels.index(name) for name in names], cfg, pretrained.seed)
     starts = (store.index["length"][rows] - cfg.length) // 2
-    reseed(pretrained.seed, "weights")  # as pre-training began
+    reseed(pretrained.seed, "weights")  # the same initial weights as in pre-training
     world = ActionFreeModel(model, pretrained.world).to(device).eval()
 
     def features() -> np.ndarray:
@@ -77,16 +77,17 @@ def represent(
 def choose(
     store: ClipStore, labels: list[int], cfg: RepresentConfig, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of clips that are long enough, and 0 or 1 for which of the labels each has."""
+    """Rows of clips that are long enough, and the index 0 or 1 of their label."""
     rng = np.random.default_rng(seed)
     long_enough = store.index["length"] >= cfg.length
     rows, kinds = [], []
     for kind, label in enumerate(labels):
         of_label = long_enough & (store.index["label"] == label)
         for split in range(len(SPLITS)):
-            found = rng.permutation(np.flatnonzero(of_label & (store.split == split)))[: cfg.clips]
-            rows.append(np.sort(found))
-            kinds.append(np.full(len(found), kind))
+            found = np.flatnonzero(of_label & (store.split == split))
+            chosen = np.sort(rng.permutation(found)[: cfg.clips])
+            rows.append(chosen)
+            kinds.append(np.full(len(chosen), kind))
         if not of_label.any():
             name = store.labels[label]
             raise UserError(f"no clip of {cfg.length} frames is labelled {name!r}")
@@ -94,11 +95,11 @@ def choose(
 
 
 def _label(pattern: str, labels: list[str], clips: Path) -> str:
-    """The one label that matches from its beginning."""
+    """The only label whose beginning matches the pattern."""
     found = [label for label in labels if re.match(pattern, label, re.IGNORECASE)]
     if len(found) != 1:
         some = ", ".join((found or labels)[:8]) or "none"
-        raise UserError(f"{len(found)} labels of {clips} match {pattern!r}, not one: {some}")
+        raise UserError(f"{pattern!r} must match one label of {clips}, not {len(found)}: {some}")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""Structural similarity of images.
+"""Structural similarity (SSIM) of images.
 
 Wang et al. 2004, "Image quality assessment", section III: Gaussian windows of 11 x 11 pixels and
 standard deviation 1.5, K1 = 0.01, K2 = 0.03.
@@ -14,9 +14,9 @@ C1, C2 = 0.01**2, 0.03**2
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Similarity map of images (..., H, W, C) in 0..1, the mean over channels.
+    """SSIM map (..., H - 10, W - 10) of images (..., H, W, C) in 0..1, averaged over channels.
 
-    One value for each window that lies within the image: (..., H - 10, W - 10).
+    It has one value for each window that lies within the image.
     """
     mean_x, mean_y = _blur(x), _blur(y)
     cross = mean_x * mean_y
@@ -27,7 +27,7 @@ def ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def within(pixels: np.ndarray) -> np.ndarray:
-    """The part of an array of pixels (..., H, W) that `ssim` has values for."""
+    """Crop (..., H, W) to the pixels that have an `ssim` value."""
     return pixels[..., RADIUS:-RADIUS, RADIUS:-RADIUS]
 
 

@@ -1,4 +1,4 @@
-"""Parts of a model that torch may fuse, for a GPU that spends its time on small operations."""
+"""torch.compile for the parts of a model that consist of many small operations."""
 
 import os
 import shutil
@@ -16,10 +16,10 @@ COMPILERS = {"cuda": ("CC", "gcc", "clang"), "cpu": ("CXX", "g++", "clang++")}
 
 
 def compile_regions(model: nn.Module) -> None:
-    """Compile the images' networks, and what surrounds the products of the recurrent cells.
+    """Compile encoders and decoder, and the elementwise parts of the recurrent cells.
 
-    What it compiles is kept for later processes. Loops over time stay loops: unrolled, they would
-    take an hour to compile. Raises UserError where the compiler's own needs are not installed.
+    Loops over time are not compiled: unrolled, they would take an hour. The results are cached on
+    disk for later processes. Raises UserError if the C or C++ compiler is missing.
     """
     require_compiler(next(model.parameters()).device.type)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -35,15 +35,15 @@ def compile_regions(model: nn.Module) -> None:
 
 
 def require_compiler(device: str) -> None:
-    """Raise UserError unless torch.compile finds a compiler and Python's headers on this machine.
+    """Raise UserError unless torch.compile finds a compiler and Python's headers.
 
-    On a GPU Triton compiles C at run time, on a CPU torch compiles C++.
+    On a GPU Triton compiles C at run time; on a CPU torch compiles C++.
     """
     variable, *names = COMPILERS[device]
-    wanted = os.environ.get(variable, "").split()[:1] or names  # `ccache gcc` begins with ccache
+    candidates = os.environ.get(variable, "").split()[:1] or names  # first word of `ccache gcc`
     missing = []
-    if not any(shutil.which(name) for name in wanted):
-        missing.append(f"a compiler ({' or '.join(wanted)})")
+    if not any(shutil.which(name) for name in candidates):
+        missing.append(f"a compiler ({' or '.join(candidates)})")
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     if not header.exists():
         missing.append(f"Python's headers ({header})")

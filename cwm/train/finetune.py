@@ -1,9 +1,9 @@
-"""An environment, and perhaps a pre-trained world model -> an agent and its learning curve.
+"""Fine-tuning: train an agent in an environment, optionally from a pre-trained world model.
 
 The schedule is the reference's (`examples/train_apv_finetuning.py`): random episodes, offline
-updates, then one update every few steps; evaluation at fixed steps, the first before learning
-from the agent's own actions. Steps are agent steps, but in `scores.csv` and `metrics.jsonl` they
-are the control steps that the training environment took.
+updates, then one update every few steps. It evaluates at fixed steps, first after the offline
+updates. Settings count agent steps; `scores.csv` and `metrics.jsonl` count the control steps of the
+training environment.
 """
 
 from collections.abc import Callable
@@ -30,37 +30,37 @@ from cwm.world.vision import ModelConfig
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class FinetuneConfig:
-    """Model-based reinforcement learning of one task; what suites differ in is in their files."""
+    """Fine-tuning on one task; config/suite/ has what differs between suites."""
 
     agent: AgentConfig = AgentConfig()
     replay: ReplayConfig = ReplayConfig()
     steps: PositiveInt = 255_000  # agent steps
-    prefill: NonNegativeInt = 5000  # steps of random actions, up to the end of an episode
+    prefill: NonNegativeInt = 5000  # steps of random actions, rounded up to whole episodes
     offline_updates: NonNegativeInt = 100  # updates before the agent acts
     train_every: PositiveInt = 5  # steps between updates
-    overlap: bool = False  # act while a GPU is updating, with the weights before the update
+    overlap: bool = False  # act during an update, with the weights before it
     batch: PositiveInt = 50
     length: PositiveInt = 50
     eval_every: PositiveInt = 10_000
     eval_episodes: PositiveInt = 10
-    eval_envs: PositiveInt = 1  # evaluation episodes that are stepped together
+    eval_envs: PositiveInt = 1  # evaluation episodes that run in parallel
     log_every: PositiveInt = 100  # updates
     checkpoint_seconds: NonNegativeFloat = 300.0
 
 
 def _check(cfg: FinetuneConfig) -> None:
-    """What settings must be to one another."""
+    """Raise UserError for settings that contradict each other."""
     if cfg.prefill >= cfg.steps:
         raise UserError(f"finetune.prefill {cfg.prefill} must be less than steps {cfg.steps}")
     bonus = cfg.agent.bonus
     if bonus.beta and bonus.window > cfg.length:
         raise UserError(
-            f"finetune.agent.bonus.window {bonus.window} is more than finetune.length {cfg.length}"
+            f"finetune.agent.bonus.window {bonus.window} exceeds finetune.length {cfg.length}"
         )
 
 
 class FinetuneLoop:
-    """A run: its settings, and everything that changes while it runs."""
+    """The state of a fine-tuning run: agent, replay buffer, environments and step counters."""
 
     def __init__(
         self,
@@ -81,16 +81,16 @@ class FinetuneLoop:
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
         if pretrained is not None:
             self._load(pretrained)
-        self.actor = (DelayedPolicy if cfg.overlap else AgentPolicy)(self.agent, explore=True)
+        self.policy = (DelayedPolicy if cfg.overlap else AgentPolicy)(self.agent, explore=True)
         replay = run.folder / "replay"
-        # An episode has one entry more than steps, and none shorter than a window is kept.
+        # An episode of n steps has n + 1 entries; at most steps / length episodes are long enough.
         entries = cfg.steps + cfg.steps // cfg.length
         self.replay = Replay(cfg.replay, replay, cfg.length, entries, device)
         self.guard = NaNGuard(run, device)
         self.step = 0
-        self.begun: int | None = None  # the step at which learning began
+        self.learning_start: int | None = None  # step of the first update
         self.restore()
-        for agent in {self.agent, self.actor.agent}:  # not before one is copied from the other
+        for agent in {self.agent, self.policy.agent}:  # after the copy, which would share captures
             if runtime.compile:
                 compile_regions(agent)
             if device == "cuda" and runtime.graphs:
@@ -101,27 +101,27 @@ class FinetuneLoop:
     def _load(self, pretrained: Path) -> None:
         tensors, about = load_weights(pretrained)
         if self.agent.world.action_free is None:
-            raise UserError(f"{pretrained} is for a stacked model, but model.stacked is false")
+            raise UserError(f"model.stacked is false, but {pretrained} is for a stacked model")
         if about.get("kind") != "action-free":
             raise UserError(
-                f"{pretrained} holds a {about.get('kind')} model, not a pre-trained one"
+                f"{pretrained} holds a {about.get('kind')} model; pass pre-trained weights"
             )
         load_parts(self.agent.world.pretrained_parts(), tensors, pretrained)
 
     def save(self) -> None:
-        """Checkpoint; only at the end of an episode, where the simulator has no state to keep."""
+        """Write a checkpoint. Call it at the end of an episode: simulator state is not saved."""
         self.guard.check()
         optimizers = self.agent.optimizers.items()
         tensors = {"agent": self.agent.state_dict()}
         tensors |= {f"optimizer-{name}": o.state() for name, o in optimizers}
-        state = {"begun": self.begun, "updates": self.agent.updates}
+        state = {"begun": self.learning_start, "updates": self.agent.updates}
         state["control_steps"] = self.control_steps
         state |= {"episodes": self.replay.count, "remembered": self.replay.remembered}
         self.run.checkpoint(self.step, tensors, **state)
         self.replay.prune()
 
     def restore(self) -> None:
-        """Go on from the last checkpoint, or begin with an empty replay."""
+        """Resume from the last checkpoint, or begin with an empty replay buffer."""
         found = self.run.resume()
         if not found:
             self.replay.restore(0, {})
@@ -132,30 +132,30 @@ class FinetuneLoop:
             fill(self.agent, tensors["agent"])
             for name, optimizer in self.agent.optimizers.items():
                 optimizer.load_state(tensors[f"optimizer-{name}"])
-            self.step, self.begun = state["step"], state["begun"]
+            self.step, self.learning_start = state["step"], state["begun"]
             self.agent.updates = state["updates"]
             self.env.unwrapped.control_steps = state["control_steps"]
 
     def update(self, rate: float) -> dict[str, float]:
-        """One update; returns figures if this one is logged."""
+        """Do one update; return its metrics if this one is logged."""
         i = self.agent.updates
         batch = self.replay.sample(self.seed, i, self.cfg.batch)
-        self.actor.sync_weights()
+        self.policy.sync_weights()
         reseed(self.seed, "update", i)
-        figures = {f"train/{name}": x for name, x in self.agent.update(batch).items()}
-        self.guard.record(i, figures, batch._asdict())
+        metrics = {f"train/{name}": x for name, x in self.agent.update(batch).items()}
+        self.guard.record(i, metrics, batch._asdict())
         if i % self.cfg.log_every:
             return {}
         self.guard.check()
-        return self.run.log(self.control_steps, figures, rate)
+        return self.run.log(self.control_steps, metrics, rate)
 
     @property
     def control_steps(self) -> int:
-        """Control steps that the training environment took, also before the run was resumed."""
+        """Control steps of the training environment since the run began, including resumed ones."""
         return self.env.unwrapped.control_steps
 
     def evaluate(self, rate: float) -> dict[str, float]:
-        """Episodes of the mode policy in environments with seeds of their own."""
+        """Evaluate the mode of the policy in environments with separate seeds."""
         seeds = [seed_from(self.seed, "eval", self.step, i) for i in range(self.cfg.eval_episodes)]
         reseed(self.seed, "eval", self.step)
         last = self.step == self.cfg.steps
@@ -166,14 +166,14 @@ class FinetuneLoop:
         )
         self.run.score([self.score(i, o, "eval") for i, o in enumerate(outcomes)])
         if last:
-            large = (np.kron(f, np.ones((4, 4, 1), np.uint8)) for f in outcomes[0].frames)
-            encode(self.run.folder / "episode.mp4", large, 15, H264)
-        figures = {"eval/return": np.mean([o.return_ for o in outcomes])}
+            enlarged = (np.kron(f, np.ones((4, 4, 1), np.uint8)) for f in outcomes[0].frames)
+            encode(self.run.folder / "episode.mp4", enlarged, 15, H264)
+        metrics = {"eval/return": np.mean([o.return_ for o in outcomes])}
         for name in outcomes[0].costs:
-            figures[f"eval/{name}"] = np.mean([o.costs[name] for o in outcomes])
+            metrics[f"eval/{name}"] = np.mean([o.costs[name] for o in outcomes])
         if outcomes[0].success is not None:
-            figures["eval/success"] = np.mean([o.success for o in outcomes])
-        return self.run.log(self.control_steps, figures, rate)
+            metrics["eval/success"] = np.mean([o.success for o in outcomes])
+        return self.run.log(self.control_steps, metrics, rate)
 
     def score(self, episode: int, outcome: Outcome, split: str) -> Score:
         """A row of scores.csv."""
@@ -182,12 +182,12 @@ class FinetuneLoop:
         )
 
     def random_action(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-        """A uniform action of the prefill."""
+        """A uniformly random action, used during prefill; a function of seed and step."""
         rng = np.random.default_rng([self.seed, 0xAC7, self.step])
         return rng.uniform(-1, 1, (1, *self.env.action_space.shape)).astype(np.float32)
 
     def collect(self, policy: Policy) -> bool:
-        """One step of the training environment; whether it ended an episode."""
+        """Take one step in the training environment; return whether an episode ended."""
         collector = self.collector
         reseed(self.seed, "act", self.step)
         action = policy(collector.image[None], np.array([collector.is_first]))[0]
@@ -201,47 +201,48 @@ class FinetuneLoop:
         return True
 
     def close(self) -> None:
-        """Release the simulators."""
+        """Close the environments."""
         self.env.close()
         self.eval_envs.close()
 
 
-def finetune(work: FinetuneLoop) -> None:
-    """Learn a task and publish the agent, its scores and a film of an evaluation episode."""
-    cfg, run = work.cfg, work.run
-    with Progress(total=cfg.steps, start=work.step, label=run.label) as bar:
-        show = _shower(bar, work)
-        while work.step < cfg.steps:
-            ended = work.collect(work.random_action if work.begun is None else work.actor)
-            if work.begun is None:
-                if ended and work.step >= cfg.prefill:
-                    work.begun = work.step
+def finetune(loop: FinetuneLoop) -> None:
+    """Run the loop; publish the agent, its scores and a video of an evaluation episode."""
+    cfg, run = loop.cfg, loop.run
+    with Progress(total=cfg.steps, start=loop.step, label=run.label) as bar:
+        show = _shower(bar, loop)
+        while loop.step < cfg.steps:
+            prefilling = loop.learning_start is None
+            ended = loop.collect(loop.random_action if prefilling else loop.policy)
+            if prefilling:
+                if ended and loop.step >= cfg.prefill:
+                    loop.learning_start = loop.step
                     for _ in range(cfg.offline_updates):
-                        show(work.update(bar.rate))
-                    show(work.evaluate(bar.rate))
+                        show(loop.update(bar.rate))
+                    show(loop.evaluate(bar.rate))
             else:
-                since = work.step - work.begun
+                since = loop.step - loop.learning_start
                 if since % cfg.train_every == 1 % cfg.train_every:
-                    show(work.update(bar.rate))
-                if since % cfg.eval_every == 0 or work.step == cfg.steps:
-                    show(work.evaluate(bar.rate))
+                    show(loop.update(bar.rate))
+                if since % cfg.eval_every == 0 or loop.step == cfg.steps:
+                    show(loop.evaluate(bar.rate))
             show({})
-            if ended and run.due() and work.step < cfg.steps:
-                work.save()
-    work.close()
-    work.guard.check()
-    if work.begun is None:
+            if ended and run.due() and loop.step < cfg.steps:
+                loop.save()
+    loop.close()
+    loop.guard.check()
+    if loop.learning_start is None:
         raise UserError(f"no episode ended within finetune.steps {cfg.steps}; lower env.time_limit")
     about = {"kind": "agent", "steps": cfg.steps, **run.spec.labels}
-    save_weights(run.folder, work.agent.state_dict(), about)
+    save_weights(run.folder, loop.agent.state_dict(), about)
     logs = ("metrics.jsonl", "timing.jsonl", "scores.csv")
     run.publish(*logs, "episode.mp4", "weights.safetensors", "weights.json")
 
 
-def _shower(bar: Progress, work: FinetuneLoop) -> Callable[[dict[str, float]], None]:
+def _shower(bar: Progress, loop: FinetuneLoop) -> Callable[[dict[str, float]], None]:
     shown = {"train/image": "image", "train/kl": "kl", "eval/return": "return"}
 
-    def show(figures: dict[str, float]) -> None:
-        bar.update(work.step, {shown[n]: x for n, x in figures.items() if n in shown})
+    def show(metrics: dict[str, float]) -> None:
+        bar.update(loop.step, {shown[n]: x for n, x in metrics.items() if n in shown})
 
     return show

@@ -1,4 +1,4 @@
-"""A loss that is no number stops a run before it can reach a checkpoint, and its batch is kept."""
+"""Stop a run whose loss is NaN or infinite before it writes a checkpoint, and keep the batch."""
 
 import math
 
@@ -10,36 +10,37 @@ from cwm.infra.run_dir import RunDir
 
 
 class NaNGuard:
-    """Looks at the figures of updates.
+    """Checks that the metrics of updates are finite.
 
-    Reading one makes a CPU wait for its GPU. So there only those are looked at that are read anyway
-    or that a checkpoint follows; all of them when the run has failed before, to find the first.
+    On a CPU it checks every update. Reading a value makes the CPU wait for the GPU, so on a GPU it
+    checks only before logging and checkpoints. After a failure, the rerun checks every update to
+    find the first bad one.
     """
 
     def __init__(self, run: RunDir, device: str) -> None:
         self.path = run.folder / "not-finite.safetensors"
-        self.all = device == "cpu" or self.path.exists()
+        self.check_all = device == "cpu" or self.path.exists()
         self.last: tuple[int, dict[str, Tensor], dict[str, Tensor]] | None = None
 
-    def record(self, update: int, figures: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
-        """Take the figures (), and the batch that they come from."""
-        self.last = (update, figures, batch)
-        if self.all:
+    def record(self, update: int, metrics: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        """Note the metrics () of an update and its batch; check them if every update is checked."""
+        self.last = (update, metrics, batch)
+        if self.check_all:
             self.check()
 
     def check(self) -> None:
-        """Raise UserError if a figure of the last update is NaN or infinite.
+        """Raise UserError if a metric of the last update is NaN or infinite.
 
-        One wrong gradient makes all weights wrong, so that the figures show it ever after.
+        NaN weights stay NaN, so the last update shows every earlier failure too.
         """
-        update, figures, batch = self.last or (0, {}, {})
-        wrong = next((name for name, x in figures.items() if not math.isfinite(x)), None)
-        if wrong is None:
+        update, metrics, batch = self.last or (0, {}, {})
+        bad = next((name for name, x in metrics.items() if not math.isfinite(x)), None)
+        if bad is None:
             return
         write_tensors(self.path, batch)
-        first = "" if self.all else " or before: the same command looks at every one"
+        first = "" if self.check_all else " or earlier; rerun the command to find the first one"
         raise UserError(
-            f"{wrong} is {float(figures[wrong])} at update {update}{first}. The batch is in"
-            f" {self.path}, the last checkpoint is older. A lower learning rate or"
-            " runtime.precision=fp32 may help; either makes another run"
+            f"{bad} is {float(metrics[bad])} at update {update}{first}. The batch is in"
+            f" {self.path}; the last checkpoint is earlier. A lower learning rate or"
+            " runtime.precision=fp32 may help; changing either starts a new run"
         )

@@ -10,7 +10,7 @@ from cwm.world.stacked import BeliefState
 
 
 class AgentPolicy:
-    """The agent, and what it has seen of the episodes that it is in."""
+    """Acts by an agent and keeps its belief from step to step."""
 
     def __init__(self, agent: Agent, explore: bool) -> None:
         self.agent = agent
@@ -18,28 +18,27 @@ class AgentPolicy:
         self.belief: BeliefState | None = None
 
     def __call__(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-        """Actions (B, A) at images (B, 64, 64, 3); rows with `is_first` begin anew."""
+        """Actions (B, A) for images (B, 64, 64, 3); rows with `is_first` (B,) reset the belief."""
         action, self.belief = self.agent.act(image, is_first, self.belief, self.explore)
         return action
 
     def sync_weights(self) -> None:
-        """An update is about to begin."""
+        """Called before each update; this policy shares the weights of the agent that learns."""
 
 
 class DelayedPolicy(AgentPolicy):
-    """An actor that does not wait for the update that a GPU is busy with.
+    """Acts with a copy of the weights, so that it need not wait for a running update.
 
-    It has weights of its own: those before the last update, or, at the first step of an episode,
-    those after it.
+    The copy has the weights before the last update; the first step of an episode takes the latest.
     """
 
     def __init__(self, agent: Agent, explore: bool) -> None:
         super().__init__(deepcopy(agent), explore)
-        self.ahead = agent
+        self.learner = agent
         self.stream = torch.cuda.Stream() if next(agent.parameters()).is_cuda else None
 
     def __call__(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
-        """Actions (B, A) at images (B, 64, 64, 3); rows with `is_first` begin anew."""
+        """Actions (B, A) for images (B, 64, 64, 3), computed on a stream of their own."""
         if is_first.any():
             self.sync_weights()
         with torch.cuda.stream(self.stream):
@@ -47,9 +46,9 @@ class DelayedPolicy(AgentPolicy):
 
     @torch.no_grad()
     def sync_weights(self) -> None:
-        """Take the weights, once the updates so far have made them."""
-        theirs = self.ahead.state_dict()
-        for name, mine in self.agent.state_dict().items():
-            mine.copy_(theirs[name])
+        """Copy the weights as soon as the updates that are queued have finished."""
+        latest = self.learner.state_dict()
+        for name, tensor in self.agent.state_dict().items():
+            tensor.copy_(latest[name])
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream())

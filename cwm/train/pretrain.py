@@ -1,4 +1,4 @@
-"""Clips -> a pre-trained world model.
+"""Pre-training: learn an action-free world model from video clips.
 
 Reference: `examples/train_apv_pretraining.py`.
 """
@@ -30,7 +30,7 @@ from cwm.world.vision import ModelConfig
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PretrainConfig:
-    """Pre-training of the action-free model on clips."""
+    """Pre-training of the action-free model."""
 
     world: ActionFreeConfig = ActionFreeConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -39,7 +39,7 @@ class PretrainConfig:
     length: PositiveInt = 25
     seed: NonNegativeInt = 0
     log_every: PositiveInt = 100  # updates
-    heldout_every: PositiveInt = 5000  # updates between looks at held-out clips
+    heldout_every: PositiveInt = 5000  # updates between evaluations on held-out clips
     heldout_clips: PositiveInt = 64
     checkpoint_seconds: NonNegativeFloat = 300.0
 
@@ -52,7 +52,7 @@ def pretrain(
 ) -> None:
     """Train on the clip store `clips` and publish the weights."""
     if not model.stacked:
-        raise UserError("model.stacked is false: DreamerV2 has no part that learns from videos")
+        raise UserError("model.stacked is false: DreamerV2 cannot be pre-trained on videos")
     device = set_up(runtime)
     store = ClipStore.open(clips)
     windows = torch.as_tensor(store.windows(cfg.heldout_clips, cfg.length, "heldout", cfg.seed))
@@ -75,16 +75,16 @@ def pretrain(
             _, image = next(batches)
             reseed(cfg.seed, "update", step)
             world.train()
-            terms, figures = learn(image), {}
+            terms, metrics = learn(image), {}
             guard.record(step, terms, {"image": image})
             if step % cfg.log_every == 0 or step == cfg.updates:
                 guard.check()
-                figures = terms
+                metrics = terms
             if step % cfg.heldout_every == 0 or step == cfg.updates:
                 reseed(cfg.seed, "heldout", step)
                 with precision:
-                    figures = figures | heldout(world, windows, cfg.batch, device)
-            values = run.log(step, figures, bar.rate) if figures else {}
+                    metrics = metrics | heldout(world, windows, cfg.batch, device)
+            values = run.log(step, metrics, bar.rate) if metrics else {}
             bar.update(step, {SHOWN[name]: x for name, x in values.items() if name in SHOWN})
             if run.due() and step < cfg.updates:
                 guard.check()
@@ -98,7 +98,7 @@ def pretrain(
 def learner(
     world: ActionFreeModel, optimizer: Optimizer, runtime: RuntimeConfig, device: str
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """One update from images (B, T, 64, 64, 3) uint8; it returns figures, all ()."""
+    """Build the update: images (B, T, 64, 64, 3) uint8 -> metrics, all ()."""
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 
     def learn(image: Tensor) -> dict[str, Tensor]:
@@ -110,8 +110,8 @@ def learner(
     if runtime.compile:
         compile_regions(world)
     if device == "cuda" and runtime.graphs:
-        changing = (world.state_dict, optimizer.state)
-        return Graphed(learn, lambda: chain(*(part().values() for part in changing)))
+        state = (world.state_dict, optimizer.state)
+        return Graphed(learn, lambda: chain(*(part().values() for part in state)))
     return learn
 
 
@@ -119,18 +119,18 @@ def learner(
 def heldout(
     world: ActionFreeModel, windows: Tensor, batch: int, device: str
 ) -> dict[str, Tensor | float]:
-    """Mean loss terms of clips (N, T, 64, 64, 3), with the whole context and without dropout.
+    """Mean loss terms of clips (N, T, 64, 64, 3), without token masking and dropout.
 
-    Beside them the errors of predicting the second half of each clip from its first.
+    Also the errors of predicting the second half of each clip from the first half.
     """
     world.eval()
     parts = [clip_batch(part) for part in windows.to(device).split(batch)]
     terms = [(len(part.image), world.loss(part).terms) for part in parts]
-    figures = {
+    metrics = {
         f"heldout/{name}": sum(n * term[name] for n, term in terms) / len(windows)
         for name in ("image", "kl")
     }
     observed = windows.shape[1] // 2
     errors = [squared_errors(predict(world, part, observed), part, observed) for part in parts]
     means = {name: torch.cat([e[name] for e in errors]).nanmean() for name in errors[0]}
-    return figures | {f"heldout/{name}": x for name, x in means.items() if not x.isnan()}
+    return metrics | {f"heldout/{name}": x for name, x in means.items() if not x.isnan()}

@@ -1,4 +1,4 @@
-"""Experience: whole episodes in one ring of frames, and on disk so that a run can go on.
+"""Replay buffer: whole episodes in a ring of frames, and on disk so that a run can resume.
 
 Reference: `core/replay.py`. Shapes: B batch, L length, n steps of an episode, A action.
 """
@@ -21,14 +21,14 @@ from cwm.nn.batch import Batch
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ReplayConfig:
-    """How much is remembered, and which part of it is learned from."""
+    """Size and sampling of the replay buffer."""
 
-    capacity: PositiveInt = 1_000_000  # frames; the oldest episodes make room
-    prioritize_ends: bool = False  # draw the last window of an episode far more often
+    capacity: PositiveInt = 1_000_000  # frames; the oldest episodes are dropped
+    prioritize_ends: bool = False  # sample the last window of an episode more often
 
 
 class Episode(NamedTuple):
-    """An episode of n steps: n + 1 entries, the first with a zero action and a zero reward."""
+    """An episode of n steps has n + 1 entries; the first action and reward are zero."""
 
     image: np.ndarray  # (n+1, 64, 64, 3) uint8
     action: np.ndarray  # (n+1, A) float32; action[t] led to image[t]
@@ -36,14 +36,14 @@ class Episode(NamedTuple):
 
 
 def _parse(content: bytes) -> Episode:
-    """An episode from its file; one of DAMAGED_ARRAYS where it is none."""
+    """Read an episode from the content of its file; raises one of DAMAGED_ARRAYS."""
     with np.load(BytesIO(content)) as arrays:
         episode = Episode(**arrays)
     entries, size = episode.action.shape
     kinds = [(x.dtype, x.shape) for x in episode]
     shapes = [(entries, 64, 64, 3), (entries, size), (entries,)]
     if kinds != list(zip((np.uint8, np.float32, np.float32), shapes, strict=True)):
-        raise ValueError(f"arrays {', '.join(f'{kind} {shape}' for kind, shape in kinds)}")
+        raise ValueError(f"it has arrays {', '.join(f'{kind} {shape}' for kind, shape in kinds)}")
     return episode
 
 
@@ -53,28 +53,28 @@ class Replay:
     def __init__(
         self, cfg: ReplayConfig, folder: Path, length: int, size: int, device: str = "cpu"
     ) -> None:
-        """`length` of the windows to be drawn; `size`: no more frames than the run will make."""
+        """Sample windows of `length` steps; hold `size` frames or the capacity if that is less."""
         self.cfg = cfg
         self.folder = folder
         self.length = length
         self.device = device
         self.size = min(cfg.capacity, size)
         self.episodes: deque[tuple[int, int, int]] = deque()  # (number, first frame, entries)
-        self.remembered: dict[int, str] = {}  # number -> sha256 of the file, the oldest first
-        self.count = 0  # episodes seen
-        self.used = 0  # frames remembered
-        self.end = 0  # where in the ring the next episode begins
+        self.remembered: dict[int, str] = {}  # stored: number -> sha256 of the file, oldest first
+        self.count = 0  # episodes added, including those not kept
+        self.used = 0  # frames stored
+        self.end = 0  # position in the ring where the next episode begins
         self.image: torch.Tensor | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, episode: Episode) -> bool:
-        """Remember an episode, on disk first; False for one of fewer steps than a window."""
+        """Store an episode, on disk first; False if it has fewer steps than a window."""
         if len(episode.reward) <= self.length:
             self.count += 1
             return False
-        whole = BytesIO()
-        np.savez(whole, **episode._asdict())
-        content = whole.getvalue()
+        file = BytesIO()
+        np.savez(file, **episode._asdict())
+        content = file.getvalue()
         path = self._path(self.count)
         write_bytes(path, content)
         self._remember(self.count, episode, hashlib.sha256(content).hexdigest())
@@ -109,16 +109,16 @@ class Replay:
         self.reward = torch.zeros(self.size, device=self.device)
 
     def prune(self) -> None:
-        """Delete the files of all other episodes; right after a checkpoint, not sooner."""
+        """Delete the files of dropped episodes, once a checkpoint no longer needs them."""
         kept = {self._path(number) for number in self.remembered}
         for path in self.folder.iterdir():
             if path not in kept:
                 path.unlink()
 
     def restore(self, count: int, remembered: dict[int | str, str]) -> None:
-        """Go back to when `count` episodes had been seen, and these were remembered.
+        """Load the stored episodes of a checkpoint, after `count` episodes were added.
 
-        Raises UserError where the file of one is missing, damaged or another's.
+        Raises UserError if a file is missing, damaged or of another run.
         """
         for number, sha256 in remembered.items():
             self._remember(int(number), self._read(int(number), sha256), sha256)
@@ -126,35 +126,38 @@ class Replay:
         self.prune()
 
     def _read(self, number: int, sha256: str) -> Episode:
-        """An episode that was remembered, whose file has this checksum."""
+        """Read a stored episode and verify its checksum."""
         path = self._path(number)
         try:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != sha256:
-                raise ValueError("it is not as it was written")
+                raise ValueError("its checksum is wrong")
             episode = _parse(content)
             entries, size = episode.action.shape
             if entries <= self.length:
-                raise ValueError(f"{entries} entries, and a window of {self.length} steps")
+                raise ValueError(
+                    f"it has {entries} entries, too few for a window of {self.length} steps"
+                )
             if self.image is not None and size != self.action.shape[1]:
-                raise ValueError(f"actions of {size} numbers, not of {self.action.shape[1]}")
+                raise ValueError(f"its actions have {size} dimensions, not {self.action.shape[1]}")
         except DAMAGED_ARRAYS as error:
             raise UserError(
-                f"cannot read {path}, which the checkpoint needs ({error}); put it back, or delete"
-                f" {self.folder.parent} to begin this run anew"
+                f"cannot read {path}, which the checkpoint needs: {error}. Restore the file, or"
+                f" delete {self.folder.parent} to start this run from scratch"
             ) from error
         return episode
 
     def sample(self, seed: int, i: int, batch: int) -> Batch:
-        """Batch i of the run: a pure function of the seed, i and the episodes remembered.
+        """Sample batch i: a pure function of the seed, i and the stored episodes.
 
-        Episodes are drawn uniformly, whatever their length. With `prioritize_ends` a start past
-        the last valid one becomes that one. Every row begins as if an episode did.
+        Episodes are drawn uniformly, regardless of their length. With `prioritize_ends`, starts are
+        drawn from a longer range and clipped to the last valid one. `is_first` is 1 at the start of
+        every row.
         """
         if not self.episodes:
             raise UserError(
-                f"no episode is as long as a training window of {self.length} steps; lower"
-                " finetune.length or raise the time limit"
+                f"no episode has the {self.length} steps of a training window; lower"
+                " finetune.length or raise env.time_limit"
             )
         rng = np.random.default_rng([seed, 0x5EED, i])
         table = np.array(self.episodes)[rng.integers(len(self.episodes), size=batch)]
@@ -163,7 +166,7 @@ class Replay:
         start = np.minimum(rng.integers(last + 1 + extra), last)
         index = (table[:, 1] + start)[:, None] + np.arange(self.length)
         index = torch.as_tensor(index % self.size)
-        if self.device != "cpu":  # or else this would wait for the update that is going on
+        if self.device != "cpu":  # a blocking copy would wait for the running update
             index = index.pin_memory().to(self.device, non_blocking=True)
         is_first = torch.zeros(batch, self.length, device=self.device)
         is_first[:, 0] = 1

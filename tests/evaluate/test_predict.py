@@ -1,4 +1,4 @@
-"""Predictions: errors and similarities by hand, attention, and frames of another's appearance."""
+"""Video prediction: errors, SSIM, attention maps and recomposed clips."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,14 @@ from squares import begin, settings, store, watch
 
 from cwm import config
 from cwm.evaluate import predict as module
-from cwm.evaluate.predict import compose, decode, of_moving, predict_clips, tokens_of, write_errors
+from cwm.evaluate.predict import (
+    compose,
+    decode,
+    moving_attention,
+    predict_clips,
+    tokens_with,
+    write_errors,
+)
 from cwm.evaluate.ssim import ssim, within
 from cwm.nn.batch import clip_batch
 from cwm.videos.store import ClipStore
@@ -32,7 +39,7 @@ def some(clips):
     return clip_batch(torch.as_tensor(ClipStore.open(clips).windows(3, 8, "train", 1)))
 
 
-def test_predictions_begin_from_the_observed_frames(clips, tmp_path, monkeypatch):
+def test_predict_clips_writes_errors_and_images(clips, tmp_path, monkeypatch):
     weights = watch(clips, tmp_path / "run") / "weights.json"
     sets = ["predict.clips=3", "predict.shown=2"]
     inputs = {"clips": clips, "weights": weights}
@@ -57,7 +64,7 @@ def test_predictions_begin_from_the_observed_frames(clips, tmp_path, monkeypatch
     np.testing.assert_allclose(sums, np.where(moves, 1, np.nan)[None].repeat(2, 0), rtol=1e-5)
 
 
-def test_a_concatenated_context_has_no_attention_to_show(clips, tmp_path):
+def test_concatenated_context_has_no_attention_map(clips, tmp_path):
     model = "contextwm-concatenation"
     inputs = {"clips": clips, "weights": watch(clips, tmp_path / "run", model) / "weights.json"}
     cfg, run = begin("predict", tmp_path / "predict", inputs, model)
@@ -68,9 +75,9 @@ def test_a_concatenated_context_has_no_attention_to_show(clips, tmp_path):
     assert "attention" not in arrays
 
 
-def test_errors_by_hand(tmp_path):
+def test_errors_match_hand_computed_values(tmp_path):
     truth = np.zeros((1, 3, 12, 12, 3), np.float32)
-    truth[0, 2, 5, 5] = 0.6  # one pixel of the last frame moves, where a window lies within
+    truth[0, 2, 5, 5] = 0.6  # one pixel of the last frame moves
     model = np.full_like(truth, 0.1)
     write_errors(tmp_path / "errors.csv", truth, model, observed=2)
     errors = pd.read_csv(tmp_path / "errors.csv")
@@ -86,8 +93,8 @@ def test_errors_by_hand(tmp_path):
     assert moving[2] < errors["repeat_ssim"][2] < 1
 
 
-def test_similarity_is_the_published_one():
-    """Of scikit-image 0.26, with Gaussian weights and the population's covariance."""
+def test_ssim_matches_scikit_image():
+    """Values of scikit-image 0.26 with gaussian_weights=True and use_sample_covariance=False."""
     rng = np.random.default_rng(0)
     x = rng.random((16, 20, 3))
     y = np.clip(x + 0.2 * rng.standard_normal(x.shape), 0, 1)
@@ -98,15 +105,15 @@ def test_similarity_is_the_published_one():
     assert similar[5, 7] == pytest.approx(0.8238428023965955, abs=1e-12)
 
 
-def test_similarity_by_hand():
-    """Without variance only the luminance differs; equal images are alike."""
+def test_ssim_matches_hand_computed_values():
+    """Constant images differ in luminance only; equal images have SSIM 1."""
     black, grey = np.zeros((11, 11, 3)), np.full((11, 11, 3), 0.5)
     assert ssim(black, grey) == pytest.approx(1e-4 / (0.25 + 1e-4))
     assert ssim(grey, grey) == pytest.approx(1)
 
 
-def test_attention_is_that_of_the_decoder(clips):
-    """The mean weights of PyTorch's own module with the same parameters."""
+def test_attention_weights_match_torch_multihead_attention(clips):
+    """torch.nn.MultiheadAttention with the same parameters gives the same mean weights."""
     model, batch = world(), some(clips)
     layer, seen = model.vision.decoder.attention["16"], []
     layer.register_forward_hook(lambda _, inputs, out: seen.append(inputs[:2]))
@@ -122,20 +129,20 @@ def test_attention_is_that_of_the_decoder(clips):
     torch.testing.assert_close(maps.flatten(0, 1), weights)
 
 
-def test_attention_of_what_moves_by_hand():
+def test_moving_attention_matches_hand_computed_values():
     weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])[None, None]
     moving = np.zeros((1, 1, 4, 4), bool)
     moving[0, 0, 0, 0] = moving[0, 0, 3, 1] = True  # queries 0 and 2, of 2 by 2
-    moves = tokens_of(moving, 2)
+    moves = tokens_with(moving, 2)
     np.testing.assert_array_equal(moves[0, 0], [[True, False], [True, False]])
-    np.testing.assert_allclose(of_moving(weights, moves)[0, 0], [[0.5, 0.25], [0.25, 0]])
-    assert np.isnan(of_moving(weights, moves & False)).all()
+    np.testing.assert_allclose(moving_attention(weights, moves)[0, 0], [[0.5, 0.25], [0.25, 0]])
+    assert np.isnan(moving_attention(weights, moves & False)).all()
 
 
 @torch.no_grad()
-def test_a_composition_has_the_dynamics_of_one_and_the_context_of_another(clips):
+def test_recomposed_clip_has_own_dynamics_and_other_context(clips):
     model, batch = world(), some(clips)
-    model.vision.decoder.attention["16"].norm.weight *= 1e4  # an untrained one hardly looks
+    model.vision.decoder.attention["16"].norm.weight *= 1e4  # untrained attention has little effect
     torch.manual_seed(1)
     arrays = compose(model, batch, 5)
     np.testing.assert_array_equal(arrays["other"], [1, 2, 0])
@@ -148,11 +155,11 @@ def test_a_composition_has_the_dynamics_of_one_and_the_context_of_another(clips)
 
 
 @torch.no_grad()
-def test_a_plain_model_has_nothing_to_exchange(clips):
+def test_plain_model_has_no_recomposed_clips(clips):
     assert set(compose(world("plain"), some(clips), 5)) == {"decoded"}
 
 
-def test_prediction_is_its_parts(clips):
+def test_predict_decodes_rollout_with_context(clips):
     model, batch, mode = world(), some(clips), torch.zeros(())
     whole = predict(model, batch, 5, mode)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What happens when in fine-tuning, against the official order of events.
+"""The order of events in fine-tuning matches the official code.
 
 Official: `examples/train_apv_finetuning.py`. Random steps up to the end of an episode; updates on
 them, in which the encoder of Meta-world has rate zero; evaluation; then an update after the first
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2] / "config"
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    """Work folders are made below the current one."""
+    """Run in a temporary folder."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -38,15 +38,15 @@ def settings(suite, scale, what, sets=(), seed=0):
 
 
 class Rehearsal(FinetuneLoop):
-    """The loop at full length, with nothing behind it but counting."""
+    """The loop at full length; its parts only count calls."""
 
     EPISODE = 500  # agent steps, in both suites
 
     def __init__(self, cfg, run):
         self.cfg, self.run = cfg.finetune, run
         self.agent, self.guard = SimpleNamespace(state_dict=dict), NaNGuard(run, "cpu")
-        self.actor = None
-        self.step, self.begun = 0, None
+        self.policy = None
+        self.step, self.learning_start = 0, None
         self.updates, self.evaluations, self.first = [], [], {}
         for name in ("metrics.jsonl", "timing.jsonl", "scores.csv", "episode.mp4"):
             (run.folder / name).touch()
@@ -73,7 +73,9 @@ class Rehearsal(FinetuneLoop):
     ("suite", "what", "prefill", "evaluations", "updates"),
     [("metaworld", "reach", 5000, 26, 50_100), ("dmc", "walker-run", 1000, 51, 100_100)],
 )
-def test_at_the_papers_length(tmp_path, suite, what, prefill, evaluations, updates):
+def test_schedule_at_paper_length_matches_official_code(
+    tmp_path, suite, what, prefill, evaluations, updates
+):
     """Evaluations at 5k, 15k, ..., 255k agent steps, or at 1k, 11k, ..., 501k."""
     cfg, spec = settings(suite, "paper", what)
     with RunDir(spec, tmp_path / "run", 1e9) as run:
@@ -90,7 +92,7 @@ def test_at_the_papers_length(tmp_path, suite, what, prefill, evaluations, updat
 
 
 class Traced(FinetuneLoop):
-    """A real run, and what it did when."""
+    """A real run that records its events."""
 
     def __init__(self, *args):
         self.trace = []
@@ -116,7 +118,7 @@ class Traced(FinetuneLoop):
         return super().evaluate(rate)
 
 
-def test_a_short_run(tmp_path):
+def test_short_run_has_the_official_order_of_events(tmp_path):
     """Episodes of 10 steps, 20 random ones, 4 updates on them, then one in 5 steps up to 50."""
     sets = ["env.action_repeat=2", "finetune.prefill=20", "finetune.steps=50"]
     sets += ["finetune.offline_updates=4", "finetune.agent.encoder_frozen=4"]
@@ -129,7 +131,7 @@ def test_a_short_run(tmp_path):
 
     rate = cfg.finetune.agent.encoder_optimizer.lr
     expected = [("random", step) for step in range(1, 21)]
-    # The rate is zero in exactly the offline updates; the target is copied after each third one.
+    # The encoder's rate is zero in the offline updates; the target is copied every third update.
     expected += [("update", 20, 0.0, i % 3 == 0) for i in range(4)]
     expected.append(("evaluate", 20))
     for step in range(21, 51):
@@ -141,7 +143,7 @@ def test_a_short_run(tmp_path):
             expected.append(("evaluate", step))
     assert work.trace == expected
 
-    # Logs count control steps: two for each agent step here. Evaluation counts none.
+    # Logs count control steps of the training environment, two for each agent step.
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     events = [e for e in expected if e[0] in ("update", "evaluate")]
     assert [line["step"] for line in lines] == [2 * e[1] for e in events]

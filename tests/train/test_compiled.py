@@ -1,4 +1,4 @@
-"""What torch compiles computes the same, and needs a compiler."""
+"""Compiled regions match eager mode, and a missing compiler is an error."""
 
 import sysconfig
 from copy import deepcopy
@@ -13,8 +13,8 @@ from cwm.train.compiled import compile_regions, require_compiler
 from cwm.world.vision import RandomInputs
 
 
-def test_a_compiled_update_is_the_same(tmp_path, monkeypatch):
-    """On a CPU the smallest network, since compiling takes minutes."""
+def test_compiled_update_matches_eager(tmp_path, monkeypatch):
+    """A CPU compiles for minutes, so there it uses the smallest network."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model, device = ("contextwm", "cuda") if torch.cuda.is_available() else ("dreamer", "cpu")
     eager = inputs.agent(model, "standard", "smoke", "fp32", device)
@@ -22,7 +22,7 @@ def test_a_compiled_update_is_the_same(tmp_path, monkeypatch):
     compiled = deepcopy(eager)
     compiled.optimizers = compiled._optimizers()
     compile_regions(compiled)
-    # Chance in what is compiled is another, so the tokens that a frame sees are given.
+    # Compiled code draws other random numbers, so the kept tokens are given.
     tokens = {n: torch.arange(n * n // 4, device=device) for n in (8, 16)}
     random = RandomInputs(keep={n: some.expand(24, -1) for n, some in tokens.items()})
     found = []
@@ -36,7 +36,7 @@ def test_a_compiled_update_is_the_same(tmp_path, monkeypatch):
     ("device", "named"),
     [("cuda", r"a compiler \(gcc or clang\)"), ("cpu", r"\(g\+\+ or clang\+\+\)")],
 )
-def test_compiling_without_a_compiler_is_an_error(monkeypatch, device, named):
+def test_missing_compiler_is_an_error(monkeypatch, device, named):
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     require_compiler(device)

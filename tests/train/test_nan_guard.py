@@ -1,4 +1,4 @@
-"""A NaN stops a run before a checkpoint can hold it, and what it was learned from is kept."""
+"""A NaN stops a run before it reaches a checkpoint, and the batch is kept."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_fine_tuning_stops_with_its_batch_and_goes_on_from_before(tmp_path, monkeypatch):
+def test_finetune_nan_saves_batch_and_resumes_from_before(tmp_path, monkeypatch):
     files, sets = settings(sets=["finetune.checkpoint_seconds=0"])
     learned = Agent.update
 
@@ -42,23 +42,23 @@ def test_fine_tuning_stops_with_its_batch_and_goes_on_from_before(tmp_path, monk
     replay.restore(state["episodes"], state["remembered"])
     assert torch.equal(load_file(batch)["image"], replay.sample(0, 4, 4).image)
 
-    learn(tmp_path / "run", files=files, sets=sets)  # as after a fault of the machine
+    learn(tmp_path / "run", files=files, sets=sets)  # as after a hardware fault
     learn(tmp_path / "straight", files=files, sets=sets)
     assert content(tmp_path / "run", *RESULTS) == content(tmp_path / "straight", *RESULTS)
 
 
-def test_pre_training_stops_when_its_rate_is_too_high(tmp_path):
+def test_pretrain_stops_at_nan(tmp_path):
     with pytest.raises(UserError, match=r"train/image is (nan|inf) at update 2\. The batch is in"):
         watch(store(tmp_path), tmp_path / "run", sets=["pretrain.optimizer.lr=1e30"])
 
 
-def test_a_gpu_is_waited_for_only_where_figures_are_read_until_a_run_has_failed(tmp_path):
+def test_gpu_metrics_are_checked_at_every_update_only_after_a_failure(tmp_path):
     _, run = begin("pretrain", tmp_path / "out", {"clips": store(tmp_path)})
     good, bad = ({"train/kl": torch.tensor(x)} for x in (1.0, torch.inf))
     with run:
         guard = NaNGuard(run, "cuda")
         guard.record(1, bad, {"image": torch.ones(2)})
-        with pytest.raises(UserError, match="train/kl is inf at update 1 or before: the same"):
+        with pytest.raises(UserError, match="train/kl is inf at update 1 or earlier; rerun"):
             guard.check()
         guard = NaNGuard(run, "cuda")
         guard.record(1, good, {"image": torch.ones(2)})

@@ -1,4 +1,4 @@
-"""Experience is drawn as it should be, and comes back from disk as it was."""
+"""The replay buffer: sampling, dropping, restoring, and damaged files."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from cwm.train.replay import Episode, Replay, ReplayConfig
 
 
 def episode(number, steps):
-    """Frames, actions and rewards that say which episode and step they are of."""
+    """An episode whose frames, actions and rewards encode its number and the step."""
     t = np.arange(steps + 1)
     image = np.full((steps + 1, 64, 64, 3), number, np.uint8)
     image[:, 0, 0, 0] = t
@@ -45,7 +45,7 @@ def test_windows_are_consecutive_steps_of_one_episode(tmp_path):
     assert (batch.is_first == torch.tensor([1.0, 0, 0, 0])).all()
 
 
-def test_episodes_are_drawn_alike_whatever_their_length(tmp_path):
+def test_episodes_are_sampled_uniformly_regardless_of_length(tmp_path):
     memory = replay(tmp_path)
     memory.add(episode(0, 60))
     memory.add(episode(1, 5))
@@ -54,7 +54,7 @@ def test_episodes_are_drawn_alike_whatever_their_length(tmp_path):
 
 
 @pytest.mark.parametrize(("prioritize", "share"), [(False, 1 / 7), (True, 5 / 11)])
-def test_ends_are_drawn_more_often_if_so_set(tmp_path, prioritize, share):
+def test_prioritize_ends_samples_last_window_more_often(tmp_path, prioritize, share):
     memory = replay(tmp_path, prioritize_ends=prioritize)
     memory.add(episode(0, 9))  # 10 entries: starts 0..6, and 4 more that become 6
     start = memory.sample(0, 0, 4000).image[:, 0, 0, 0, 0]
@@ -62,7 +62,7 @@ def test_ends_are_drawn_more_often_if_so_set(tmp_path, prioritize, share):
     assert abs((start == 6).float().mean() - share) < 0.04
 
 
-def test_a_batch_is_a_function_of_seed_and_number(tmp_path):
+def test_batch_is_a_function_of_seed_and_index(tmp_path):
     memory = replay(tmp_path)
     memory.add(episode(0, 50))
     first, again, other = (memory.sample(7, i, 8).reward for i in (3, 3, 4))
@@ -70,7 +70,7 @@ def test_a_batch_is_a_function_of_seed_and_number(tmp_path):
     assert not torch.equal(first, other)
 
 
-def test_the_oldest_make_room_and_a_restored_ring_goes_on_the_same(tmp_path):
+def test_oldest_episodes_are_dropped_and_restored_buffer_is_equal(tmp_path):
     memory = replay(tmp_path, capacity=20)
     for number in range(5):
         memory.add(episode(number, 5))  # 6 entries each: three fit
@@ -81,7 +81,7 @@ def test_the_oldest_make_room_and_a_restored_ring_goes_on_the_same(tmp_path):
 
     memory.add(episode(5, 7))
     restored = replay(tmp_path, capacity=20)
-    restored.restore(5, remembered)  # episode 5 was after the checkpoint: its file is dropped
+    restored.restore(5, remembered)  # deletes episode 5, which is newer than the checkpoint
     assert not (tmp_path / "0000005.npz").exists()
     restored.add(episode(5, 7))
     for i in range(5):
@@ -90,11 +90,11 @@ def test_the_oldest_make_room_and_a_restored_ring_goes_on_the_same(tmp_path):
         assert torch.equal(a.reward, b.reward)
 
 
-def test_what_a_kill_left_of_forgotten_episodes_is_not_remembered_again(tmp_path):
+def test_restore_ignores_files_of_dropped_episodes(tmp_path):
     memory = replay(tmp_path, capacity=100)
-    for number, steps in enumerate((19, 29, 29, 74)):  # the long one drives out all others
+    for number, steps in enumerate((19, 29, 29, 74)):  # the long one replaces all others
         memory.add(episode(number, steps))
-    for number in (1, 2):  # and beside it, the first one would fit
+    for number in (1, 2):  # the first one would fit beside it
         (tmp_path / f"{number:07d}.npz").unlink()
     restored = replay(tmp_path, capacity=100)
     restored.restore(memory.count, memory.remembered)
@@ -103,7 +103,7 @@ def test_what_a_kill_left_of_forgotten_episodes_is_not_remembered_again(tmp_path
 
 
 @pytest.mark.parametrize("harm", ["missing", "short", "empty", "changed"])
-def test_an_episode_that_is_damaged_is_named(tmp_path, harm):
+def test_damaged_episode_file_is_named(tmp_path, harm):
     memory = replay(tmp_path)
     memory.add(episode(0, 9))
     path = tmp_path / "0000000.npz"
@@ -116,7 +116,7 @@ def test_an_episode_that_is_damaged_is_named(tmp_path, harm):
         replay(tmp_path).restore(1, memory.remembered)
 
 
-def test_an_episode_is_the_one_that_was_remembered(tmp_path):
+def test_swapped_episode_files_are_refused(tmp_path):
     memory = replay(tmp_path)
     for number in range(2):
         memory.add(episode(number, 9))
@@ -126,7 +126,7 @@ def test_an_episode_is_the_one_that_was_remembered(tmp_path):
     first.rename(tmp_path / "other")
     second.rename(first)
     (tmp_path / "other").rename(second)
-    with pytest.raises(UserError, match=rf"cannot read {first}, .* not as it was written"):
+    with pytest.raises(UserError, match=rf"cannot read {first}, .*: its checksum is wrong"):
         replay(tmp_path).restore(2, state)
 
 
@@ -142,7 +142,7 @@ def test_an_episode_is_the_one_that_was_remembered(tmp_path):
         {"more": np.zeros(8)},
     ],
 )
-def test_an_episode_with_the_right_sum_must_be_what_the_run_would_make(tmp_path, change):
+def test_episode_with_valid_checksum_but_wrong_arrays_is_refused(tmp_path, change):
     memory = replay(tmp_path)
     for number in range(2):
         memory.add(episode(number, 7))
@@ -152,7 +152,7 @@ def test_an_episode_with_the_right_sum_must_be_what_the_run_would_make(tmp_path,
         replay(tmp_path).restore(2, memory.remembered | {1: sha256(path)})
 
 
-def test_no_flipped_bit_of_a_file_is_a_traceback(tmp_path):
+def test_flipped_bit_never_causes_a_traceback(tmp_path):
     replay(tmp_path).add(episode(0, 4))
     path = tmp_path / "0000000.npz"
     content = path.read_bytes()
@@ -166,12 +166,12 @@ def test_no_flipped_bit_of_a_file_is_a_traceback(tmp_path):
             replay(tmp_path).restore(1, {0: sha256(path)})
 
 
-def test_short_episodes_are_counted_but_not_kept(tmp_path):
-    """As in the reference, an episode must have as many steps as a window has entries."""
+def test_short_episodes_are_counted_but_not_stored(tmp_path):
+    """As in the reference, an episode needs as many steps as a window has entries."""
     memory = replay(tmp_path)
     assert not memory.add(episode(0, 3))
     assert memory.count == 1
-    with pytest.raises(UserError, match="as long as a training window of 4"):
+    with pytest.raises(UserError, match="has the 4 steps of a training window"):
         memory.sample(0, 0, 1)
     assert memory.add(episode(1, 4))
     assert memory.sample(0, 0, 1).reward.shape == (1, 4)
