@@ -1,13 +1,13 @@
-"""Is the GPU path right, and how fast is it? `make gpu-check [REFERENCE=DIR]`, nine minutes at most
+"""Check and time the GPU path in at most nine minutes: `make gpu-check [REFERENCE=DIR]`
 
-    python bench/gpu_check.py --dry     # every step at tiny size on a CPU: does this script work?
+    python bench/gpu_check.py --dry     # every step at tiny size on a CPU, to test this script
 
-Steps run in order of value, each in a process of its own with a time limit, so that a CUDA error or
-a hang costs that step alone. After each step gpu-check.json, and gpu-check.md for
-docs/performance.md, are written again in the folder OUT; gpu-check.log has all that was printed.
+The most valuable steps run first. Each has its own process and time limit, so a CUDA error or a
+hang fails one step only. After each step the script rewrites gpu-check.json and gpu-check.md (the
+table for docs/performance.md) in the folder OUT; gpu-check.log has all output.
 
-Needs this checkout, torch with CUDA, numpy, pydantic, PyYAML, rich, safetensors and gymnasium; no
-set-up, simulator, ffmpeg or MLflow. The official code, if REFERENCE names it, needs Pillow too.
+It needs this checkout, torch with CUDA, numpy, pydantic, PyYAML, rich, safetensors and gymnasium.
+It needs no set-up, simulator, ffmpeg or MLflow. The official code (REFERENCE) also needs Pillow.
 """
 
 import argparse
@@ -67,12 +67,12 @@ class Options(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and length of a batch: the paper's length, and rows that leave room for three."""
+        """Rows and length of a batch: the paper's length; few enough rows for three agents."""
         return (2, 8) if self.dry else (8, 50)
 
 
 class Step(NamedTuple):
-    """A check or a measurement; it returns rows, and whether the check passed if it is one."""
+    """A check or measurement. `run` returns rows and whether it passed, None for a measurement."""
 
     title: str
     seconds: float  # at most
@@ -80,11 +80,11 @@ class Step(NamedTuple):
 
 
 class Skipped(Exception):
-    """A step that was not asked for, and why."""
+    """Raised by a step that was not requested; the message says why."""
 
 
 def machine(options: Options) -> tuple[list[Row], None]:
-    """Versions, and the rate of one large product."""
+    """Versions, and the rate of one large matrix product."""
     set_up(RuntimeConfig(device=options.device))
     about = record.machine() | record.versions() | {"commit": commit()}
     rate = update.product_rate(options.device, "bf16") / 1e12
@@ -98,11 +98,11 @@ def machine(options: Options) -> tuple[list[Row], None]:
 
 
 class Learner(NamedTuple):
-    """Something that learns from made-up batches."""
+    """A model that learns from synthetic batches."""
 
-    step: Callable[[int], dict[str, torch.Tensor]]  # number of an update -> its figures
+    step: Callable[[int], dict[str, torch.Tensor]]  # index of an update -> its metrics
     state: Callable[[], dict[str, torch.Tensor]]
-    act: Callable[[], np.ndarray] | None = None  # actions of some steps of an episode, if it acts
+    act: Callable[[], np.ndarray] | None = None  # for an agent: its actions in three steps
 
 
 def agent(model: str, options: Options, graphs: bool) -> Learner:
@@ -143,11 +143,11 @@ LEARNERS = {
 
 
 def equal(options: Options, deterministic: bool = False) -> tuple[list[Row], bool]:
-    """Captured updates and eager ones, from the same start, on the same batches.
+    """Compare captured with eager updates, from the same weights and batches.
 
-    Where eager is the same twice, captured must have its bits, and in deterministic mode both
-    are asked for. Else kernels that add in any order differ from
-    call to call, so a second eager learner tells by how much; captured may differ ten times that.
+    In deterministic mode two eager learners and the captured one must have equal bits. Otherwise,
+    if the two eager learners have equal bits, the captured one must too; if not, it may differ by
+    ten times their difference, because some kernels add in arbitrary order.
     """
     set_up(RuntimeConfig(device=options.device, deterministic=deterministic))
     rows, good = [], True
@@ -157,7 +157,7 @@ def equal(options: Options, deterministic: bool = False) -> tuple[list[Row], boo
             eager, other = learners[0].act(), learners[2].act()
             off = float(np.abs(eager - other).mean())
             rows.append((f"{name}: actions in -1..1, captured and eager", off, "mean difference"))
-            good &= off <= 1e-2  # NaN is not; a latent that flips in bfloat16 moves one a little
+            good &= off <= 1e-2  # False for NaN; a latent may flip in bfloat16
         again = captured = 0.0
         for i in range(UPDATES):
             figures = []
@@ -167,7 +167,7 @@ def equal(options: Options, deterministic: bool = False) -> tuple[list[Row], boo
             again = max(again, difference(figures[0], figures[1]))
             captured = max(captured, difference(figures[0], figures[2]))
         same = [same_bits(learners[0], other) for other in learners[1:]]
-        # After the last update, of which no figure tells.
+        # The metrics do not show the last update, the weights do.
         apart = [distance(learners[0], other) for other in learners[1:]]
         rows += [
             (f"{name}: figures, eager twice", again, "relative"),
@@ -207,7 +207,7 @@ def same_bits(one: Learner, other: Learner) -> bool:
 
 
 def runs(options: Options) -> tuple[list[Row], bool]:
-    """Whole runs, deterministic, with graphs and without."""
+    """Compare deterministic whole runs with and without graphs."""
     rows, good = [], True
     for name in whole_runs.RUNS:
         same = whole_runs.compare(name, options.device)
@@ -218,7 +218,7 @@ def runs(options: Options) -> tuple[list[Row], bool]:
 
 
 def race(case: str, options: Options) -> tuple[list[Row], None]:
-    """Our updates beside those of the official code."""
+    """Time our updates and those of the official code in turn."""
     if options.reference is None:
         raise Skipped("REFERENCE=DIR, a checkout of the official code, was not given")
     words = ["--reference", str(options.reference), "--cases", case]
@@ -226,7 +226,7 @@ def race(case: str, options: Options) -> tuple[list[Row], None]:
 
 
 def components(options: Options) -> tuple[list[Row], None]:
-    """Where the time of an update goes."""
+    """Time of the parts of an update."""
     words = ["--scales", options.scale, "--models", "contextwm"]
     rows, _ = measured(update.main, [*words, "--updates", "1" if options.dry else "10"])
     known = ("fastest", "slowest", "frames", "work", "rate", "operations")
@@ -234,7 +234,7 @@ def components(options: Options) -> tuple[list[Row], None]:
 
 
 def measured(main: Callable[[list[str]], None], words: list[str]) -> tuple[list[Row], None]:
-    """The rows that a benchmark writes."""
+    """Run a benchmark and return its rows."""
     with tempfile.TemporaryDirectory() as folder:
         record.OUT = Path(folder)
         main(words)
@@ -244,7 +244,7 @@ def measured(main: Callable[[list[str]], None], words: list[str]) -> tuple[list[
 
 
 def acting(options: Options) -> tuple[list[Row], None]:
-    """A policy step, and five beside an update, in turn and overlapped; memory of an update."""
+    """Time a policy step, and an update with five policy steps, in turn and overlapped."""
     set_up(RuntimeConfig(device=options.device))
     cuda = not options.dry
     rows_, length = (50, 50) if cuda else options.shape
@@ -302,7 +302,7 @@ STEPS = {
 
 
 def run_step(name: str, options: Options, result: Path) -> None:
-    """In a process of its own: write what the step found."""
+    """Run one step, in its own process, and write its result."""
     try:
         rows, good = STEPS[name].run(options)
         status = "measured" if good is None else ("passed" if good else "FAILED")
@@ -314,7 +314,7 @@ def run_step(name: str, options: Options, result: Path) -> None:
 
 
 def in_process(name: str, words: list[str], seconds: float, log: Path) -> dict[str, Any]:
-    """What the step found, or how it ended."""
+    """Run a step in a process; return its result, or how the process ended."""
     with tempfile.TemporaryDirectory() as folder, log.open("a") as file:
         result = Path(folder) / "result.json"
         command = [sys.executable, __file__, *words]
@@ -328,9 +328,9 @@ def in_process(name: str, words: list[str], seconds: float, log: Path) -> dict[s
         except subprocess.TimeoutExpired:
             ended = f"stopped after {seconds:.0f} s"
         finally:
-            with contextlib.suppress(ProcessLookupError):  # and its own processes
+            with contextlib.suppress(ProcessLookupError):  # with its child processes
                 os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a hanging driver blocks SIGKILL
                 process.wait(10)
         found = {"status": ended, "rows": []}
         if result.exists():
@@ -343,7 +343,7 @@ def in_process(name: str, words: list[str], seconds: float, log: Path) -> dict[s
 
 
 def markdown(found: list[dict[str, Any]], command: str, dry: bool) -> str:
-    """A table of everything that was found."""
+    """A Markdown table of the results."""
     about = f"`{command}`, {datetime.now(UTC):%Y-%m-%d}."
     if dry:
         about += " **A dry run on a CPU at tiny sizes: the numbers mean nothing.**"
@@ -360,7 +360,7 @@ def markdown(found: list[dict[str, Any]], command: str, dry: bool) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if no check failed and every step ended; skipped ones are none."""
+    """Return 0 if no check failed and every step finished or was skipped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry", action="store_true", help="on a CPU, tiny")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="the official code")
@@ -387,7 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
             reference.share_gpu(Path(locks))
             if not torch.cuda.is_available():
                 raise UserError("torch finds no CUDA device; --dry tries every step on a CPU")
-        begun = time.monotonic()  # after waiting for a place on the GPU
+        begun = time.monotonic()  # after waiting for the GPU lock
         for name in (name for name in STEPS if name in given.only):
             left = 60 * given.minutes - (time.monotonic() - begun)
             if left > 5:
@@ -405,7 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the step under way, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also ends the running step
     try:
         sys.exit(main())
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Made-up experience for benchmarks: clips, episodes and batches, and agents that learn from it."""
+"""Synthetic clips, episodes and batches for benchmarks, and agents for them."""
 
 import json
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ CONFIG = Path(__file__).parents[1] / "config"
 
 
 def smooth_frames(count: int) -> np.ndarray:
-    """Coarse noise, enlarged: (count, 64, 64, 3) uint8."""
+    """Smooth noise images (count, 64, 64, 3) uint8."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
     large = F.interpolate(torch.as_tensor(coarse).float(), size=(64, 64), mode="bicubic")
     return large.clamp(0, 255).byte().movedim(1, -1).numpy()
 
 
 def clip_store(folder: Path, clips: int, frames: int, heldout: int = 0) -> ClipStore:
-    """A store of `clips` clips, all of the same frames; the last ones are held out."""
+    """A store of `clips` clips with the same frames; the last `heldout` are held out."""
     np.save(folder / shard_name(0), np.tile(smooth_frames(frames), (clips, 1, 1, 1)))
     index = np.zeros(clips, INDEX)
     index["offset"], index["length"] = np.arange(clips) * frames, frames
@@ -48,8 +48,8 @@ def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> Clip
 
 
 def jpeg_clips(folder: Path, store: ClipStore) -> None:
-    """The store's clips as the official code keeps them: a folder each, frames from 000001.jpg."""
-    from PIL import Image  # which only the official code needs
+    """Write the clips in the official code's format: a folder for each, frames from 000001.jpg."""
+    from PIL import Image  # a dependency of the official code only
 
     for clip, length in enumerate(store.index["length"]):
         (folder / str(clip)).mkdir(parents=True)
@@ -70,7 +70,7 @@ def episodes(count: int, steps: int, action_dim: int) -> list[Episode]:
 def agent(
     model: str, variant: str, scale: str, precision: str, device: str, sets: Sequence[str] = ()
 ) -> Agent:
-    """An agent for four actions, with Meta-world's settings."""
+    """An agent with four action dimensions and Meta-world's settings."""
     names = {"suite": "metaworld", "scale": scale, "model": model, "variant": variant}
     cfg = config.load([CONFIG / f"{f}/{name}.yaml" for f, name in names.items()], sets, "reach")
     reseed("weights")
@@ -78,11 +78,11 @@ def agent(
 
 
 def batch(rows: int, length: int, device: str, seed: int = 0) -> Batch:
-    """Noise as experience of four actions."""
-    chance = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (rows, length, 64, 64, 3), dtype=torch.uint8, generator=chance)
+    """A batch of random experience with four action dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (rows, length, 64, 64, 3), dtype=torch.uint8, generator=generator)
     is_first = torch.zeros(rows, length)
     is_first[:, 0] = 1
-    action = 2 * torch.rand(rows, length, 4, generator=chance) - 1
-    reward = torch.rand(rows, length, generator=chance)
+    action = 2 * torch.rand(rows, length, 4, generator=generator) - 1
+    reward = torch.rand(rows, length, generator=generator)
     return Batch(*(x.to(device) for x in (image, is_first, action, reward)))

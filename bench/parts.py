@@ -1,9 +1,8 @@
-"""Which part of an update a measure belongs to: milliseconds, FLOPs or operations alike.
+"""Attribute milliseconds, FLOPs or operations of an update to its parts.
 
-Nothing in `cwm` knows of it: methods are wrapped from outside, for a pass of their own. A wrapper
-notes the measure where its part begins and ends. Autograd runs in the opposite order, so a hook on
-the tensors that a part returned notes where its backward begins, and one on those that it was given
-where that of the part around it goes on.
+Methods of `cwm` are patched for one pass. A wrapper reads the counter where its part begins and
+ends. The backward pass runs in reverse: a hook on the tensors that a part returned marks where its
+backward begins, and a hook on its inputs marks where the backward of the enclosing part resumes.
 """
 
 import operator
@@ -27,7 +26,7 @@ from torch.utils.flop_counter import (
 REST = "rest"
 BACKWARD = ", backward"
 
-# Attention's kernel for CPUs is not in torch's own table; these get the shapes of its arguments.
+# torch's FLOP table lacks the attention kernel for CPUs. These functions get argument shapes.
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
         lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
@@ -39,7 +38,7 @@ CPU_ATTENTION = {
 
 
 class Part(NamedTuple):
-    """A method that is a part of the update."""
+    """A method that is timed as a part of the update."""
 
     owner: Any
     method: str
@@ -47,7 +46,7 @@ class Part(NamedTuple):
 
 
 class Timeline:
-    """Marks of a running measure; what passes between two belongs to the part of the first."""
+    """Readings of a counter; the difference of two belongs to the part of the first."""
 
     def __init__(self, read: Callable[[], Any]) -> None:
         self.read = read
@@ -57,7 +56,7 @@ class Timeline:
     def mark(self, part: str) -> None:
         self.marks.append((part, self.read()))
 
-    def follow(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             self._own(self.stack[-1], [*args, *kwargs.values()])
             self.stack.append(part)
@@ -71,7 +70,7 @@ class Timeline:
         return wrapped
 
     def _own(self, part: str, result: Any) -> None:
-        """The backward of these tensors is that of `part`, unless they are another's already."""
+        """Attribute the backward pass of these tensors to `part`, if no part has it yet."""
         for tensor in tensors(result):
             if tensor.grad_fn is not None and not hasattr(tensor, "part"):
                 tensor.part = part
@@ -81,7 +80,7 @@ class Timeline:
         self.mark(part + BACKWARD)
 
     def shares(self, minus: Callable[[Any, Any], float]) -> dict[str, float]:
-        """What each part took, in the order in which they came."""
+        """The total of each part, in order of first appearance."""
         taken: dict[str, float] = defaultdict(float)
         for (part, begun), (_, ended) in zip(self.marks, self.marks[1:], strict=False):
             taken[part] += minus(ended, begun)
@@ -102,12 +101,12 @@ def measure(
     read: Callable[[], Any],
     minus: Callable[[Any, Any], float] = operator.sub,
 ) -> dict[str, float]:
-    """What each part of an update adds to the measure that `read` reads."""
+    """How much each part of an update adds to the counter that `read` returns."""
     line = Timeline(read)
     with ExitStack() as stack:
         for owner, method, name in [*parts, Part(torch.autograd, "grad", "losses" + BACKWARD)]:
-            followed = line.follow(name, getattr(owner, method))
-            stack.enter_context(patch.object(owner, method, followed))
+            wrapped = line.wrap(name, getattr(owner, method))
+            stack.enter_context(patch.object(owner, method, wrapped))
         update()
     line.mark(REST)
     if torch.cuda.is_available():
@@ -116,7 +115,7 @@ def measure(
 
 
 def milliseconds(update: Callable[[], object], parts: list[Part], device: str) -> dict[str, float]:
-    """By the clock; on a GPU by events in its stream, which do not hold it up."""
+    """Milliseconds of each part: CUDA events on a GPU, wall-clock time on a CPU."""
     if device != "cuda":
         return measure(update, parts, lambda: 1e3 * perf_counter())
 
@@ -129,7 +128,7 @@ def milliseconds(update: Callable[[], object], parts: list[Part], device: str) -
 
 
 def flops(update: Callable[[], object], parts: list[Part]) -> dict[str, float]:
-    """Floating-point operations of products and convolutions, as torch counts them."""
+    """FLOPs of matrix products and convolutions in each part, counted by torch."""
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         return measure(update, parts, counter.get_total_flops)
 
@@ -147,13 +146,13 @@ class _Operations(TorchDispatchMode):
 
 
 def operations(update: Callable[[], object], parts: list[Part]) -> dict[str, float]:
-    """Tensor operations that are more than a view."""
+    """Number of tensor operations in each part, without views."""
     with _Operations() as counter:
         return measure(update, parts, lambda: counter.count)
 
 
 def kernels(update: Callable[[], object]) -> int:
-    """Kernels, copies and fills that a GPU ran."""
+    """Number of kernels, copies and fills that the GPU ran."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         update()
         torch.cuda.synchronize()

@@ -1,9 +1,8 @@
-"""What whole runs spend their time on: python bench/run.py [--sets finetune.steps=600 ...]
+"""Where whole runs spend their time: python bench/run.py [--sets finetune.steps=600 ...]
 
-A pre-training and a fine-tuning at laptop scale, as the study makes them, tracked by MLflow. The
-parts are wrapped from outside (see parts.py): what is neither an update with its batch, nor acting,
-nor an environment, nor an evaluation is what the rest of the program costs. Start-up counts from
-the beginning of this process; a new process is started for each run.
+It measures a pre-training and a fine-tuning run at laptop scale, tracked by MLflow (see parts.py).
+Overhead is everything but updates, acting, environments and evaluation. Each run has a new process,
+and start-up time counts from the start of that process.
 """
 
 import argparse
@@ -23,7 +22,7 @@ SHOWN = {"finetune": "toy/sphere", "pretrain": "something"}
 
 
 def age() -> float:
-    """Seconds since this process began."""
+    """Seconds since this process started."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     return now - ticks / os.sysconf("SC_CLK_TCK")
@@ -75,7 +74,7 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
 
 
 def spend(stage: str, sets: list[str], threads: int, pipe: Any) -> None:
-    """Make the run in a folder of its own, and tell what took how long."""
+    """Run a stage in a temporary folder and send its times through the pipe."""
     from bench.parts import measure
     from cwm.nn import optim
 

@@ -1,14 +1,13 @@
-"""What an update costs, and which part of it: python bench/update.py [--scales smoke laptop]
+"""Time, memory and FLOPs of an update and its parts: python bench/update.py [--scales laptop]
 
     python bench/update.py --scales paper --models contextwm --batch 8 --length 50 --updates 2
 
-An update is counted whole, with its batch: windows of a replay, or clips read ahead by a thread.
-Its time is the median of `--updates` undisturbed ones. The parts' are medians of as many further
-passes (see parts.py), scaled so that together they are the whole. FLOPs are those of products and
-convolutions; the floor is the time that they would take at the rate of one large product, measured
-here in the same precision and threads: at 100 % an update does nothing else, and that as fast.
-Operations are tensor operations but views, kernels what a GPU ran. Peak memory is the process's, or
-the GPU's alone.
+An update includes its batch: windows of the replay buffer, or prefetched clips. Its time is the
+median of `--updates` plain updates. The times of the parts are medians of further passes (see
+parts.py), scaled to add up to the whole. FLOPs are those of matrix products and convolutions. The
+floor is the time that these FLOPs take at the rate of one large product in the same precision and
+with the same threads. Operations are tensor operations without views. Peak memory is that of the
+process, or of the GPU alone.
 """
 
 import argparse
@@ -53,22 +52,22 @@ CLIPS, EPISODES = 32, 4
 
 
 class Subject(NamedTuple):
-    """An update to be measured, and its parts."""
+    """An update to measure, and its parts."""
 
-    whole: Callable[[], object]  # as a run calls it: on a GPU a CUDA graph
-    update: Callable[[], object]  # the same outside of a graph, where parts can be timed
+    whole: Callable[[], object]  # as a run calls it; a CUDA graph on a GPU
+    update: Callable[[], object]  # the same without a graph, so that parts can be timed
     parts: list[Part]
 
 
 class Feed:
-    """Gives batches, and is a part of the update."""
+    """Supplies batches; a class, so that `get` can be patched as a part of the update."""
 
     def __init__(self, get: Callable[[], Batch | torch.Tensor]) -> None:
         self.get = get
 
 
 def pretraining(cfg: config.Config, device: str, store: ClipStore) -> Subject:
-    """An update as `cwm pretrain` makes it."""
+    """An update of `cwm pretrain`."""
     world = ActionFreeModel(cfg.model, cfg.pretrain.world).to(device).train()
     optimizer = Optimizer(cfg.pretrain.optimizer, world.parameters())
     clips = prefetch(store, 0, 0, cfg.pretrain.batch, cfg.pretrain.length, device)
@@ -82,7 +81,7 @@ def pretraining(cfg: config.Config, device: str, store: ClipStore) -> Subject:
 def finetuning(
     cfg: config.Config, device: str, episodes: list[Episode], folder: Path, actions: int = ACTIONS
 ) -> Subject:
-    """An update as `cwm finetune` makes it."""
+    """An update of `cwm finetune`."""
     agent = Agent(cfg.model, cfg.finetune.agent, actions, cfg.runtime.precision).to(device)
     if cfg.runtime.compile:
         compile_regions(agent)
@@ -113,12 +112,12 @@ def finetuning(
 
 
 def eager(function: Callable[..., object]) -> Callable[..., object]:
-    """The function outside of its CUDA graph, if it has one."""
+    """The function without its CUDA graph, if it has one."""
     return function.function if isinstance(function, Graphed) else function
 
 
 def world_parts(world: ActionFreeModel | StackedModel) -> list[Part]:
-    """The parts that both world models have."""
+    """The parts that both world models share."""
     vision = world.vision
     named = [Part(world, "loss", "losses"), Part(vision, "pixels", "encoder")]
     named += [Part(vision, "embed", "encoder"), Part(vision.decoder, "forward", "decoder")]
@@ -140,7 +139,7 @@ def milliseconds(update: Callable[[], object], updates: int, device: str) -> lis
 
 
 def product_rate(device: str, precision: str, rounds: int = 10) -> float:
-    """FLOP/s of a large product, the fastest of some."""
+    """FLOP/s of a large matrix product, the fastest of `rounds`."""
     size = 8192 if device == "cuda" else 1024
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.randn(2, size, size, device=device, dtype=kind)
@@ -148,7 +147,7 @@ def product_rate(device: str, precision: str, rounds: int = 10) -> float:
 
 
 class Peak:
-    """The most memory in use since this was made, in MiB."""
+    """Peak memory since construction, in MiB."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
@@ -157,10 +156,10 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
         else:
             with suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
+                Path("/proc/self/clear_refs").write_text("5")  # reset the recorded peak
 
     def read(self) -> dict[str, float]:
-        """By name. What a CUDA graph keeps for itself counts as reserved, not as allocated."""
+        """Peak memory by kind. Memory of a CUDA graph counts as reserved, not as allocated."""
         if self.cuda:
             allocated, reserved = (
                 torch.cuda.max_memory_allocated(),
@@ -176,7 +175,7 @@ class Peak:
 def report(
     name: str, make: Callable[[], Subject], frames: int, rate: float, device: str, record: Record
 ) -> None:
-    """Measure, print and record one case; `record.settings` says how many updates."""
+    """Measure, print and record one case, with `record.settings["updates"]` updates."""
     peak = Peak(device)
     whole, update, named = make()
     milliseconds(whole, WARM_UP, device)
@@ -224,7 +223,7 @@ def report(
 
 
 def resized(cfg: config.Config, options: argparse.Namespace) -> config.Config:
-    """The settings, with the sizes that the command line asks for."""
+    """The settings with the options of the command line applied."""
     asked = {"batch": options.batch, "length": options.length}
     sizes = {name: value for name, value in asked.items() if value}
     runtime = {"precision": options.precision, "threads": options.threads}
@@ -243,10 +242,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
     parser.add_argument("--updates", type=int, default=5)
-    parser.add_argument("--batch", type=int, help="else the scale's")
-    parser.add_argument("--length", type=int, help="else the scale's")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="else the scale's")
-    parser.add_argument("--threads", type=int, help="else the scale's")
+    parser.add_argument("--batch", type=int, help="default: the scale's")
+    parser.add_argument("--length", type=int, help="default: the scale's")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: the scale's")
+    parser.add_argument("--threads", type=int, help="default: the scale's")
     options = parser.parse_args(arguments)
     record = Record("update", **vars(options))
     for scale in options.scales:
@@ -272,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def subject(stage: str, cfg: config.Config, device: str, folder: Path) -> Callable[[], Subject]:
-    """Makes the update of a stage, on data made up in `folder`."""
+    """Build the update of a stage, on synthetic data in `folder`."""
     if stage == "pretrain":
         store = inputs.clip_store(folder, CLIPS, 2 * cfg.pretrain.length)
         return lambda: pretraining(cfg, device, store)

@@ -1,8 +1,8 @@
-"""Whole runs at smoke scale with CUDA graphs and without: their files must be the same bytes.
+"""Whole runs at smoke scale, with and without CUDA graphs, must write the same bytes.
 
-`make gpu-check` compares them on a GPU, tests/gpu on a CPU that emulates CUDA graphs. Runs have
-what smoke scale leaves out: bfloat16, dropout, and an evaluation in the middle of an episode, whose
-policy shares a captured graph with the one that is acting.
+`make gpu-check` compares them on a GPU; tests/gpu compares them on a CPU that emulates CUDA graphs.
+The runs add to smoke scale bfloat16, dropout, and an evaluation in the middle of an episode, whose
+policy shares a captured graph with the training policy.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ FILES = ("metrics.jsonl", "scores.csv", "weights.safetensors")
 
 
 class WholeRun(NamedTuple):
-    """A run, and where it is stopped: before an update, or before a step of the environment."""
+    """A run and the events, an update or an environment step, before which it is interrupted."""
 
     stage: str
     sets: tuple[str, ...] = ()
@@ -42,9 +42,9 @@ RUNS = {
 
 
 def compare(name: str, device: str = "auto") -> dict[str, bool]:
-    """Whether each file of the run is the same with graphs and without.
+    """For each file of the run, whether it is the same with and without graphs.
 
-    Only the run with graphs is stopped: a resumed run must equal one that never was.
+    Only the run with graphs is interrupted: a resumed run must equal an uninterrupted one.
     """
     run = RUNS[name]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
@@ -55,7 +55,7 @@ def compare(name: str, device: str = "auto") -> dict[str, bool]:
 
 
 def files(run: WholeRun, out: Path, sets: list[str]) -> dict[str, bytes]:
-    """Do the run in the folder `out`, and read what it published."""
+    """Run in the folder `out`, resuming after interruptions; return the published files."""
     folders = {"scale": "smoke", "model": "contextwm"}
     if run.stage == "finetune":
         folders |= {"suite": "toy", "variant": "standard"}
@@ -71,7 +71,7 @@ def files(run: WholeRun, out: Path, sets: list[str]) -> dict[str, bytes]:
 
 
 def once(run: WholeRun, cfg: config.Config, layers: list[Path], out: Path) -> None:
-    """Begin or resume the run; it checkpoints whenever it may if it is to be stopped."""
+    """Begin or resume the run; if it will be interrupted, it writes every possible checkpoint."""
     seconds = 0.0 if run.stops else 1e9
     if run.stage == "pretrain":
         clips = Path("clips/store.json")
@@ -85,19 +85,19 @@ def once(run: WholeRun, cfg: config.Config, layers: list[Path], out: Path) -> No
         return
     sections = ("runtime", "model", "env", "finetune")
     spec = run_spec("finetune", "toy/blob", cfg, sections, layers, {}, 0)
-    with RunDir(spec, out, seconds) as entry, patch.object(finetune, "encode", no_film):
-        work = finetune.FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, entry)
-        finetune.finetune(work)
+    with RunDir(spec, out, seconds) as entry, patch.object(finetune, "encode", no_video):
+        loop = finetune.FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, entry)
+        finetune.finetune(loop)
 
 
-def no_film(path: Path, *_: Any) -> None:
-    """In place of a film: ffmpeg may be missing."""
+def no_video(path: Path, *_: Any) -> None:
+    """Replaces the video encoder, because ffmpeg may be missing."""
     path.write_bytes(b"")
 
 
 @contextlib.contextmanager
 def stopping(stops: tuple[tuple[str, int], ...]) -> Iterator[None]:
-    """Interrupt runs where they seed these events, once each."""
+    """Interrupt runs once at each of these events, where they seed the random generators."""
     left = list(stops)
 
     def reseed(seed: int, *event: Any) -> None:
@@ -110,4 +110,4 @@ def stopping(stops: tuple[tuple[str, int], ...]) -> Iterator[None]:
     with patch.object(pretrain, "reseed", reseed), patch.object(finetune, "reseed", reseed):
         yield
     if left:
-        raise RuntimeError(f"the run was not stopped at {left}")
+        raise RuntimeError(f"the run was not interrupted at {left}")

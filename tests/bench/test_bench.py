@@ -1,4 +1,4 @@
-"""The benchmarks run at tiny sizes and write what they measured; no time is asserted."""
+"""The benchmarks run at tiny sizes and write their results; no time is asserted."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def test_update(saved, capsys):
     assert "smoke/contextwm/finetune/imagination, backward" in values
 
 
-def test_parts_of_an_update_by_hand():
+def test_parts_match_hand_computed_values():
     """2 rows through 4 -> 3 -> 5 -> 7: a product of (2, 3) and (3, 5) is 60 operations."""
 
     class Net:
@@ -90,7 +90,7 @@ def test_parts_of_an_update_by_hand():
     assert sum(parts.operations(step, named).values()) >= 7
 
 
-def test_attention_is_counted():
+def test_flops_include_attention():
     """Two products of 2 * 3 * 4 * 5 * 6 forward; backward the kernel forms the first one again."""
     query = torch.ones(2, 3, 4, 6, requires_grad=True)
     key = torch.ones(2, 3, 5, 6, requires_grad=True)
@@ -102,11 +102,11 @@ def test_attention_is_counted():
     assert sum(parts.flops(attend, []).values()) == (2 + 5) * 2 * 2 * 3 * 4 * 5 * 6
 
 
-def test_what_passes_between_two_marks_belongs_to_the_first():
+def test_interval_belongs_to_the_part_of_its_first_mark():
     clock = iter([0, 1, 3, 6, 10, 15])
     line = parts.Timeline(lambda: next(clock))
-    inner = line.follow("inner", lambda: None)
-    line.follow("outer", inner)()
+    inner = line.wrap("inner", lambda: None)
+    line.wrap("outer", inner)()
     line.mark(parts.REST)
     taken = line.shares(lambda ended, begun: ended - begun)
     assert taken == {"rest": 1 + 5, "outer": 2 + 4, "inner": 3}
@@ -145,7 +145,7 @@ def test_stores_of_holes(monkeypatch, capsys):
     assert all(row["value"] > 0 for row in rows.rows)
 
 
-def test_jpeg_files_are_those_of_the_official_code(tmp_path):
+def test_jpeg_clips_have_the_official_format(tmp_path):
     inputs.jpeg_clips(tmp_path / "jpeg", inputs.clip_store(tmp_path, 2, 3))
     found = {str(path.relative_to(tmp_path / "jpeg")) for path in tmp_path.rglob("*.jpg")}
     assert found == {f"{clip}/{frame:06d}.jpg" for clip in range(2) for frame in (1, 2, 3)}
@@ -158,7 +158,7 @@ def result(path, machine="one", commit="a", **rows):
     return str(path)
 
 
-def test_compare_by_hand(tmp_path, capsys):
+def test_compare_matches_hand_computed_ratios(tmp_path, capsys):
     a = result(tmp_path / "a.json", whole=200.0, part=50.0, gone=1.0)
     b = result(tmp_path / "b.json", commit="b", whole=100.0, part=75.0)
     compare.main([a, b])
@@ -171,7 +171,7 @@ def test_compare_by_hand(tmp_path, capsys):
     assert lines[4] == "rows that only one of them has: 1"
 
 
-def test_compare_refuses_other_machines(tmp_path, capsys):
+def test_compare_refuses_results_of_other_machines(tmp_path, capsys):
     files = [result(tmp_path / f"{name}.json", machine=name, whole=1.0) for name in ("one", "two")]
     with pytest.raises(SystemExit, match="machine: one and two"):
         compare.main(files)
@@ -179,7 +179,7 @@ def test_compare_refuses_other_machines(tmp_path, capsys):
     assert "machine: one and two" in capsys.readouterr().out
 
 
-def test_updates_are_taken_in_turn(saved, capsys):
+def test_contenders_alternate_updates(saved, capsys):
     calls = []
 
     class Remote(NamedTuple):
@@ -205,7 +205,7 @@ def test_updates_are_taken_in_turn(saved, capsys):
 
 
 @pytest.mark.parametrize("when", ["before", "during"])
-def test_a_contender_that_dies_ends_the_comparison(monkeypatch, when):
+def test_dead_contender_ends_the_comparison(monkeypatch, when):
     """Also when a worker process of it lives on and keeps its end of the pipe open."""
     monkeypatch.setattr(reference, "serve", dies_before if when == "before" else dies_during)
     remote = reference.Remote()

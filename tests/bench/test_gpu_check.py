@@ -43,13 +43,13 @@ def test_dry_run_ends_every_step(tmp_path):
     assert "| | fine-tuning, stopped | same bytes |" in table
 
 
-def test_step_that_hangs_is_stopped(tmp_path):
+def test_hanging_step_is_killed(tmp_path):
     log = tmp_path / "log"
     found = gpu_check.in_process("equal", ["--dry"], 0.3, log)
     assert found["status"] == "stopped after 0 s" and found["seconds"] < 5
 
 
-def test_step_that_crashes_says_why(tmp_path):
+def test_crashed_step_reports_its_last_line(tmp_path):
     words = ["--dry", "--reference", str(tmp_path)]
     found = gpu_check.in_process("pretrain", words, 60, tmp_path / "log")
     assert found["status"] == "crashed with exit code 1"
@@ -58,7 +58,7 @@ def test_step_that_crashes_says_why(tmp_path):
     assert "not a checkout of the official code" in (tmp_path / "log").read_text()
 
 
-def test_run_ends_in_time_and_reports_what_it_left_out(tmp_path):
+def test_time_limit_skips_and_reports_remaining_steps(tmp_path):
     words = ["--dry", "--minutes", "0", "--only", "machine", "--out", str(tmp_path)]
     assert gpu_check.main(words) == 1
     (step,) = json.loads((tmp_path / "gpu-check.json").read_text())["steps"]
@@ -75,7 +75,7 @@ def test_without_a_gpu_the_error_names_the_dry_run(tmp_path):
     )
 
 
-def test_differences_by_hand():
+def test_difference_matches_hand_computed_values():
     one, other = {"a": 2.0, "b": -10.0}, {"a": 2.5, "b": -9.0}
     assert gpu_check.difference(one, other) == 0.25
     assert gpu_check.difference(one, other | {"b": math.nan}) == math.inf
@@ -83,7 +83,7 @@ def test_differences_by_hand():
 
 
 @pytest.mark.parametrize("broken", [math.nan, 0.5])
-def test_captured_actions_that_are_wrong_fail(monkeypatch, broken):
+def test_wrong_captured_actions_fail(monkeypatch, broken):
     def make(options, graphs):
         actions = np.full((3, 2, 4), broken if graphs else 0.0)
         state = {"weight": torch.ones(1)}
@@ -94,7 +94,7 @@ def test_captured_actions_that_are_wrong_fail(monkeypatch, broken):
 
 
 @pytest.mark.parametrize("broken", [math.nan, 0.0])
-def test_captured_weights_that_are_wrong_fail(monkeypatch, broken):
+def test_wrong_captured_weights_fail(monkeypatch, broken):
     """Also where every figure is right, as after the last update."""
 
     def make(options, graphs):
