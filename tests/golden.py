@@ -1,7 +1,6 @@
-"""Figures of the official code: reading and comparing them, and the weights they were made from.
+"""Golden arrays recorded from the official code: reading, comparing, and rebuilding the weights.
 
-`reference/compact.py` makes the files that are read here; `reference/data/README.md` describes
-them.
+`reference/compact.py` writes the files; `reference/data/README.md` describes them.
 """
 
 import functools
@@ -33,22 +32,22 @@ from cwm.nn.rssm import RSSMConfig, State
 from cwm.train.compiled import compile_regions
 from cwm.world.vision import ModelConfig, RandomInputs
 
-COMPILED = "COMPILED" in os.environ  # also what torch compiles; in float64 only, and for minutes
+COMPILED = "COMPILED" in os.environ  # test compiled regions too; float64 only, takes minutes
 DATA = Path(os.environ.get("GOLDEN", Path(__file__).parent / "reference" / "data"))
-ENTRIES = 512  # kept of a recorded array
-# In float32, ours may land this many times as far from the float64 figure as the official code did
-# in its own float32, or as far as a few roundings take an array, and many a single number.
+ENTRIES = 512  # entries kept of each recorded array
+# Tolerance in float32: SPREADS times the official code's own float32 error, but at least a few
+# roundings for an array and many roundings for a single number (a sum).
 SPREADS, ROUNDINGS, MANY_ROUNDINGS = 10, 1e-6, 1e-4
-# Compared in float64 only: the gradient is zero but for rounding, in part (softmax does not see the
-# bias of its keys) or whole (nor a batch norm what is added before it), and Adam makes steps of it.
+# Compared in float64 only. The exact gradient is zero: softmax ignores the bias of its keys, and a
+# batch norm ignores a bias before it. Adam turns the rounding error into steps of full size.
 NOISE = ("att.in_proj_bias", "att.out_proj.bias")
 
 
 class Decisions(TorchFunctionMode):
-    """Which ReLUs pass and which latent classes win, to be decided the same way once more.
+    """Record which ReLUs are active and which classes argmax chooses, to repeat these decisions.
 
-    In float32 an input of zero but for rounding falls on the other side by chance, and moves
-    gradients by percents. What remains when the decisions are those of float64 is rounding alone.
+    In float32, rounding can flip a decision whose input is nearly zero, which changes gradients by
+    percents. With the decisions of the float64 pass, the difference is rounding error only.
     """
 
     def __init__(self) -> None:
@@ -71,11 +70,11 @@ class Decisions(TorchFunctionMode):
 
 
 class Numbers:
-    """What a test computes in, and how far from the recorded arrays that took it."""
+    """The precision of a test, and the errors that it found."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.errors: dict[str, float] = {}  # array -> the worst error, in tolerances
+        self.errors: dict[str, float] = {}  # array -> largest error / tolerance
 
     def cast(self, module: nn.Module) -> nn.Module:
         module = module.double() if self.dtype == torch.float64 else module
@@ -85,13 +84,13 @@ class Numbers:
 
 
 def in_float64_and_float32(test: Callable) -> Callable:
-    """Give a test its `numbers`: float64, and then float32 with the decisions of float64."""
+    """Run a test in float64, and in float32 with the decisions of float64."""
 
     @pytest.mark.parametrize("numbers", ["float64", "float32"])
     @functools.wraps(test)
     def run(*args: Any, numbers: str, **case: Any) -> None:
         if numbers == "float64":
-            with patch.object(checkpointing, "LARGE", 0):  # small as they are, of these too
+            with patch.object(checkpointing, "LARGE", 0):  # checkpoint small tensors too
                 test(*args, numbers=Numbers(torch.float64), **case)
             return
         single = Numbers(torch.float32)
@@ -106,13 +105,13 @@ def in_float64_and_float32(test: Callable) -> Callable:
 
 
 def bits(name: str, seed: int = 0) -> np.random.PCG64:
-    """Random bits that belong to a name."""
+    """A bit generator seeded by a name."""
     digest = sha256(f"{seed}:{name}".encode()).digest()
     return np.random.PCG64(int.from_bytes(digest[:8], "little"))
 
 
 def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The weight that the official code was given under this name; counters and queues are zero."""
+    """The weight of this name in the recorded runs of the official code."""
     z = np.random.Generator(bits(name, seed)).standard_normal(shape)
     match name.rpartition(".")[2]:
         case "num_batches_tracked" | "queue":
@@ -135,12 +134,12 @@ def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def sampled(name: str, size: int) -> np.ndarray:
-    """The entries kept of a recorded array; the same in every version of NumPy."""
+    """Indices of the entries kept of a recorded array, the same in every NumPy version."""
     return np.sort(bits(name).random_raw(size).argsort(kind="stable")[:ENTRIES])
 
 
 class Recorded(NamedTuple):
-    """What is kept of an array of the official code."""
+    """The stored part of an array of the official code."""
 
     name: str
     shape: tuple[int, ...]
@@ -152,9 +151,9 @@ class Recorded(NamedTuple):
 
 
 class Golden:
-    """One file: inputs are read as tensors, results as `Recorded`.
+    """One golden file: inputs are tensors, results are `Recorded`.
 
-    A test ends by asserting that it left nothing of its part `unread`.
+    A test asserts at its end that it compared every array (`unread`).
     """
 
     def __init__(self, name: str, numbers: Numbers) -> None:
@@ -185,11 +184,11 @@ class Golden:
         return tensor.to(self.numbers.dtype) if tensor.is_floating_point() else tensor
 
     def image(self, name: str) -> Tensor:
-        """Channels last, as our models read images."""
+        """An input image with channels last, as our models expect."""
         return self.input(name).movedim(-3, -1)
 
     def unread(self, *beginnings: str) -> set[str]:
-        """The recorded arrays that nothing was compared with, of those whose names begin so."""
+        """Names of recorded arrays that no test has compared, optionally by prefix."""
         return {name for name in self.left if name.startswith(beginnings or "")}
 
     def weight(self, name: str) -> Tensor:
@@ -197,9 +196,9 @@ class Golden:
         return torch.as_tensor(weight(rule, tuple(shape), ABOUT["seed"]))
 
     def load(self, module: nn.Module, ours: str, prefix: str = "", theirs: str = "") -> None:
-        """Fill `module`, which our agent calls `ours`; every weight must be there.
+        """Load the golden weights of `module`, called `ours` in our agent; none may be missing.
 
-        `prefix` replaces `theirs` at the beginning of the official names of a single-module file.
+        In files of a single module, `prefix` replaces the beginning `theirs` of official names.
         """
         state = module.state_dict()
         for name, value in state.items():
@@ -211,10 +210,7 @@ class Golden:
 
 
 def close(ours: Tensor | float, golden: Recorded, smallest: float = 1e-6) -> None:
-    """Within the tolerance of the array's own rms, in each kept entry and in the norm of all.
-
-    An rms below `smallest` counts as that.
-    """
+    """Compare the kept entries and the norm, relative to the array's rms (at least `smallest`)."""
     ours = torch.as_tensor(ours).detach().double()
     assert ours.shape == golden.shape
     count = math.sqrt(ours.numel())
@@ -235,8 +231,8 @@ def close_state(ours: State, golden: Golden, name: str) -> None:
 def close_gradients(
     golden: Golden, module: nn.Module, ours: str, theirs: str = "", kind: str = "grad"
 ) -> None:
-    """The gradients that `module`, which our agent calls `ours`, holds, and their norms."""
-    # A gradient that is zero but for the rounding of large ones around it has no size of its own.
+    """Compare the gradients of `module`, called `ours` in our agent, and their norms."""
+    # Gradients that are zero up to rounding are compared relative to the norm of all gradients.
     smallest = max(1e-6, 1e-9 * gradient_norm(module.parameters()).item())
     for name, parameter in module.named_parameters(prefix=ours):
         official = official_name(name).removeprefix(theirs)
@@ -245,19 +241,19 @@ def close_gradients(
 
 
 def close_statistics(golden: Golden, module: nn.Module, ours: str, theirs: str) -> None:
-    """The running statistics of batch norms after a forward pass in training."""
+    """Compare the running statistics of batch norms after a forward pass in training mode."""
     for name, buffer in module.named_buffers(prefix=ours):
         if "running" in name:
             close(buffer, golden["after/" + official_name(name).removeprefix(theirs)])
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Of all gradients together."""
+    """Norm of all gradients together."""
     return torch.stack([p.grad.norm() for p in parameters]).norm()
 
 
 def margin(*scores: Tensor) -> Tensor:
-    """The smallest gap between the best and the second score over the last axes."""
+    """The smallest difference of the two highest scores along the last axis."""
     gaps = [x.topk(2, -1)[0].diff(dim=-1).abs().min() for x in scores]
     return torch.stack(gaps).min()
 
@@ -266,7 +262,7 @@ ABOUT: dict[str, int] = json.loads((DATA / "about.json").read_text())
 
 
 def sizes(*names: str) -> dict[str, int]:
-    """Some of the sizes that the recordings were made with."""
+    """Sizes used in the recordings."""
     return {name: ABOUT[name] for name in names}
 
 
@@ -277,7 +273,7 @@ MODE = torch.zeros(())  # Gumbel noise of zero: every latent is its mode
 
 
 def model_config(context: bool, network: str = "resnet") -> ModelConfig:
-    """The golden sizes; without dropout, as the arrays were made."""
+    """The model of the recordings, without dropout."""
     return ModelConfig(
         vision=VisionConfig(network=network, depth=ABOUT["depth"]),
         context=ContextConfig(dropout=0.0) if context else None,
@@ -297,7 +293,7 @@ def keep(golden: Golden, name: str = "", suffix: str = "") -> dict[int, Tensor] 
 
 
 def random_inputs(golden: Golden, i: int) -> RandomInputs:
-    """The random choices of batch i."""
+    """The recorded random inputs of batch i."""
     kept = keep(golden, f"batch{i}/")
     index = golden.input(f"batch{i}/context_index") if kept else None
     return RandomInputs(index, kept, MODE, MODE)

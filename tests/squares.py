@@ -1,4 +1,4 @@
-"""A clip store of moving squares, made without any video, and runs of models that watch it."""
+"""A clip store of moving squares, made without ffmpeg, and pre-training runs on it."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / "config"
 
 
 def store(folder: Path, labels: tuple[str, ...] = ()) -> Path:
-    """Ten clips of squares that move down, the last two held out; labels take turns."""
+    """Ten clips of squares that move down, the last two held out; labels alternate."""
     frames = np.full((10, 10, 64, 64, 3), 40, np.uint8)
     for clip, t in np.ndindex(10, 10):
         frames[clip, t, 5 * t : 5 * t + 14, 4 * clip : 4 * clip + 14] = 200
@@ -39,7 +39,7 @@ def settings(model="contextwm"):
 
 
 def begin(stage, out, inputs, model="contextwm", sets=()):
-    """The settings of a stage, and the run that makes it."""
+    """The settings of a stage and its RunDir."""
     cfg = config.load(settings(model), sets)
     sections = dict.fromkeys(("runtime", "model", "pretrain", stage))
     spec = run_spec(stage, "squares", cfg, list(sections), settings(model), inputs)
@@ -47,7 +47,7 @@ def begin(stage, out, inputs, model="contextwm", sets=()):
 
 
 def watch(clips, out, model="contextwm", sets=()):
-    """A pre-trained model."""
+    """Pre-train a model; returns `out`."""
     cfg, run = begin("pretrain", out, {"clips": clips}, model, sets)
     with run:
         pretrain(cfg.runtime, cfg.model, cfg.pretrain, clips, run)

@@ -1,4 +1,4 @@
-"""The video-based bonus, by hand."""
+"""The video-based bonus against hand-computed values."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def bonus(**settings):
     return module
 
 
-def test_novelty_counts_oneself_and_the_queue():
+def test_novelty_includes_the_clip_itself_and_the_queue():
     module = bonus()
     assert module.novelty(tensor([[[0.0], [3.0]]])).tolist() == [[1.5, 1.5]]  # (0 + 3) / 2
     # The queue now holds 0 and 3, then 7 comes before them: nearest are 7 itself and 3.
@@ -38,8 +38,8 @@ def test_bonus_is_divided_by_its_running_magnitude():
     assert target.flatten().tolist() == pytest.approx([2.4, 3.4], rel=1e-6)
 
 
-def test_near_clips_are_told_apart_in_half_precision_too():
-    """Under autocast the product form would cancel to nothing."""
+def test_novelty_of_similar_clips_is_exact_under_autocast():
+    """In bfloat16 the product form of the distance would cancel."""
     torch.manual_seed(0)
     module = bonus(width=32, queue=64, neighbours=4)
     module.projection = torch.randn(8, 32)
@@ -52,6 +52,6 @@ def test_near_clips_are_told_apart_in_half_precision_too():
     torch.testing.assert_close(novelty.double(), exact, rtol=1e-2, atol=0)
 
 
-def test_a_batch_larger_than_the_queue_is_an_error():
+def test_batch_larger_than_queue_is_an_error():
     with pytest.raises(UserError, match=r"bonus\.queue is 4; it must be at least 5"):
         bonus().novelty(torch.zeros(1, 5, 1))

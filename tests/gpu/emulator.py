@@ -1,17 +1,16 @@
 """CUDA graphs on a CPU: `install` makes captured functions run here with values.
 
-A capture records every operation below autograd and then undoes it, since a real capture computes
-nothing; what it made holds NaN until a replay. A replay runs the recorded operations, with their
-recorded arguments, on the same tensors. So a captured run differs in its bytes from an eager one
-where Python state was frozen at the capture, where a result was kept that the next replay
-overwrites, or where a capture left anything changed.
+A real capture computes nothing. The emulated capture records every operation below autograd, undoes
+its effects, and fills its results with NaN until a replay. A replay runs the recorded operations
+with their recorded arguments on the same tensors. The bytes of a captured run then differ from an
+eager run if Python state was frozen, if a kept result was overwritten by the next replay, or if the
+capture changed any state.
 
 It raises where CUDA would: when a capture reads a value, or when another thread allocates pinned
-memory during a capture in mode "global". It also raises where CUDA would be wrong in silence: when
-two captures share a stream, whose library workspaces they would share too.
+memory during a capture in mode "global". It also raises when two captures share a stream, where
+CUDA would silently share library workspaces.
 
-It does not show races between streams, and it runs the CPU's kernels: `fake_cuda.py` takes the
-branches of a GPU.
+It cannot detect races between streams, and it runs CPU kernels; `fake_cuda.py` tests GPU branches.
 """
 
 import contextlib
@@ -25,17 +24,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-# Operations whose result, or its shape, the host must wait for.
+# Operations that make the host wait for a result or its shape.
 SYNCHRONISE = (
     *("_local_scalar_dense", "bincount", "equal", "is_nonzero", "masked_select", "nonzero"),
     *("repeat_interleave", "_unique2", "unique_dim", "unique_consecutive"),
 )
-READS = ("cpu", "numpy", "tolist")  # methods that copy to the host below any dispatch
+READS = ("cpu", "numpy", "tolist")  # methods that copy to the host without a dispatched operation
 ILLEGAL = "operation not permitted when stream is capturing"
 
 
 class FakeDevice(str):
-    """The name of the CPU for torch; what compares it sees "cuda"."""
+    """A device name that torch reads as "cpu" and that compares equal to "cuda"."""
 
     __hash__ = str.__hash__
 
@@ -52,11 +51,11 @@ class Call(NamedTuple):
     function: Any
     args: tuple
     kwargs: dict[str, Any]
-    made: list[Tensor | None]  # its results; None for an alias of what was there before
+    made: list[Tensor | None]  # new results; None for an alias of an input
 
 
 class Graph:
-    """Stands in for torch.cuda.CUDAGraph."""
+    """Emulates torch.cuda.CUDAGraph."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -73,12 +72,12 @@ class Graph:
 
 
 class Stream:
-    """Stands in for torch.cuda.Stream: everything runs at once, in order."""
+    """Emulates torch.cuda.Stream; operations run immediately and in order."""
 
     def __init__(self) -> None:
         self.warm = False
         self.captured = False
-        self.waited: list[Stream] = []  # for which streams, in order
+        self.waited: list[Stream] = []  # streams that it waited for, in order
 
     def wait_stream(self, other: "Stream") -> None:
         self.waited.append(other)
@@ -91,16 +90,18 @@ class Stream:
 
 
 class Capture(TorchDispatchMode):
-    """What is being captured: the calls, and what they changed."""
+    """A capture in progress: the recorded calls and the storages they changed."""
 
     def __init__(self, graph: Graph, mode: str) -> None:
         super().__init__()
         self.graph = graph
         self.mode = mode
         self.thread = threading.get_ident()
-        self.made: dict[int, Tensor] = {}  # storage -> a tensor of the capture's own
-        self.found: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # and copies
-        self.alive: list[Any] = []  # so that no storage is taken for one that was freed
+        self.made: dict[int, Tensor] = {}  # storage -> a tensor that the capture created
+        self.found: dict[
+            int, tuple[torch.UntypedStorage, torch.UntypedStorage]
+        ] = {}  # storage, copy before the capture
+        self.alive: list[Any] = []  # keeps storages alive, so that addresses are not reused
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -118,7 +119,7 @@ class Capture(TorchDispatchMode):
         made = [x if x.untyped_storage()._cdata not in before else None for x in tensors(results)]
         self.made |= {x.untyped_storage()._cdata: x for x in made if x is not None}
         self.alive += [given, made]
-        # The schema of a batch norm does not tell that it changes the running statistics.
+        # The schema of batch norm does not declare that it changes the running statistics.
         changes = function._schema.is_mutable or "batch_norm" in function._schema.name
         if changes or any(x is not None for x in made):
             alias = (tree_map_only(Tensor, Tensor.detach, x) for x in (args, kwargs))
@@ -135,7 +136,7 @@ class Capture(TorchDispatchMode):
 
 
 def synchronises(function: Any, args: tuple) -> bool:
-    """Whether the host waits for this operation; the size of a masked index is that of a mask."""
+    """Whether the host waits for this operation, as for indexing by a mask."""
     name = function._schema.name.removeprefix("aten::")
     masked = "index" in name and any(x.dtype == torch.bool for x in tensors(args[1:2]))
     return masked or name in SYNCHRONISE
@@ -146,7 +147,7 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 class Emulator:
-    """The parts of torch.cuda that a graph needs."""
+    """Emulates the functions of torch.cuda that CUDA graphs need."""
 
     def __init__(self) -> None:
         self.streams = [Stream()]
@@ -185,7 +186,7 @@ class Emulator:
         self.graphs.append(graph)
 
     def check(self, what: str, *, pinned: bool = False) -> None:
-        """Raise if a capture does not permit this."""
+        """Raise if the current capture forbids the operation."""
         if self.capture is None:
             return
         here = self.capture.thread == threading.get_ident()
@@ -194,7 +195,7 @@ class Emulator:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Let torch.cuda be an emulator; runs find the device "cuda" from now on."""
+    """Replace torch.cuda by an emulator; runs then use the device "cuda"."""
     emulator = Emulator()
     parts = {
         "CUDAGraph": Graph,

@@ -1,11 +1,10 @@
 """Tensors of the device "cuda" without values and without a GPU.
 
-test_devices.py runs this with guard.cpp preloaded. Code takes the branches of a GPU (`is_cuda`,
-autocast's list for CUDA, cuDNN, fused attention), and raises where it mixes devices or reads a
-value. In what is captured, every operation on a CPU tensor is an error too. Prints a line of JSON:
-case -> error, or "".
+test_devices.py runs this with guard.cpp preloaded. Code takes the GPU branches (`is_cuda`, CUDA
+autocast, cuDNN, fused attention) and raises if it mixes devices or reads a value. In captured code,
+every operation on a CPU tensor is an error too. Prints one line of JSON: case -> error, or "".
 
-It runs no kernel, stream or allocator; it knows shapes, types and devices only.
+It runs no kernels; it tracks shapes, types and devices only.
 """
 
 import json
@@ -40,7 +39,7 @@ DROPOUT = "model.context.dropout=0.1"
 
 
 class NoCPU(TorchDispatchMode):
-    """Raises at an operation on a CPU tensor, of which a graph would keep the first value."""
+    """Raises at operations on CPU tensors, whose first value a graph would keep."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -53,7 +52,7 @@ class NoCPU(TorchDispatchMode):
 
 
 class NoChance(TorchDispatchMode):
-    """Raises at a random operation: in torch 2.11 graphs that overlap would share one seed."""
+    """Raises at random operations: in torch 2.11, overlapping graphs share one seed."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -66,7 +65,7 @@ class NoChance(TorchDispatchMode):
 def fused_adam(
     params: list[Tensor], gradients: list[Tensor], *others: list[Tensor], lr: Tensor, **_: Any
 ) -> None:
-    """What CUDA's fused Adam needs: one device, float32 scalars, and one layout in memory."""
+    """Check what CUDA's fused Adam requires: one device, float32 scalars, equal strides."""
     means, squares, _, steps = others
     assert lr.is_cuda and lr.dtype == torch.float32
     for tensors in zip(params, gradients, means, squares, steps, strict=True):
@@ -75,7 +74,7 @@ def fused_adam(
 
 
 def to_cuda(module: nn.Module) -> nn.Module:
-    """What Module.to("cuda") would move, as fake tensors; tensors that are not registered stay."""
+    """Replace parameters and buffers by fake CUDA tensors, like Module.to("cuda")."""
     for part in module.modules():
         for table in (part._parameters, part._buffers):
             for name, x in table.items():
@@ -147,7 +146,7 @@ def mixed() -> None:
 
 
 def scalar_of_the_cpu() -> None:
-    """Which CUDA takes as it is, and a graph would keep."""
+    """CUDA accepts it, and a graph would keep its value."""
     with FAKE:
         x, scalar = torch.empty(3, device="cuda"), torch.empty(())
         with NoCPU():
@@ -155,7 +154,7 @@ def scalar_of_the_cpu() -> None:
 
 
 def index_of_the_cpu() -> None:
-    """Which CUDA copies, waiting."""
+    """CUDA would copy it synchronously."""
     with FAKE:
         x, index = torch.empty(3, device="cuda"), torch.zeros(2, dtype=torch.long)
         with NoCPU():
@@ -176,7 +175,7 @@ WRONG = (mixed, scalar_of_the_cpu, index_of_the_cpu, chance, value)
 
 
 def cases() -> dict[str, Callable[[], None]]:
-    """By name; the wrong ones must raise."""
+    """All cases by name; those named "wrong" must raise."""
     found = {f"wrong: {f.__name__}": f for f in WRONG}
     found |= {
         f"pretrain {model}": partial(pretraining, model, "bf16")

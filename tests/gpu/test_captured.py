@@ -37,7 +37,7 @@ def test_whole_run_has_the_same_bytes_captured(emulator, name):
 
 
 def test_runs_compute_in_bfloat16(tmp_path, monkeypatch):
-    """Otherwise the comparisons above would not see what autocast does."""
+    """Otherwise the comparisons above would not test autocast."""
     monkeypatch.chdir(tmp_path)
     run = whole_runs.RUNS["pre-training"]
     half = whole_runs.files(run, Path("half"), [])
@@ -49,8 +49,8 @@ def test_runs_compute_in_bfloat16(tmp_path, monkeypatch):
     ("model", "variant", "precision"),
     [(*case, "bf16") for case in CASES] + [("contextwm", "standard", "fp32")],
 )
-def test_updates_and_actions_are_the_same_captured(model, variant, precision):
-    """With dropout, and with schedules that change within three updates."""
+def test_captured_updates_and_actions_equal_eager(model, variant, precision):
+    """With dropout, and with schedules that change during the three updates."""
     sets = ["finetune.agent.encoder_frozen=2", "finetune.agent.behavior.target_every=2"]
     sets += ["model.context.dropout=0.1"] * model.startswith("contextwm")
     agents = [inputs.agent(model, variant, "smoke", precision, "cpu", sets) for _ in range(2)]
@@ -79,17 +79,17 @@ def same(one, other):
     assert [name for name, x in one.items() if not torch.equal(x, other[name])] == []
 
 
-# Negative controls: what would be wrong on a GPU is seen here.
+# Negative controls: the emulator detects what would be wrong on a GPU.
 
 
-def test_a_result_that_the_next_replay_overwrites_is_seen(monkeypatch):
-    """An evaluation replaces the belief of the training policy, whose graph it shares."""
-    monkeypatch.setattr(Graphed, "__call__", Graphed._replay)  # which makes no copies
+def test_emulator_detects_overwritten_results(monkeypatch):
+    """An evaluation shares the graph of the training policy and would overwrite its belief."""
+    monkeypatch.setattr(Graphed, "__call__", Graphed._replay)  # without copying the results
     assert not any(whole_runs.compare("fine-tuning").values())
 
 
-def test_frozen_python_state_is_seen():
-    """Eager mode counts 2, 3, 4; a graph keeps the count of its capture, the fourth call."""
+def test_emulator_detects_frozen_python_state():
+    """Eager calls count 2, 3, 4; a graph repeats the count of its capture, the fourth call."""
 
     class Counter:
         count = 1
@@ -117,7 +117,7 @@ def test_frozen_python_state_is_seen():
         lambda x: x.unique(),
     ],
 )
-def test_waiting_for_a_value_breaks_a_capture(read):
+def test_reading_a_value_breaks_a_capture(read):
     def function(x):
         read(x)
         return x + 1
@@ -126,8 +126,8 @@ def test_waiting_for_a_value_breaks_a_capture(read):
         Graphed(function)(torch.ones(1))
 
 
-def test_capture_leaves_state_and_random_numbers():
-    """Warm-up and capture add 1 four times, which must not stay; chance is that of eager mode."""
+def test_capture_restores_state_and_random_numbers():
+    """Warm-up and capture call the function four times, without a lasting effect."""
     total = torch.zeros(1)
 
     def function(x):
@@ -139,10 +139,10 @@ def test_capture_leaves_state_and_random_numbers():
     found = [captured(torch.ones(1)) for _ in range(2)]
     assert total.item() == 2
     torch.manual_seed(0)
-    assert found == [1 + torch.rand(1), 2 + torch.rand(1)]  # and the first result was not changed
+    assert found == [1 + torch.rand(1), 2 + torch.rand(1)]  # the first result is unchanged
 
 
-def test_results_may_be_changed_by_the_caller():
+def test_caller_may_change_results():
     captured = Graphed(lambda x: {"sum": x + 1, "parts": (x, None)})
     first = captured(torch.ones(1))
     first["other"] = first.pop("sum").fill_(7)
@@ -151,7 +151,7 @@ def test_results_may_be_changed_by_the_caller():
 
 
 def test_other_threads_may_pin_memory_during_a_capture(monkeypatch):
-    """As the one that prefetches does."""
+    """The prefetching thread does."""
 
     def function(x):
         thread = threading.Thread(target=pin)
@@ -183,8 +183,8 @@ def test_captures_that_share_a_stream_are_an_error(monkeypatch):
         captured(torch.ones(2))
 
 
-def test_inputs_of_other_types_or_structures_get_graphs_of_their_own():
-    """2 x in float32 and in int64; the value of the one input that is not None."""
+def test_each_input_type_and_structure_has_its_own_graph():
+    """Types: float32 and int64. Structures: either input is None."""
     double = Graphed(lambda x: 2 * x)
     for value in (torch.tensor([1.5]), torch.tensor([3])):
         assert double(value).tolist() == (2 * value).tolist()
@@ -196,7 +196,7 @@ def test_inputs_of_other_types_or_structures_get_graphs_of_their_own():
 
 
 def test_dead_graphs_are_collected_before_a_capture(monkeypatch):
-    """An agent and its graphs are a cycle; on a GPU they must not die during a capture."""
+    """An agent and its graphs form a cycle; destroying a graph breaks a running capture."""
     dead = Graphed(lambda x: x)
     dead.itself, alive = dead, weakref.ref(dead)
     del dead
@@ -215,8 +215,8 @@ def test_dead_graphs_are_collected_before_a_capture(monkeypatch):
     assert seen == [None]
 
 
-def test_overlapped_policy_waits_for_its_weights_on_a_stream_of_its_own(emulator, monkeypatch):
-    """`is_cuda` is false here, so the runs above have no such stream."""
+def test_delayed_policy_acts_on_its_own_stream_after_sync(emulator, monkeypatch):
+    """The runs above have no such stream, because `is_cuda` is false on a CPU."""
     delayed = DelayedPolicy(
         inputs.agent("dreamer", "standard", "smoke", "fp32", "cpu"), explore=True
     )

@@ -1,4 +1,4 @@
-"""Device mismatches and waits of the host are found without a GPU, by fake_cuda.py.
+"""Without a GPU, fake_cuda.py finds device mismatches and reads of values.
 
 The fake device needs a CPU build of torch and a C++ compiler.
 """
@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory):
-    """What each case raised on the fake device, by its name; "" for nothing."""
+    """The error of each case on the fake device, by name; "" for none."""
     guard = tmp_path_factory.mktemp("guard") / "guard.so"
     include, lib = (Path(torch.__file__).parent / name for name in ("include", "lib"))
     command = ["g++", "-shared", "-fPIC", "-std=c++20", f"-I{include}", HERE / "guard.cpp"]
@@ -53,5 +53,5 @@ def test_captured_code_stays_on_the_gpu_and_waits_for_nothing(errors):
         ("value", "DataDependentOutputException: aten._local_scalar_dense"),
     ],
 )
-def test_what_a_gpu_would_refuse_is_an_error(errors, case, error):
+def test_fake_device_detects_gpu_errors(errors, case, error):
     assert error in errors[f"wrong: {case}"]

@@ -1,4 +1,4 @@
-"""Batches for a GPU are pinned, and only a few wait for it."""
+"""Batches for a GPU are pinned, and only a few copies are queued."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from cwm.videos.store import prefetch
 
 @pytest.fixture
 def copies(monkeypatch):
-    """The copies under way, oldest first; the GPU ends one only when the host waits for it."""
+    """Queued copies, oldest first; a copy finishes only when the host waits for it."""
 
     class Copy:
         def __init__(self):
@@ -36,7 +36,7 @@ def test_host_is_at_most_three_copies_ahead(copies, tmp_path):
     batches.close()
 
 
-def test_event_follows_a_copy_that_does_not_block(copies, tmp_path, monkeypatch):
+def test_event_is_recorded_after_non_blocking_copy(copies, tmp_path, monkeypatch):
     to = torch.Tensor.to
     order = []
 

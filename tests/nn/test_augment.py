@@ -1,4 +1,4 @@
-"""Augmentations of the context frame, by hand and in distribution."""
+"""Augmentations of the context frame: hand-computed results and distributions."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from cwm.nn.rssm import RSSMConfig
 from cwm.world.vision import ModelConfig, Vision
 
 
-def test_erasing_greys_one_rectangle_of_half_of_the_frames():
+def test_erase_greys_one_rectangle_in_half_of_the_frames():
     torch.manual_seed(0)
     frames = torch.ones(400, 3, 64, 64)
     erased = erase(frames)[:, 0] == 0
@@ -23,7 +23,7 @@ def test_erasing_greys_one_rectangle_of_half_of_the_frames():
 
 
 def numbered(count=2, size=64):
-    """Frames of which no two pixels are alike: the number of the pixel, and of the frame."""
+    """Frames whose pixel values are all different: pixel index plus frame index / 1000."""
     pixel = torch.arange(size * size, dtype=torch.float64).view(1, 1, size, size)
     return (
         pixel
@@ -32,7 +32,7 @@ def numbered(count=2, size=64):
     )
 
 
-def test_a_shift_moves_pixels_and_repeats_the_edge():
+def test_shift_moves_pixels_and_repeats_the_edge():
     frames = numbered(3)
     # Of 17 places from -8 to 8: none at 8/17, and the first and last at both ends of the interval.
     u = torch.tensor([[8.5, 0.0, 16.9], [8.5, 10.5, 16.9]]) / 17
@@ -44,7 +44,7 @@ def test_a_shift_moves_pixels_and_repeats_the_edge():
     assert torch.equal(corner, frames[2][:, rows][:, :, columns])
 
 
-def test_shifts_are_each_frames_own_and_equally_likely():
+def test_shifts_are_independent_and_uniform():
     torch.manual_seed(0)
     moved = shift(numbered(1).expand(2000, -1, -1, -1))[:, 0, 32, 32] - (32 * 64 + 32)
     down = (moved / 64).round()
@@ -55,7 +55,7 @@ def test_shifts_are_each_frames_own_and_equally_likely():
     assert torch.corrcoef(torch.stack([down, right]))[0, 1].abs() < 0.1
 
 
-def test_a_flip_mirrors_the_whole_batch_or_none_of_it():
+def test_flip_mirrors_the_whole_batch_or_nothing():
     frames = numbered()
     assert torch.equal(flip(frames, torch.tensor(0.5)), frames)
     mirrored = flip(frames, torch.tensor(0.49))
@@ -65,7 +65,7 @@ def test_a_flip_mirrors_the_whole_batch_or_none_of_it():
     assert 160 < share < 240
 
 
-def test_a_crop_is_enlarged_linearly():
+def test_scale_resizes_bilinearly():
     """Area 3/4 and aspect 4/3: 64 wide and 48 tall, of 17 places for its top the last."""
     frames = numbered()
     u = torch.zeros(11, 2)
@@ -78,7 +78,7 @@ def test_a_crop_is_enlarged_linearly():
     torch.testing.assert_close(cropped, by_hand, rtol=0, atol=1e-9)
 
 
-def test_the_first_draw_that_fits_is_taken_else_the_whole_frame():
+def test_scale_takes_first_fitting_candidate_or_whole_frame():
     frames = numbered()
     small, large = torch.tensor([1.0, 0.5]), torch.tensor([0.0, 1.0])  # 52 by 52; 74 wide
     u = torch.stack([large] * 3 + [small] * 7 + [torch.zeros(2)])
@@ -90,7 +90,7 @@ def test_the_first_draw_that_fits_is_taken_else_the_whole_frame():
     torch.testing.assert_close(scale(frames, u), frames, rtol=0, atol=1e-9)
 
 
-def test_crops_have_two_thirds_to_all_of_the_area():
+def test_scale_crops_have_the_specified_areas():
     torch.manual_seed(0)
     row = torch.arange(64.0).view(1, 1, -1, 1).expand(1, 1, 64, 64).double()
     read = torch.cat([row, row.mT], 1)
@@ -125,7 +125,7 @@ def test_augmentations_keep_shape_range_and_precision(name):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_contexts_are_augmented_in_training_only(name):
+def test_context_is_augmented_in_training_only(name):
     torch.manual_seed(0)
     vision = Vision(ModelConfig(VisionConfig(depth=4), rssm=RSSMConfig(8, 2, 2, 8)), name)
     pixels, index = torch.rand(4, 2, 3, 64, 64) - 0.5, torch.zeros(4, dtype=torch.long)

@@ -1,12 +1,12 @@
-"""Building blocks, where the reference's arrays do not reach: half precision."""
+"""Building blocks in half precision, which the golden arrays do not cover."""
 
 import torch
 
 from cwm.nn.blocks import MLP, MLPConfig
 
 
-def test_large_values_are_not_rounded_in_half_precision():
-    """A critic of Meta-world says 1000; in bfloat16 the next number is 1004."""
+def test_mlp_outputs_are_float32_under_autocast():
+    """Values reach 1000 in Meta-world, where bfloat16 rounds to steps of 4."""
     torch.manual_seed(0)
     critic = MLP(MLPConfig(layers=1, units=64), 8, [1])
     torch.nn.init.constant_(critic.out[0].bias, 1000.0)

@@ -1,4 +1,4 @@
-"""What the step back computes again: the same bits in less memory."""
+"""Activation checkpointing gives equal bits in less memory."""
 
 from copy import deepcopy
 
@@ -17,7 +17,7 @@ def keep_everything(function, *inputs, norm=None):
 
 
 def state(module, *inputs):
-    """Output, gradients and buffers after a step forwards and back; and the bytes kept between."""
+    """Output, gradients and buffers after forward and backward; bytes saved for backward."""
     module, kept = deepcopy(module).train(), {}
 
     def keep(x):
@@ -34,7 +34,7 @@ def state(module, *inputs):
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", ["residual layer", "attention"])
-def test_the_same_bits_in_less_memory(name, half, monkeypatch):
+def test_checkpointing_gives_equal_bits_in_less_memory(name, half, monkeypatch):
     monkeypatch.setattr(cwm.nn.checkpointing, "LARGE", 0)
     torch.manual_seed(0)
     if name == "attention":

@@ -20,7 +20,7 @@ SMALL = ModelConfig(
 CONCAT = replace(SMALL, context=ContextConfig(fusion="concat"))
 
 
-def test_the_context_frame_is_the_one_asked_for():
+def test_choose_returns_the_configured_frame():
     device = torch.device("cpu")
     assert choose("first", 3, 5, device).tolist() == [0, 0, 0]
     assert choose("last", 3, 5, device).tolist() == [4, 4, 4]
@@ -29,7 +29,7 @@ def test_the_context_frame_is_the_one_asked_for():
     assert drawn.bincount(minlength=5).min() > 150
 
 
-def test_each_frame_draws_its_own_tokens():
+def test_each_frame_has_its_own_random_tokens():
     torch.manual_seed(0)
     tokens = random_tokens(100, 64, 0.75, torch.zeros(1))
     assert tokens.shape == (100, 16)
@@ -47,7 +47,7 @@ def test_attention_is_random_in_training_only():
     assert not torch.equal(attention(x, context, None), attention(x, context, None))
 
 
-def test_frames_of_a_clip_see_its_own_context():
+def test_frames_attend_to_their_own_clip_only():
     torch.manual_seed(0)
     attention = ContextAttention(8, 8, dropout=0.0).eval()
     x, context = torch.randn(6, 8, 8, 8), torch.randn(2, 8, 8, 8)
@@ -58,7 +58,7 @@ def test_frames_of_a_clip_see_its_own_context():
     assert not torch.equal(before[3:], after[3:])
 
 
-def test_a_plain_model_is_one_without_context():
+def test_plain_model_has_no_context_parameters():
     plain = Vision(replace(SMALL, context=None))
     assert plain.encode_context(torch.zeros(1, 2, 3, 64, 64)) is None
     extra = set(Vision(SMALL).state_dict()) - set(plain.state_dict())
@@ -80,7 +80,7 @@ def test_concatenation_widens_two_convolutions_and_has_no_attention():
     }
 
 
-def test_concatenation_adds_what_the_convolution_makes_of_the_context():
+def test_concatenation_with_zero_weights_equals_plain_decoder():
     """A convolution of x and the context is the sum of two; without the second, a plain decoder."""
     torch.manual_seed(0)
     plain = Vision(replace(SMALL, context=None)).double().eval().decoder
@@ -100,7 +100,7 @@ def test_concatenation_adds_what_the_convolution_makes_of_the_context():
 
 @pytest.mark.parametrize(("size", "seen"), [(8, True), (16, True), (32, False)])
 @pytest.mark.parametrize("model", [SMALL, CONCAT], ids=["attention", "concat"])
-def test_decoded_frames_see_the_features_of_their_own_clip_at_8_and_16_pixels(model, size, seen):
+def test_decoder_reads_own_context_at_8_and_16_pixels_only(model, size, seen):
     torch.manual_seed(0)
     decoder = Vision(model).eval().decoder
     feat = torch.randn(2, 3, 12)
@@ -112,7 +112,7 @@ def test_decoded_frames_see_the_features_of_their_own_clip_at_8_and_16_pixels(mo
     assert torch.equal(before[1], after[1]) != seen
 
 
-def test_concatenation_hides_nothing():
+def test_concatenation_is_deterministic_in_training():
     """Nothing is random in training either: no tokens, no dropout."""
     torch.manual_seed(0)
     decoder = Vision(CONCAT).train().decoder
@@ -136,7 +136,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_without_gradients_no_weights_are_made_and_the_result_is_the_same():
+def test_attention_without_gradients_saves_memory_and_is_equal():
     torch.manual_seed(0)
     parts = torch.randn(3, 2, 4, 64, 2)  # queries, keys, values of two frames
     with Largest() as plain:

@@ -1,4 +1,4 @@
-"""Samples of an actor that sits at a bound."""
+"""Samples of a truncated normal whose mean lies at a bound."""
 
 import math
 
@@ -9,8 +9,8 @@ from cwm.behavior.actor_critic import TruncatedNormal
 from cwm.nn import dists
 
 
-def test_a_sample_is_finite_where_its_probability_rounds_to_1():
-    """Numbers of a run on Cartpole Swingup that once ended with NaN at its 2522nd update."""
+def test_sample_is_finite_where_its_probability_rounds_to_1():
+    """Values from a Cartpole Swingup run that became NaN at update 2522."""
     loc = torch.tensor([-0.9999993443489075], requires_grad=True)
     scale = torch.tensor([0.1003350168466568], requires_grad=True)
     x = TruncatedNormal(loc, scale).sample(torch.tensor([0.99999994]))
@@ -20,7 +20,7 @@ def test_a_sample_is_finite_where_its_probability_rounds_to_1():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_samples_are_finite_at_all_ends_and_else_the_formula(dtype):
+def test_samples_are_finite_at_bounds_and_match_the_formula(dtype):
     eps = torch.finfo(dtype).eps
     near = torch.cat([torch.logspace(-9, 0, 300, dtype=dtype), torch.zeros(1, dtype=dtype)])
     loc = torch.cat([near - 1, 1 - near])[:, None, None]

@@ -1,4 +1,4 @@
-"""Imagination, behaviour, acting and the bonus are the official ones."""
+"""Imagination, actor-critic losses, acting and the bonus equal the official ones."""
 
 import pytest
 import torch

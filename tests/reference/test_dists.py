@@ -1,4 +1,4 @@
-"""Distributions, returns, the normaliser and the encoder's rate are the official ones."""
+"""Distributions, returns, the normaliser and the encoder's rate equal the official ones."""
 
 import pytest
 import torch
@@ -80,8 +80,8 @@ def test_running_magnitude(momentum, numbers):
 
 
 @in_float64_and_float32
-def test_the_encoder_waits(numbers):
-    """Its rate is zero in the first updates, here three; the official option `pretrain`."""
+def test_encoder_rate_is_zero_in_first_updates(numbers):
+    """The official option `pretrain`, here 3 updates."""
     golden = Golden("dists", numbers)
     model = ModelConfig(VisionConfig(depth=4, layers=1), context=None, rssm=RSSM)
     agent = Agent(model, AgentConfig(encoder_frozen=3), action_dim=1)

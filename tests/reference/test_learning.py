@@ -1,4 +1,4 @@
-"""Whole losses and train steps are the official ones, given the same weights and draws."""
+"""Losses and training steps equal the official ones for the same weights and random inputs."""
 
 import pytest
 import torch

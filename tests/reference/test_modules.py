@@ -29,7 +29,7 @@ from cwm.world.vision import Vision
 SIZES = (32, 16, 8)
 
 
-def test_weights_follow_from_their_names():
+def test_weights_are_derived_from_their_names():
     """NumPy may one day draw other normal numbers; then this test says why all the others fail."""
     drawn = weight("encoder.convin.bias", (2,), seed=0).tolist()
     assert drawn == pytest.approx([0.0605296269, 0.0998136103])

@@ -1,4 +1,4 @@
-"""The `paper` scale has the official settings, value by value, but for those named here."""
+"""The `paper` scale has the official settings, except for the differences listed here."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ OURS = {"driving", "toy"}  # suites of our own
 SUITES = sorted({path.stem for path in (ROOT / "suite").glob("*.yaml")} - OURS)
 MODELS = ("contextwm", "plain", "dreamer")
 
-# Settings that the official code does not have: how often to log, to save, and the like.
+# Settings that the official code does not have.
 OURS_ALONE = {
     "env.processes",
     "env.render",
@@ -28,7 +28,7 @@ OURS_ALONE = {
     "pretrain.heldout_clips",
     "pretrain.checkpoint_seconds",
 }
-# Official value, ours, for each knowing difference; docs/deviations.md says why.
+# Deliberate differences: (official value, ours); docs/deviations.md gives the reasons.
 TIME_LIMIT = {"env.time_limit": (500, 0)}  # 0: the suite's own, which is 500
 STEPS = {"finetune.steps": (502_000, 501_000)}  # an official run's last evaluation
 ENDLESS = {"finetune.steps": (1e8, 501_000), "finetune.replay.capacity": (2e6, 1e6)}
@@ -42,7 +42,7 @@ DIFFERENT = {
     "dmc-remastered/dreamer": ENDLESS,
     "carla/dreamer": ENDLESS | {"finetune.steps": (1e8, 151_000)},
 }
-# What is set but not read, since the model has no such part.
+# Settings that the model ignores because it lacks the part.
 NOT_READ = {
     "plain": {"finetune.agent.world.context_augment"},
     "dreamer": {"finetune.agent.world.context_augment", "finetune.agent.encoder_frozen"}

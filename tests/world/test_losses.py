@@ -1,4 +1,4 @@
-"""The loss terms, by hand."""
+"""Loss terms against hand-computed values."""
 
 import math
 
@@ -14,7 +14,7 @@ PRIOR = tensor([[[[0.0, 0.0]]]])
 KL = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
 
 
-def test_kl_without_free_nats_is_the_kl_whatever_the_balance():
+def test_kl_value_is_independent_of_balance():
     for balance in (0.5, 0.8):
         kl = balanced_kl(POST, PRIOR, KLConfig(balance=balance, free=0.0))
         assert kl.item() == pytest.approx(KL, rel=1e-6)
@@ -31,7 +31,7 @@ def test_free_nats_clip_the_mean_and_stop_the_gradient():
     assert below.item() == pytest.approx(KL / 2, rel=1e-6)
 
 
-def test_balance_shares_the_gradient():
+def test_balance_scales_the_gradients():
     post, prior = POST.clone().requires_grad_(), PRIOR.clone().requires_grad_()
     kl = balanced_kl(post, prior, KLConfig(balance=0.8))
     to_post, to_prior = torch.autograd.grad(kl, [post, prior])
