@@ -72,14 +72,6 @@ class ControlSuite(MujocoEnv):
         step = self._env.step(self._centre + self._half * action)
         return float(step.reward), step.discount == 0, step.last() and step.discount > 0, {}
 
-    def kept(self) -> dict[str, Any]:
-        """The number of steps; tasks keep nothing else."""
-        return {"elapsed": self._env._step_count}
-
-    def recall(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take it from a state."""
-        self._env._step_count = int(state["elapsed"])
-
     def close(self) -> None:
         """Free the OpenGL context and the physics."""
         super().close()

@@ -113,19 +113,6 @@ class Driving(MujocoEnv):
         self._show()
         return highway.reward(costs), bool(off_road or stuck), self._elapsed >= STEPS, costs
 
-    def kept(self) -> dict[str, Any]:
-        """The cars, the storm and the number of steps."""
-        cars = {"ego": self.ego, "cars": self.cars}
-        return cars | {"sky": np.array(self._sky), "elapsed": self._elapsed}
-
-    def recall(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take them from a state."""
-        self.ego, self.cars = state["ego"], state["cars"]
-        azimuth, phase, storm, rising = state["sky"].tolist()
-        self._sky = weather.Sky(azimuth, phase, storm, bool(rising))
-        self._elapsed = int(state["elapsed"])
-        self._show()
-
     def expert(self) -> NDArray[np.float32]:
         """A driver who keeps the lane, the distance and, in curves, the speed: float32 (2,)."""
         at, left, heading, speed, _ = self.ego

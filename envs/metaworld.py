@@ -67,25 +67,6 @@ class MetaWorld(MujocoEnv):
         self._state, reward, _, truncated, info = self._sim.step(action)
         return float(reward), False, truncated, {"success": float(info["success"])}
 
-    def kept(self) -> dict[str, Any]:
-        """All arrays and numbers that the package keeps, and what it last observed."""
-        # Some are views of MuJoCo's own (`init_left_pad` follows the pad): those are no news.
-        places = (self.data.xpos, self.data.site_xpos)
-        known = {
-            f"sim.{name}": value
-            for name, value in vars(self._sim).items()
-            if isinstance(value, np.ndarray | float | int)
-            and not any(np.may_share_memory(value, array) for array in places)
-        }
-        return known | {"observed": self._state}
-
-    def recall(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take them from a state."""
-        self._state = state["observed"]
-        for name, value in state.items():
-            if name.startswith("sim."):
-                setattr(self._sim, name[4:], value if value.ndim else value.item())
-
     def expert(self) -> NDArray[np.float32]:
         """What the package's scripted policy does in the present state: float32 (4,)."""
         with warnings.catch_warnings():

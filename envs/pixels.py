@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from envs.errors import EnvError, unknown
-from envs.rendering import QUALITIES, Renderer, load
+from envs.rendering import QUALITIES, Renderer
 
 SIZE = 64
 VIDEO = 256
@@ -56,7 +56,7 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
         self.action_space = Box(-1, 1, (actions,), np.float32)
         self.quality, self.action_repeat, self.render_mode = render, action_repeat, render_mode
         self.control_steps = 0
-        self._over, self._seed = True, 0
+        self._over = True
 
     @abc.abstractmethod
     def begin(self, seed: int) -> None:
@@ -75,8 +75,7 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begin an episode; the first frame uint8 (64, 64, 3) and an empty info."""
         super().reset(seed=seed)
-        self._seed = int(self.np_random.integers(2**31))
-        self.begin(self._seed)
+        self.begin(int(self.np_random.integers(2**31)))
         self._over = False
         return self.frame(), {}
 
@@ -134,37 +133,6 @@ class MujocoEnv(PixelEnv):
     def frame(self, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
         """The present state as the agent sees it: uint8 (height, width, 3), upright."""
         return self._renderer.frame(self.data, height, width)
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Where the episode is: what `restore`, of this or another instance, goes on from.
-
-        Only of the episode: wrappers count steps of their own, and the seeds of later episodes are
-        the instance's.
-        """
-        mujoco = load("mujoco")
-        physics = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(self.model, self.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
-        known = {"seed": self._seed, "over": self._over, "physics": physics, **self.kept()}
-        return {name: np.array(value) for name, value in known.items()}
-
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Go on from a state: the same actions give the same frames and rewards, bit by bit."""
-        mujoco = load("mujoco")
-        self._seed, self._over = int(state["seed"]), bool(state["over"])
-        self.begin(self._seed)  # sets what does not change in an episode
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        mujoco.mj_setState(self.model, self.data, state["physics"], kind)
-        mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, state["physics"], kind)  # its warm start changed
-        self.recall({name: value.copy() for name, value in state.items()})
-
-    @abc.abstractmethod
-    def kept(self) -> dict[str, Any]:
-        """Arrays and numbers that change in an episode and are not in MuJoCo's state."""
-
-    @abc.abstractmethod
-    def recall(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take them from a state."""
 
     def close(self) -> None:
         """Free the OpenGL context; the environment cannot be drawn after this."""

@@ -47,11 +47,3 @@ class Sphere(MujocoEnv):
         self._elapsed += 1
         reward = np.exp(-(self.data.qpos @ self.data.qpos) / 0.6**2)
         return float(reward), False, self._elapsed >= STEPS, {}
-
-    def kept(self) -> dict[str, Any]:
-        """The number of steps."""
-        return {"elapsed": self._elapsed}
-
-    def recall(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take it from a state."""
-        self._elapsed = int(state["elapsed"])

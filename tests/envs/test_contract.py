@@ -160,29 +160,6 @@ def test_action_repeat_is_repetition(env, other):
     assert reward == pytest.approx(sum(step[1] for step in thrice), abs=1e-12)
 
 
-def test_a_restored_episode_goes_on_bit_by_bit(env, other, name):
-    if ENVIRONMENTS[name][1] is None:
-        pytest.skip("no simulator")
-    other.unwrapped.action_repeat = 1
-    taken = actions(env, 18, seed=1).astype(np.float32)
-
-    def go_on(env):
-        return [env.unwrapped.step(action)[:4] for action in taken[9:]]
-
-    env.reset(seed=5)
-    for action in taken[:9]:
-        env.step(action)
-    state = env.unwrapped.state()
-    assert all(isinstance(value, np.ndarray) for value in state.values())
-    straight = go_on(env)
-    for instance in (env, other):
-        instance.reset(seed=6)
-        instance.step(taken[0])
-        instance.unwrapped.restore(state)
-        for there, here in zip(straight, go_on(instance), strict=True):
-            assert np.array_equal(there[0], here[0]) and there[1:] == here[1:]
-
-
 def test_success_and_costs_are_reported_where_the_suite_knows_them(env, name):
     env.reset(seed=0)
     *_, info = env.step(actions(env, 1)[0])
