@@ -13,9 +13,9 @@ import gymnasium
 
 from envs import carla, dmc, dmcr, driving, metaworld
 from envs.carla_server import ServerConfig
-from envs.errors import EnvError, Interrupted, unknown
+from envs.errors import EnvError, unknown
 
-__all__ = ["SUITES", "EnvError", "Interrupted", "ServerConfig", "make", "tasks"]
+__all__ = ["SUITES", "EnvError", "ServerConfig", "make", "tasks"]
 
 # suite -> task -> entry point and its arguments
 SUITES = {
@@ -26,7 +26,7 @@ SUITES = {
     "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
     "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},
 }
-# What only one suite can be told; its class explains it.
+# Options of one suite only; its class explains them.
 OPTIONS = {"carla": ("server",), "dmc-remastered": ("vary", "textures", "heldout")}
 
 for _suite, _tasks in SUITES.items():

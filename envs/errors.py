@@ -8,10 +8,6 @@ class EnvError(ValueError):
     """A mistake in what was asked of an environment, or a missing thing that it needs."""
 
 
-class Interrupted(EnvError):
-    """The simulator broke off within an episode; `reset` with the same seed begins it again."""
-
-
 def unknown(what: str, name: str, valid: Iterable[str]) -> EnvError:
     """The error for a mistyped name: what it was, and the nearest names that would be valid."""
     choices = sorted(valid)

@@ -1,10 +1,9 @@
-"""Policies in environments: the steps of one training episode after another, and evaluation.
+"""Policies in environments: training episodes one after another, and evaluation.
 
-Every episode is a function of its seed, and every seed of the run's, so that an interrupted run
-goes on at an episode's beginning without any state of the simulator.
+An episode is a function of its seed and the actions, and its seed a function of the run's. A run
+therefore resumes at the beginning of an episode without any state of the simulator.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import add
@@ -25,17 +24,17 @@ from envs.looks import Factor
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EnvConfig:
-    """How a suite is seen and stepped."""
+    """How environments are rendered and stepped."""
 
     render: Literal["reference", "fast"] = "reference"  # fast: no shadows, reflections, smoothing
     action_repeat: PositiveInt = 1
     time_limit: NonNegativeInt = 0  # agent steps; 0: the suite's own
     processes: bool = False  # each evaluation environment in a process of its own
-    server: envs.ServerConfig | None = None  # CARLA's; no part of what identifies a run
-    # DMC Remastered alone
-    vary: tuple[Factor, ...] | None = None  # what differs from episode to episode; null: all seven
-    textures: str | None = None  # folder of the original skies/ and floors/; null: procedural ones
-    heldout: bool = False  # evaluate in looks that training never has
+    server: envs.ServerConfig | None = None  # CARLA only; not part of the run key
+    # DMC Remastered only
+    vary: tuple[Factor, ...] | None = None  # factors that vary between episodes; null: all seven
+    textures: str | None = None  # folder with the original skies/ and floors/; null: procedural
+    heldout: bool = False  # evaluate with visual factors that training never has
 
 
 # (images (B, 64, 64, 3), is_first (B,)) -> actions (B, A)
@@ -43,46 +42,46 @@ Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Outcome(NamedTuple):
-    """How an episode ended."""
+    """Totals of a finished episode."""
 
     return_: float
-    success: float | None  # 1 if it succeeded at any step; none: the suite does not say
+    success: float | None  # 1 if any step succeeded; None: the suite has no success
     length: int  # agent steps
     costs: dict[str, float]  # the suite's own, summed over the episode
-    frames: list[np.ndarray]  # only where they were asked for
+    frames: list[np.ndarray]  # uint8 (64, 64, 3) each; empty unless filmed
 
 
 def make(what: str, cfg: EnvConfig) -> gymnasium.Env:
-    """The environment `suite/task`, to learn in."""
+    """The training environment of `suite/task`."""
     return envs.make(*what.split("/"), **_options(cfg))
 
 
 def make_vector(what: str, cfg: EnvConfig, count: int) -> VectorEnv:
-    """Several of them, to be evaluated in."""
+    """`count` evaluation environments of `suite/task`."""
     options = _options(cfg) | ({"heldout": True} if cfg.heldout else {})
     return vector.make(*what.split("/"), count, cfg.processes, **options)
 
 
 def _options(cfg: EnvConfig) -> dict[str, Any]:
     options = {name: getattr(cfg, name) for name in ("render", "action_repeat", "time_limit")}
-    # Held-out looks are for evaluation alone: `make_vector` asks for them.
+    # `heldout` is for evaluation only; `make_vector` sets it.
     names = {name for suite in envs.OPTIONS.values() for name in suite} - {"heldout"}
     own = {name: getattr(cfg, name) for name in sorted(names)}
     return options | {name: value for name, value in own.items() if value is not None}
 
 
 class Collector:
-    """Steps one environment, episode after episode, and hands over each finished one."""
+    """Steps one environment, episode after episode, and returns each finished episode."""
 
     def __init__(self, env: gymnasium.Env, seed: int, episodes: int) -> None:
-        """Begin with episode number `episodes`."""
+        """Start episode number `episodes` of the run with this seed."""
         self.env = env
         self.seed = seed
         self.episodes = episodes
         self._begin()
 
     def _begin(self) -> None:
-        # The first 31 bits: gymnasium hands seeds to generators that take no more.
+        # The upper 32 bits: gymnasium passes seeds to generators that take no more.
         seed = seed_from(self.seed, "episode", self.episodes) >> 32
         self.image, _ = self.env.reset(seed=seed)
         self.is_first, self.infos = True, []
@@ -90,16 +89,8 @@ class Collector:
         self.steps = [(self.image, zero, 0.0)]
 
     def step(self, action: np.ndarray) -> tuple[Episode, Outcome] | None:
-        """Take one action (A,); returns the episode if it ended, and begins the next.
-
-        An episode that the simulator breaks off is forgotten, and begun again.
-        """
-        try:
-            self.image, reward, terminated, truncated, info = self.env.step(action)
-        except envs.Interrupted as error:
-            logging.warning("%s; episode %d begins again", error, self.episodes)
-            self._begin()
-            return None
+        """Take one action (A,); if that ends the episode, return it and start the next."""
+        self.image, reward, terminated, truncated, info = self.env.step(action)
         self.steps.append((self.image, np.asarray(action, np.float32), float(reward)))
         self.is_first = False
         self.infos.append(info)
@@ -114,8 +105,8 @@ class Collector:
 
 
 def sum_up(rewards: Sequence[float], infos: Sequence[dict], frames: list) -> Outcome:
-    """The outcome of an episode, from every step's reward and info."""
-    # Added one after another, since Python 3.12 rounds a `sum` of floats otherwise than 3.11.
+    """The outcome of an episode, from the reward and info of every step."""
+    # `reduce`, because `sum` of floats rounds differently in Python 3.12 and 3.11.
     names = infos[0].keys() - {"success"}
     success = max(float(each["success"]) for each in infos) if "success" in infos[0] else None
     costs = {name: float(reduce(add, (each[name] for each in infos))) for name in sorted(names)}
@@ -128,26 +119,19 @@ def evaluate(
     seeds: Sequence[int],
     film: bool = False,
 ) -> Iterator[Outcome]:
-    """One episode for each seed, as many together as there are environments.
+    """One episode for each seed, in batches of as many as there are environments.
 
-    `policy()` gives a policy that has seen nothing yet. `film` keeps the first episode's frames.
-    If the simulator breaks off one, it and those stepped with it begin again.
+    `policy()` makes a policy with a fresh belief state. `film` keeps the first episode's frames.
     """
     for i in range(0, len(seeds), environments.num_envs):
-        wave = seeds[i : i + environments.num_envs]
-        outcomes = None
-        while outcomes is None:
-            try:
-                outcomes = _wave(environments, policy(), wave, film and i == 0)
-            except envs.Interrupted as error:
-                logging.warning("%s; evaluation %d to %d begin again", error, i, i + len(wave) - 1)
-        yield from outcomes
+        batch = seeds[i : i + environments.num_envs]
+        yield from _evaluate_batch(environments, policy(), batch, film and i == 0)
 
 
-def _wave(
+def _evaluate_batch(
     environments: VectorEnv, policy: Policy, seeds: Sequence[int], film: bool
 ) -> list[Outcome]:
-    n = len(seeds)  # the first n environments; the others rest
+    n = len(seeds)  # uses the first n environments
     own = [seed >> 32 for seed in seeds] + [None] * (environments.num_envs - n)
     image, _ = environments.reset(seed=own)
     actions = np.zeros(environments.action_space.shape, np.float32)

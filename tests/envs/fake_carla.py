@@ -26,7 +26,7 @@ import weakref
 
 import carla as real
 
-from envs import carla, carla_server
+from envs import carla
 
 DT = 0.05
 LANE = 3.5  # metres
@@ -150,7 +150,7 @@ class Simulator:
     def __init__(self, port=2000, version=None):
         self.port, self.version = port, version or CLIENT_VERSION
         self.alive, self.hung, self.delay, self.dies_in = True, False, 0.0, None
-        self.silent = False  # cameras say nothing
+        self.silent = False  # cameras send nothing
         self.ids, self.episodes, self.roads = itertools.count(100), 0, dict(ROADS)
         self.managers, self.weathers, self.calls = {}, [], []
         self.clear()
@@ -681,6 +681,9 @@ class FakeTrafficManager(Imitation):
     def global_percentage_speed_difference(self, percentage):
         self._slower = percentage
 
+    def shut_down(self):
+        self._synchronous = False
+
 
 @mirrors(real.command.SpawnActor)
 class FakeSpawnActor(Imitation):
@@ -713,33 +716,27 @@ def module():
     return fake
 
 
-class Inline:
-    """The place of envs.apart.Apart: the client in this very process."""
+class FakeServer:
+    """In place of envs.carla_server.Server: starts a Simulator on a new port."""
 
-    def __init__(self, factory, *arguments, seconds):
-        self.object = factory(*arguments)
+    def __init__(self, cfg):
+        self.cfg, self.log, self.stopped = cfg, "a log", False
+        self.port = next(PORTS)
+        self.simulator = Simulator(self.port)
+        SERVERS.append(self)
 
-    def call(self, method, *arguments):
-        return getattr(self.object, method)(*arguments)
+    def start(self):
+        pass
 
-    def close(self):
-        return 0
+    def stop(self):
+        self.simulator.kill()
+        self.stopped = True
 
 
-def answers(host, port):
-    return port in SIMULATORS and SIMULATORS[port].alive
+SERVERS, PORTS = [], itertools.count(3000, 10)
 
 
 def install(patch):
-    """In the place of the package, and of what looks for servers."""
+    """Replace the package and the servers."""
     patch.setitem(sys.modules, "carla", module())
-    patch.setattr(carla, "Apart", Inline)
-    patch.setattr(carla_server, "listens", answers)
-    patch.setattr(carla_server, "POLL", 0.01)
-
-
-def town04(*arguments):
-    """A client of a server that comes with it, for a process of its own."""
-    sys.modules["carla"] = module()
-    Simulator(arguments[2])
-    return carla.Town04(*arguments)
+    patch.setattr(carla, "Server", FakeServer)

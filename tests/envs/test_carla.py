@@ -1,9 +1,7 @@
-"""The client and the environment, against a motorway that behaves as CARLA is documented to."""
+"""The environment and its client, against a fake server that follows CARLA's documentation."""
 
-import logging
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -11,32 +9,29 @@ import numpy as np
 import pytest
 
 import envs
-from envs import carla, carla_server
-from envs.apart import Apart
+from envs import carla
 
 real = pytest.importorskip("carla")  # Linux on x86_64 only
 import fake_carla  # noqa: E402
-from fake_carla import SIMULATORS, Simulator, answers  # noqa: E402
+from fake_carla import SERVERS, Simulator  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+SERVER = envs.ServerConfig("fake {port}", answer_seconds=0.5)
 GAS, REST = np.array([0, 1], np.float32), np.zeros(2, np.float32)
 
 
 @pytest.fixture(autouse=True)
-def machine(monkeypatch):
-    """One server, on port 2000."""
+def fake(monkeypatch):
     fake_carla.install(monkeypatch)
-    SIMULATORS.clear()
-    return Simulator(2000)
+    SERVERS.clear()
 
 
 @pytest.fixture
 def make():
     made = []
 
-    def make(task="clear-noon", **server):
-        server = {"answer_seconds": 0.5, "start_seconds": 0.5, **server}
-        made.append(envs.make("carla", task, server=envs.ServerConfig(**server)).unwrapped)
+    def make(task="clear-noon"):
+        made.append(envs.make("carla", task, server=SERVER).unwrapped)
         return made[-1]
 
     yield make
@@ -44,8 +39,12 @@ def make():
         env.close()
 
 
+def simulator(env):
+    return env._server.simulator
+
+
 def car(env):
-    return env._client.object._vehicle
+    return env._town._vehicle
 
 
 def drive(env, action=GAS, steps=1):
@@ -54,12 +53,13 @@ def drive(env, action=GAS, steps=1):
     return result
 
 
-# What an episode is
+# Episodes
 
 
-def test_the_world_is_as_the_paper_has_it(make, machine):
+def test_the_world_is_as_the_paper_has_it(make):
     env = make("wet-sunset")
     env.reset(seed=0)
+    machine = simulator(env)
     assert machine.settings.synchronous_mode and not machine.settings.no_rendering_mode
     assert machine.settings.fixed_delta_seconds == 0.05
     assert machine.weather == real.WeatherParameters.WetSunset
@@ -69,7 +69,7 @@ def test_the_world_is_as_the_paper_has_it(make, machine):
     assert 15 <= len(others) <= 20
     assert not any(v._kind == "vehicle.yamaha.yzf" for v in others)  # two wheels
     (port, manager), *more = machine.managers.items()
-    assert port == 8001 and not more and manager._synchronous
+    assert port == env._town._traffic_port and not more and manager._synchronous
     assert (manager._distance, manager._slower) == (2.0, 30.0)
     (camera,) = (a for a in machine.actors.values() if a._kind == "sensor.camera.rgb")
     about = {name: each.as_str() for name, each in camera._about._attributes.items()}
@@ -103,7 +103,7 @@ def test_an_action_is_the_wheel_and_the_pedals(make, action, throttle, brake):
     assert not control.hand_brake and not control.reverse
 
 
-def test_the_picture_is_the_cameras(make, machine):
+def test_the_picture_is_the_cameras(make):
     env = make()
     frame, _ = env.reset(seed=0)
     assert frame[0, 0].tolist() == [90, 160, 242]  # the sky: blue last, and above
@@ -139,9 +139,10 @@ def test_a_step_backwards_or_across_is_not_paid(make):
 
 
 @pytest.mark.parametrize(("speed", "cost"), [(8.0, 8.0), (12.0, 10.0)])
-def test_a_collision_costs_once_and_ends_nothing(make, machine, speed, cost):
+def test_a_collision_costs_once_and_ends_nothing(make, speed, cost):
     env = make()
     env.reset(seed=0)
+    machine = simulator(env)
     other, *more = (a for a in machine.actors.values() if getattr(a, "_autopilot", None))
     for each in more:
         machine.destroy(each._id)
@@ -149,7 +150,7 @@ def test_a_collision_costs_once_and_ends_nothing(make, machine, speed, cost):
     me = car(env)
     me._x, me._y, me._speed, me._yaw = other._x - 4.6, other._y, speed, 0.0
     steps = [drive(env, REST)]
-    time.sleep(0.05)  # another thread tells of it
+    time.sleep(0.05)  # the sensor's thread reports it
     steps += [drive(env, REST), drive(env, REST)]
     assert sum(step[4]["collision"] for step in steps) == pytest.approx(cost)
     assert not any(step[2] for step in steps)
@@ -159,7 +160,7 @@ def test_an_episode_lasts_999_steps(make):
     env = make()
     env.action_repeat = 111
     env.reset(seed=0)
-    env._client.object._ticks = 1
+    env._town._ticks = 1
     slow = np.array([0, 0.001], np.float32)  # never still, never at the end of the route
     ends = [env.step(slow)[2:4] for _ in range(9)]
     assert ends == [(False, False)] * 8 + [(False, True)]
@@ -180,9 +181,10 @@ def test_bad_ends(make, cause, step):
         assert (terminated, truncated) == (i == step, False)
 
 
-def test_the_changing_weather_changes(make, machine):
+def test_the_changing_weather_changes(make):
     env = make("dynamic")
     env.reset(seed=3)
+    machine = simulator(env)
     before = machine.weather.sun_azimuth_angle
     drive(env, steps=4)
     assert (machine.weather.sun_azimuth_angle - before) % 360 == pytest.approx(0.1, abs=1e-4)
@@ -193,10 +195,11 @@ def test_the_changing_weather_changes(make, machine):
     assert machine.weather.sun_azimuth_angle == before
 
 
-def test_nothing_is_left_behind(make, machine):
+def test_an_episode_leaves_no_actors_behind(make):
+    env = make()
+    machine = simulator(env)
     stray = next(b for b in fake_carla._library() if b.id == "vehicle.audi.a2")
     machine.spawn(stray, real.Transform(real.Location(100, 8.75, 0)))
-    env = make()
     counts = set()
     for seed in range(5):
         env.reset(seed=seed)
@@ -206,14 +209,14 @@ def test_nothing_is_left_behind(make, machine):
         drive(env, steps=3)
     assert counts == {2}
     env.close()
-    assert machine.actors == {} and not machine.settings.synchronous_mode
+    assert machine.actors == {} and env._server.stopped
 
 
-def test_late_pictures_are_waited_for(make, machine):
-    machine.delay = 0.02
+def test_late_images_are_waited_for(make):
     env = make()
+    simulator(env).delay = 0.02
     frames = [env.reset(seed=0)[0]] + [drive(env)[0] for _ in range(5)]
-    machine.delay = 0.0
+    simulator(env).delay = 0.0
     again = [env.reset(seed=0)[0]] + [drive(env)[0] for _ in range(5)]
     assert np.array_equal(frames, again)
 
@@ -221,140 +224,69 @@ def test_late_pictures_are_waited_for(make, machine):
 # Servers
 
 
-def test_each_environment_has_a_server(make):
-    second = Simulator(2010)
+def test_each_environment_has_its_own_server(make):
     training, evaluation = make(), make()
     training.reset(seed=0), evaluation.reset(seed=0)
-    assert list(SIMULATORS[2000].managers) == [8001] and list(second.managers) == [8011]
-    still = second.frame
+    before = simulator(evaluation).frame
     drive(training, steps=3)
-    assert second.frame == still  # time passes in one only
-    training.close()
-    assert make()._server.port == 2000  # which is free again
+    assert simulator(evaluation).frame == before
 
 
-def test_no_server_says_where_it_looked_and_what_to_do(make):
-    make()
+def test_a_missing_server_command_is_explained():
     with pytest.raises(envs.EnvError) as error:
-        make()
-    said = str(error.value)
-    for words in ("127.0.0.1:2010", "CarlaUE4.sh", "-carla-rpc-port=2010", "`driving`"):
-        assert words in said
-    assert "\n" not in said
+        envs.make("carla", "clear-noon")
+    for words in ("env.server.command", "CarlaUE4.sh", "-carla-rpc-port={port}", "`driving`"):
+        assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_versions_must_match(make, machine):
-    machine.version = "0.9.11"
-    with pytest.raises(envs.EnvError, match=r"is 0.9.11, the client 0.9.16; they must be"):
-        make().reset(seed=0)
+def test_versions_must_match(make):
+    env = make()
+    simulator(env).version = "0.9.11"
+    with pytest.raises(envs.EnvError, match=r"server is 0.9.11 and the client 0.9.16; install"):
+        env.reset(seed=0)
 
 
-def test_another_map_is_noticed(make, machine):
-    del machine.roads[659]
+def test_another_map_is_noticed(make):
+    env = make()
+    del simulator(env).roads[659]
     with pytest.raises(envs.EnvError, match="has no road 659 with lane 1 at 29 m"):
-        make().reset(seed=0)
-
-
-@pytest.fixture
-def revive():
-    """Somebody starts the server again, a little later."""
-    timers = []
-
-    def later(seconds=0.05):
-        timers.append(threading.Timer(seconds, Simulator, [2000]))
-        timers[-1].start()
-
-    yield later
-    for timer in timers:
-        timer.join()
-
-
-@pytest.mark.parametrize("how", ["dies", "hangs", "falls silent"])
-def test_a_server_lost_within_an_episode_costs_that_episode(make, machine, how, revive):
-    env = make(start_seconds=5)
-    frames = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
-    match how:
-        case "dies":
-            machine.kill()
-        case "hangs":
-            machine.hung = True
-        case "falls silent":
-            machine.silent = True
-    revive(0.8)
-    with pytest.raises(envs.Interrupted, match=r"127.0.0.1:2000 broke off an episode"):
-        drive(env)
-    with pytest.raises(envs.EnvError, match=r"call reset\(\)"):
-        drive(env)
-    again = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
-    assert np.array_equal(frames, again)
-
-
-def test_a_server_lost_between_episodes_costs_nothing(make, machine, caplog, revive):
-    env = make(start_seconds=5)
-    env.reset(seed=0)
-    machine.kill()
-    revive()
-    with caplog.at_level(logging.WARNING):
-        env.reset(seed=1)
-    assert "begins no episode: time-out" in caplog.text
-    drive(env)
-
-
-def test_a_server_that_always_dies_is_given_up(make, revive):
-    env = make(start_seconds=5, attempts=3)
-    for left in (2, 1, 0):
         env.reset(seed=0)
-        SIMULATORS[2000].kill()
-        revive()
-        with pytest.raises(envs.EnvError, match="broke off an episode") as error:
-            drive(env)
-        assert (error.type is envs.Interrupted) == bool(left)
-    assert "that makes 3 in a row" in str(error.value)
 
 
-def test_only_episodes_in_a_row_count(make, revive):
-    env = make(start_seconds=5, attempts=2)
-    for _ in range(3):
-        env.reset(seed=0)
-        drive(env)  # and leave it, as a time limit does
-        env.reset(seed=1)
-        SIMULATORS[2000].kill()
-        revive()
-        with pytest.raises(envs.Interrupted):
-            drive(env)
-        env.reset(seed=1)
+@pytest.mark.parametrize("when", ["before the first episode", "in an episode", "between episodes"])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("dies", "time-out of"), ("hangs", "time-out of"), ("sends no images", "no image within")],
+)
+def test_a_failed_server_is_stopped_and_named_in_one_line(make, how, reason, when):
+    env = make()
+    if when != "before the first episode":
+        env.reset(seed=7)
+    machine = simulator(env)
+    machine.alive, machine.hung = how != "dies", how == "hangs"
+    machine.silent = how == "sends no images"
+    began = time.monotonic()
+    with pytest.raises(envs.EnvError, match=f"the CARLA server failed: {reason}") as error:
+        drive(env) if when == "in an episode" else env.reset(seed=8)
+    assert "\n" not in str(error.value) and "(log: " in str(error.value)
+    assert env._server.stopped and time.monotonic() - began < 5
 
 
-def test_the_real_client_waits_for_one_that_does_not_answer(make, monkeypatch):
-    """In its process is no imitation, and what listens at this port is no CARLA."""
-    monkeypatch.setattr(carla, "Apart", Apart)
-    monkeypatch.setattr(carla_server, "listens", lambda host, port: True)
+def test_the_real_client_times_out(make, monkeypatch):
+    """Against a port where something listens that never answers."""
+    env = make()
+    monkeypatch.setitem(sys.modules, "carla", real)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        env = make(port=deaf.getsockname()[1], answer_seconds=0.3, start_seconds=20, attempts=1)
-        with pytest.raises(envs.EnvError, match="begins no episode: time-out of 300ms"):
+        env._server.port = deaf.getsockname()[1]
+        with pytest.raises(envs.EnvError, match="the CARLA server failed: time-out of 500ms"):
             env.reset(seed=0)
-
-
-def test_the_client_lives_in_a_process_of_its_own(make, monkeypatch):
-    monkeypatch.setattr(carla, "Apart", Apart)
-    monkeypatch.setattr(carla, "Town04", fake_carla.town04)
-    env = make(answer_seconds=5, start_seconds=20)
-    frames = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
-    env._client._process.kill()
-    with pytest.raises(envs.Interrupted, match="its process ended with status -9"):
-        drive(env)
-    again = [env.reset(seed=7)[0], drive(env, steps=3)[0]]
-    assert np.array_equal(frames, again)
-    pid = env._client._process
-    env.close()
-    assert pid.poll() is not None
 
 
 # Runs
 
 
-def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog):
-    """Both die once: the training server within an episode, the other one within an evaluation."""
+def test_a_run_resumes_after_a_dead_server(tmp_path, monkeypatch):
     from cwm import config
     from cwm.commands.run_spec import run_spec
     from cwm.infra.run_dir import RunDir
@@ -365,43 +297,45 @@ def test_a_run_survives_its_servers(make, machine, tmp_path, monkeypatch, caplog
     files = [ROOT / f"config/{name}.yaml" for name in names]
     sets = ["finetune.eval_envs=1", "finetune.eval_episodes=1", "env.time_limit=12"]
     sets += ["finetune.steps=40", "finetune.prefill=10", "finetune.eval_every=20"]
-    cfg = config.load(files, [*sets, "env.server={answer_seconds: 1}"], "clear-noon")
+    sets += ["env.processes=false", "env.server={command: 'fake {port}', answer_seconds: 1}"]
+    cfg = config.load(files, sets, "clear-noon")
     sections = ("runtime", "model", "env", "finetune")
     spec = run_spec("finetune", "carla/clear-noon", cfg, sections, files, {}, 0)
     assert "server" not in spec.config["env"]
-    for port, ticks in ((2000, 20), (2010, 9)):
-        Simulator(port).dies_in = ticks
-    monkeypatch.setattr(carla_server, "listens", lambda *address: answers(*address) or revived())
 
-    def revived():
-        for port in (2000, 2010):
-            if not answers("", port):
-                Simulator(port)
+    def run(die=False):
+        with RunDir(spec, tmp_path / "out", 0.0) as folder:
+            work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, folder)
+            if die:
+                SERVERS[0].simulator.dies_in = 30
+            finetune(work)
 
-    with RunDir(spec, tmp_path / "out", 0.0) as run, caplog.at_level(logging.WARNING):
-        finetune(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
-    assert caplog.text.count("begins again") == 1
-    assert "evaluation 0 to 0 begin again" in caplog.text
+    with pytest.raises(envs.EnvError, match="the CARLA server failed"):
+        run(die=True)
+    assert not (tmp_path / "out/scores.csv").exists()
+    run()
     rows = (tmp_path / "out/scores.csv").read_text().splitlines()[1:]
-    assert {row.split(",")[4] for row in rows} == {"12"}  # no episode is cut short
+    assert {row.split(",")[4] for row in rows} == {"12"}  # every episode is complete
     logged = (tmp_path / "out/metrics.jsonl").read_text()
     for name in ("distance", "centering", "collision", "steer"):
         assert f"eval/{name}" in logged
 
 
-# The imitation itself
+# The fake itself
 
 
-def test_in_step_nothing_moves_without_a_tick(make, machine):
+def test_in_step_nothing_moves_without_a_tick(make):
     env = make()
     env.reset(seed=0)
     drive(env, steps=5)
+    machine = simulator(env)
     places = [(a._x, a._y) for a in machine.actors.values()]
     time.sleep(0.1)
     assert places == [(a._x, a._y) for a in machine.actors.values()]
 
 
-def test_an_actor_is_nowhere_before_a_tick(machine):
+def test_an_actor_is_nowhere_before_a_tick():
+    Simulator(2000)
     client = sys.modules["carla"].Client("127.0.0.1", 2000)
     world = client.get_world()
     kind = world.get_blueprint_library().find("vehicle.audi.a2")
@@ -431,6 +365,7 @@ def test_an_actor_is_nowhere_before_a_tick(machine):
     ],
 )
 def test_what_the_real_client_lacks_fails(misuse):
+    Simulator(2000)
     with pytest.raises((TypeError, AttributeError)):
         misuse(sys.modules["carla"].Client("127.0.0.1", 2000))
 

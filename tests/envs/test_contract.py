@@ -42,13 +42,13 @@ def name(request):
 
 
 def instance(name):
+    options = {}
     with pytest.MonkeyPatch.context() as patch:
         if name.startswith("carla/"):
             fake_carla = pytest.importorskip("fake_carla")  # needs the package: Linux on x86_64
             fake_carla.install(patch)
-            for port in {2000, 2010} - set(fake_carla.SIMULATORS):
-                fake_carla.Simulator(port)
-        env = envs.make(*name.split("/"))
+            options = {"server": envs.ServerConfig("fake {port}")}
+        env = envs.make(*name.split("/"), **options)
         yield env
         env.close()
         env.close()  # a second time does no harm

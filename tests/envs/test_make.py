@@ -137,7 +137,7 @@ def test_importing_envs_imports_no_simulator(bare):
             "unknown toy option 'vary'; did you mean: action_repeat",
         ),
         (("toy", "blob"), {"time_limit": -1}, "time_limit is -1; it must be 0"),
-        (("toy", "blob"), {"server": envs.ServerConfig()}, "unknown toy option 'server'"),
+        (("toy", "blob"), {"server": envs.ServerConfig("{port}")}, "unknown toy option 'server'"),
         (("carla", "ClearNoon"), {}, "carla task 'ClearNoon'; did you mean: clear-noon,"),
     ],
 )

@@ -1,21 +1,19 @@
-"""Episodes and their sums, and what becomes of one that the simulator breaks off."""
+"""Training episodes and evaluation, on an environment whose rewards the seed decides."""
 
 import numpy as np
-import pytest
 from gymnasium.vector import SyncVectorEnv
 
-import envs
-from cwm.train.rollout import Collector, Outcome, evaluate, sum_up
+from cwm.train.rollout import Collector, evaluate, sum_up
 from envs import vector
 from envs.pixels import PixelEnv
 
 
-class Fragile(PixelEnv):
-    """Four steps whose rewards the seed draws; breaks off in the given calls of `control`."""
+class FourSteps(PixelEnv):
+    """Four steps with random rewards; the second succeeds."""
 
-    def __init__(self, *breaks):
+    def __init__(self):
         super().__init__(1, "fast", 1, None)
-        self.breaks, self.calls, self.seeds = set(breaks), 0, []
+        self.seeds = []
 
     def begin(self, seed):
         self.seeds.append(seed)
@@ -23,9 +21,6 @@ class Fragile(PixelEnv):
         self.left = 4
 
     def control(self, action):
-        self.calls += 1
-        if self.calls in self.breaks:
-            raise envs.Interrupted("the power failed")
         self.left -= 1
         info = {"success": float(self.left == 2), "tolls": 0.25, "bumps": float(self.left)}
         return float(next(self.rewards)), False, self.left == 0, info
@@ -34,8 +29,9 @@ class Fragile(PixelEnv):
         return np.full((height, width, 3), self.left, np.uint8)
 
 
-def play(env, episodes):
-    collector, finished, firsts = Collector(env, 0, 0), [], []
+def collect(collector, episodes):
+    """Finished episodes with their outcomes, and `is_first` of every step."""
+    finished, firsts = [], []
     while len(finished) < episodes:
         firsts.append(collector.is_first)
         done = collector.step(np.zeros(1))
@@ -43,58 +39,45 @@ def play(env, episodes):
     return finished, firsts
 
 
-def test_an_outcome_sums_up(caplog):
-    ((episode, outcome),), _ = play(Fragile(), 1)
-    assert outcome == (episode.reward.sum(), 1.0, 4, {"bumps": 6.0, "tolls": 1.0}, [])
-    assert len(episode.reward) == 5 and episode.reward[0] == 0
-    assert caplog.text == ""
+def test_collector_returns_each_episode_with_its_totals():
+    finished, firsts = collect(Collector(FourSteps(), 0, 0), 2)
+    for episode, outcome in finished:
+        assert outcome == (episode.reward.sum(), 1.0, 4, {"bumps": 6.0, "tolls": 1.0}, [])
+        assert len(episode.reward) == 5 and episode.reward[0] == 0
+        assert episode.image[:, 0, 0, 0].tolist() == [4, 3, 2, 1, 0]
+    assert firsts == [True, False, False, False] * 2
 
 
-def test_a_sum_is_rounded_alike_on_every_python():
-    """Python 3.12's `sum` gives 1.0 here."""
+def test_episode_seed_depends_on_run_seed_and_episode_number_only():
+    straight, resumed, other = FourSteps(), FourSteps(), FourSteps()
+    collect(Collector(straight, 0, 0), 3)
+    Collector(resumed, 0, 2)
+    Collector(other, 1, 2)
+    assert len(set(straight.seeds)) == 4
+    assert resumed.seeds == straight.seeds[2:3] != other.seeds
+
+
+def test_sums_round_the_same_on_every_python_version():
+    """`sum` gives 1.0 here in Python 3.12."""
     outcome = sum_up([0.1] * 10, [{"tolls": 0.1}] * 10, [])
     assert outcome[:4] == (0.9999999999999999, None, 10, {"tolls": 0.9999999999999999})
 
 
-def test_a_broken_episode_is_forgotten_and_begun_again(caplog):
-    straight, _ = play(Fragile(), 3)
-    fragile = Fragile(7, 9)  # the third step of the second episode, then the second of it
-    broken, firsts = play(fragile, 3)
-    for (one, sums), (other, others) in zip(straight, broken, strict=True):
-        assert sums == others
-        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    assert [i for i, first in enumerate(firsts) if first] == [0, 4, 7, 9, 13]
-    assert fragile.seeds[1] == fragile.seeds[2] == fragile.seeds[3] != fragile.seeds[4]
-    assert caplog.text.count("the power failed; episode 1 begins again") == 2
-
-
-def pair(*breaks):
-    """Two environments for evaluation; the second breaks off in these calls."""
-    members = [vector.Member(Fragile()), vector.Member(Fragile(*breaks))]
-    return SyncVectorEnv([lambda member=member: member for member in members])
-
-
-def test_a_broken_evaluation_is_begun_again(caplog):
+def test_evaluation_runs_one_episode_per_seed_with_a_fresh_policy_per_batch():
     policies = []
 
     def policy():
-        policies.append(len(policies))
-        return lambda image, first: np.zeros((len(image), 1))
+        policies.append([])
+        return lambda image, first: policies[-1].append(first.copy()) or np.zeros((len(image), 1))
 
+    pair = SyncVectorEnv([lambda: vector.Member(FourSteps())] * 2)
     seeds = [seed << 32 for seed in range(3)]
-    straight = list(evaluate(pair(), policy, seeds, film=True))
-    broken = list(evaluate(pair(3), policy, seeds, film=True))
-    for one, other in zip(straight, broken, strict=True):
-        assert one[:4] == other[:4] and np.array_equal(one.frames, other.frames)
-    assert policies == [0, 1, 2, 3, 4]  # two waves, and one of them twice
-    assert "the power failed; evaluation 0 to 1 begin again" in caplog.text
-    assert isinstance(broken[0], Outcome)
-
-
-def test_what_cannot_be_mended_is_not_caught():
-    class Ruined(Fragile):
-        def control(self, action):
-            raise envs.EnvError("that makes 3 in a row")
-
-    with pytest.raises(envs.EnvError, match="3 in a row"):
-        play(Ruined(), 1)
+    outcomes = list(evaluate(pair, policy, seeds, film=True))
+    alone = [
+        next(evaluate(SyncVectorEnv([lambda: vector.Member(FourSteps())]), policy, [seed]))
+        for seed in seeds
+    ]
+    assert [outcome[:4] for outcome in outcomes] == [outcome[:4] for outcome in alone]
+    assert len(outcomes[0].frames) == 5 and not outcomes[1].frames and not outcomes[2].frames
+    assert [first.tolist() for first in policies[0]] == [[1, 1]] + [[0, 0]] * 3
+    assert [first.tolist() for first in policies[1]] == [[1]] + [[0]] * 3

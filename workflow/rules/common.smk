@@ -93,6 +93,11 @@ def runs_of(figure, template):
     return sorted({template.format(**run._asdict()) for run in runs})
 
 
+# A dead CARLA server ends its run, and a retry resumes from the last checkpoint.
+USES_CARLA = any(r.suite == "carla" for f in STUDY.figures.values() for r in finetune_runs(f))
+CARLA_RETRIES = 10 if USES_CARLA else 0
+
+
 def worlds():
     """A picture of every task that is simulated here."""
     runs = [run for figure in STUDY.figures.values() for run in finetune_runs(figure)]

@@ -22,6 +22,7 @@ rule finetune:
     benchmark:
         f"{FINETUNE}/benchmark.tsv"
     threads: SIZES.runtime.threads
+    retries: CARLA_RETRIES
     resources:
         gpu=GPU,
     params:
