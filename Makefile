@@ -105,7 +105,7 @@ ui: setup
 # Three to five minutes on two cores. REFERENCE=DIR, a checkout of the official code, is timed beside
 # ours, at the paper's sizes: a quarter of an hour more on a CPU.
 bench: setup
-	@for each in update loader environment looks decode; do python "bench/$$each.py"; done
+	@for each in update loader environment decode; do python "bench/$$each.py"; done
 	$(if $(REFERENCE),python bench/reference.py --reference $(call quote,$(REFERENCE)))
 	echo "The results are in bench/out; python bench/compare.py A.json B.json sets two side by side."
 

@@ -229,15 +229,6 @@ def convert(
 
 
 @app.command()
-def looks(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
-    """Draw what a task looks like, in the simulator's own quality and in `fast`: OUT.png."""
-    from cwm.commands.looks import draw_looks
-    from cwm.config import load
-
-    draw_looks(what, load(configs, sets or (), what.partition("/")[2]).env, out)
-
-
-@app.command()
 def baselines(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
     """Score policies that learn nothing: random, constant and untrained ones."""
     from cwm.commands.run_spec import run_spec
@@ -404,7 +395,7 @@ def redraw(
 @app.command()
 def report(
     inputs: Annotated[
-        list[Path], typer.Argument(help="figures' .json, tables' .md, store.json, .png, .mp4, runs")
+        list[Path], typer.Argument(help="figures' .json, tables' .md, store.json, .mp4, runs")
     ],
     out: Out,
 ) -> None:
@@ -420,8 +411,7 @@ def report(
 
     stores, runs = those("store.json"), those("weights.json")
     figures = [path for path in those("*.json") if path not in stores + runs]
-    films, looks = those("*.mp4"), those("*.png")
-    write_report(out.parent.name, figures, those("*.md"), stores, films, out, runs, looks)
+    write_report(out.parent.name, figures, those("*.md"), stores, those("*.mp4"), out, runs)
     tracking.sync_all(out.parent.parent)
 
 

@@ -7,12 +7,11 @@ the Control suite.
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from envs import dmc
 from envs.dmc import ControlSuite
@@ -128,25 +127,3 @@ class Remastered(ControlSuite):
         self._mujoco.mj_setConst(self.model, self._scratch)
         stat.extent, stat.meansize, stat.center = kept  # of the scene, which decide what is clipped
         self._mujoco.mj_camlight(self.model, self.data)
-
-
-def contact_sheet(
-    task: str, visual_seeds: Sequence[int] = range(4, 12), size: int = 96, **options: Any
-) -> NDArray[np.uint8]:
-    """A picture of the factors: a row for each alone and one for all, a column for each seed.
-
-    The model stands as its authors made it, before any episode.
-
-    uint8 (8 * size, len(visual_seeds) * size, 3); `options` are those of the environment.
-    """
-    rows = []
-    for vary in [*((factor,) for factor in FACTORS), FACTORS]:
-        env = Remastered(task, vary, render="reference", **options)
-        load("mujoco").mj_forward(env.model, env.data)
-        frames = []
-        for seed in visual_seeds:
-            env.wear(env.look(seed))
-            frames.append(env.frame(size, size))
-        env.close()
-        rows.append(np.concatenate(frames, axis=1))
-    return np.concatenate(rows)

@@ -32,14 +32,13 @@ def write_report(
     episodes: Sequence[Path],
     out: Path,
     runs: Sequence[Path] = (),
-    looks: Sequence[Path] = (),
 ) -> None:
     """Write the page to `out`.
 
     figures: STEM.json files with the STEM.png beside them. tables: STEM.md files; one named like a
     figure is shown below it. stores: store.json files with what `cwm clips` puts beside them.
     episodes: .mp4 files in run folders. runs: run folders, or a file in each; those of the episodes
-    are added. looks: SUITE/TASK.png. Raises UserError naming a file that is missing or broken.
+    are added. Raises UserError naming a file that is missing or broken.
     """
     texts = {path.stem: _table(path) for path in tables}
     sections = [_figure(path) | {"table": texts.pop(path.stem, None)} for path in figures]
@@ -51,7 +50,6 @@ def write_report(
         figures=sections,
         tables=texts,
         stores=[_store(path) for path in stores],
-        looks={f"{p.parent.name}/{p.stem}": _embedded(p, PNG) for p in looks},
         episodes=[_episode(path) for path in episodes],
         runs=_runs(identities),
         versions=_versions(identities),

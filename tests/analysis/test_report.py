@@ -71,8 +71,6 @@ def page(tmp_path):
     )
     hostile = f"| Task |\n| --- |\n| {EVIL} ![x](http://evil/x.png) [y](http://evil) |\n"
     (tmp_path / "alone.md").write_text(hostile)
-    (tmp_path / "looks/toy").mkdir(parents=True)
-    (tmp_path / "looks/toy/pole.png").write_bytes(b"how it looks")
     files = [(f"{i}.webm", "ok", None) for i in range(7)]
     files += [
         (f"{EVIL}.webm", "failed", "moov atom <not> found"),
@@ -86,7 +84,6 @@ def page(tmp_path):
         [run / "episode.mp4"],
         tmp_path / "deep" / "report.html",
         [run / "scores.csv", other],
-        [tmp_path / "looks/toy/pole.png"],
     )
     return Page((tmp_path / "deep" / "report.html").read_text())
 
@@ -94,7 +91,7 @@ def page(tmp_path):
 def test_every_figure_is_told_and_embedded(page):
     pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     sheets = [b"something", b"rlbench"]
-    shown = [PNG + name for name in (b"one", b"two")] + [*sheets, b"how it looks"]
+    shown = [PNG + name for name in (b"one", b"two")] + sheets
     assert pictures == [data_url("image/png", picture) for picture in shown]
     for said in ("About one", "What one shows.", "One seed only.", "Videos help.", "c0ffee"):
         assert said in page.words

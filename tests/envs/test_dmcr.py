@@ -5,10 +5,10 @@ import pytest
 from gymnasium.spaces import Box
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from recompiled import TASKS, files, png, recompiled
 
 import envs
-from bench.looks import TASKS, files, png, recompiled
-from envs.dmcr import Remastered, contact_sheet
+from envs.dmcr import Remastered
 from envs.looks import DOMAINS, FACTORS, draw
 from envs.pictures import KINDS
 from envs.rendering import QUALITIES, Renderer, load
@@ -178,9 +178,3 @@ def test_mistakes_are_answered(arguments, message):
     with pytest.raises(envs.EnvError) as error:
         envs.make("dmc-remastered", "walker-run", **arguments)
     assert message in str(error.value)
-
-
-def test_the_contact_sheet_has_a_row_for_each_factor_and_one_for_all():
-    sheet = contact_sheet("cheetah-run", visual_seeds=(11, 12), size=32)
-    cells = sheet.reshape(8, 32, 2, 32, 3).swapaxes(1, 2)
-    assert [not np.array_equal(*row) for row in cells] == [f != "target" for f in (*FACTORS, "")]

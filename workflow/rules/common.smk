@@ -57,7 +57,6 @@ AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weight
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
 FIRST = PRETRAIN.replace("{seed}", "0")  # which fine-tuning begins with, whatever its own seed
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
-LOOKS = f"{RESULTS}/looks/{{suite}}/{{task}}.png"
 REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}/{{seed}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
 FINETUNE = f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
@@ -96,13 +95,6 @@ def runs_of(figure, template):
 # A dead CARLA server ends its run, and a retry resumes from the last checkpoint.
 USES_CARLA = any(r.suite == "carla" for f in STUDY.figures.values() for r in finetune_runs(f))
 CARLA_RETRIES = 10 if USES_CARLA else 0
-
-
-def worlds():
-    """A picture of every task that is simulated here."""
-    runs = [run for figure in STUDY.figures.values() for run in finetune_runs(figure)]
-    tasks = sorted({(run.suite, run.task) for run in runs if run.suite != "carla"})
-    return [LOOKS.format(suite=suite, task=task) for suite, task in tasks]
 
 
 def models_of(figure, template):

@@ -61,7 +61,6 @@ rule report:
         stores=expand(f"{CLIPS}/store.json", dataset=datasets(STUDY)),
         episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
         models=everywhere(models_of, f"{PRETRAIN}/weights.json"),
-        looks=worlds(),
         tracking=ancient(TRACKING),
     output:
         REPORT,
@@ -69,7 +68,7 @@ rule report:
         f"{RESULTS}/logs/report.txt",
     shell:
         "cwm report {input.figures:q} {input.tables:q} {input.stores:q} {input.episodes:q}"
-        " {input.models:q} {input.looks:q} --out {output:q} 2>&1 | tee {log:q}"
+        " {input.models:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 for name in STUDY.figures:

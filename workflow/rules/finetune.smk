@@ -21,8 +21,8 @@ rule finetune:
         f"{FINETUNE}/log.txt",
     benchmark:
         f"{FINETUNE}/benchmark.tsv"
-    threads: SIZES.runtime.threads
     retries: CARLA_RETRIES
+    threads: SIZES.runtime.threads
     resources:
         gpu=GPU,
     params:
@@ -31,19 +31,6 @@ rule finetune:
     shell:
         "cwm finetune {wildcards.suite:q}/{wildcards.task:q} {input.config:q}"
         " --seed {wildcards.seed:q} {params.pretrained} --out {params.out:q} 2>&1 | tee {log:q}"
-
-
-rule looks:
-    """What a task looks like, in both qualities of drawing."""
-    input:
-        config=["config/suite/{suite}.yaml", SCALE],
-    output:
-        LOOKS,
-    log:
-        f"{RESULTS}/logs/looks-{{suite}}-{{task}}.txt",
-    shell:
-        "cwm looks {wildcards.suite:q}/{wildcards.task:q} {input.config:q} --out {output:q}"
-        " 2>&1 | tee {log:q}"
 
 
 rule baselines:

@@ -1,27 +1,17 @@
-"""What a new look costs, in place and by compiling the model in it: python bench/looks.py [FOLDER]
-
-FOLDER holds the original `skies/` and `floors/`; without it, pictures are procedural.
-Milliseconds until a look can be drawn, medians of a few. In place, that includes painting or
-decoding the pictures; the compiled model decodes them. Tests hold looks against `recompiled`.
-"""
+"""Oracle for DMC Remastered: a model compiled from edited XML instead of edited in place."""
 
 import io
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.record import Record
 from envs.dmcr import TEXTURES, Remastered
-from envs.looks import DOMAINS, Look
-from envs.rendering import QUALITIES, Renderer, load
+from envs.looks import Look
+from envs.rendering import load
 
 TASKS = {
     "ball_in_cup": "ball-in-cup-catch",
@@ -79,42 +69,3 @@ def recompiled(env: Remastered, look: Look, pictures: dict[str, bytes]) -> Any:
             spec.cameras[0].alt.type = mujoco.mjtOrientation.mjORIENTATION_EULER
             spec.cameras[0].alt.euler = look.angles
     return spec.compile()
-
-
-def milliseconds(
-    task: str, render: str, textures: str | None, looks: int = 4
-) -> tuple[float, float]:
-    """Of a new look in place, and of compiling and uploading a model that has it."""
-    env = Remastered(task, textures=textures, render=render)
-    place, compiled = [], []
-    for seed in range(looks + 1):  # one to warm up
-        look = env.look(seed + 1)
-        pictures = files(env, look)
-        start = time.perf_counter()
-        env.wear(look)
-        middle = time.perf_counter()
-        model = recompiled(env, look, pictures)
-        renderer = Renderer(model, 0, render)
-        end = time.perf_counter()
-        renderer.close()
-        place.append(middle - start)
-        compiled.append(end - middle)
-    env.close()
-    return 1e3 * median(place[1:]), 1e3 * median(compiled[1:])
-
-
-def main() -> None:
-    record = Record("looks", pictures=sys.argv[1] if len(sys.argv) > 1 else None)
-    print(f"{'task':20}{'render':>10}{'in place':>12}{'compiled':>12}{'ratio':>9}   ms")
-    for domain in DOMAINS:
-        for render in QUALITIES:
-            place, compiled = milliseconds(TASKS[domain], render, *(sys.argv[1:2] or [None]))
-            record.add(f"{TASKS[domain]}/{render}/in place", place, "ms")
-            record.add(f"{TASKS[domain]}/{render}/compiled", compiled, "ms")
-            row = f"{place:12.1f}{compiled:12.1f}{place / compiled:9.1%}"
-            print(f"{TASKS[domain]:20}{render:>10}{row}")
-    record.save()
-
-
-if __name__ == "__main__":
-    main()
