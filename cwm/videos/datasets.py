@@ -28,7 +28,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import read_lines, sha256, walk
 from cwm.infra.types import Share
 from cwm.videos import episodes, images
-from cwm.videos.download import Archive
+from cwm.videos.fetch import Archive
 from cwm.videos.ffmpeg import Geometry
 from cwm.videos.images import Run
 from cwm.videos.synthetic import SyntheticConfig

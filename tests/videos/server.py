@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback whose every path misbehaves in its own way."""
+"""An HTTP server on loopback: each path is a way to misbehave."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    # What an answer is made of
+    # Parts of a response
 
     def head(self, status, length=None, **headers):
         self.send_response(status)
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(pause)
 
     def send(self, content=None, end=None, pause=0.0, tag='"one"', **headers):
-        """Honours Range and If-Range; stops after `end` bytes of an answer."""
+        """Honours Range and If-Range; drops the connection after `end` bytes of the body."""
         content, begin = content or self.server.content, 0
         asked = self.headers.get("Range")
         if asked and self.headers.get("If-Range") in (None, tag):
@@ -61,38 +61,35 @@ class Handler(BaseHTTPRequestHandler):
     def first(self):
         return self.server.asked[self.path.strip("/").replace("-", "_")] == 1
 
-    # The ways
+    # The paths
 
     def good(self):
         self.send()
 
     def no_range(self):
-        self.head(200, len(CONTENT))
-        self.body(CONTENT[: DROP if self.first() else None])
+        self.head(200, len(self.server.content))
+        self.body(self.server.content[: DROP if self.first() else None])
 
     def chunked(self):
         self.head(200, Transfer_Encoding="chunked")
         pieces = 1 if self.first() else 3  # the first time it ends too early
-        for begin in range(0, len(CONTENT), len(CONTENT) // 3)[:pieces]:
-            piece = CONTENT[begin : begin + len(CONTENT) // 3]
+        size = -(-len(self.server.content) // 3)
+        for begin in range(0, 3 * size, size)[:pieces]:
+            piece = self.server.content[begin : begin + size]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         if pieces == 3:
             self.wfile.write(b"0\r\n\r\n")
 
     def no_length(self):
         self.head(200)
-        self.body(CONTENT)
+        self.body(self.server.content)
 
     def slow(self):
         self.send(pause=0.02)
 
-    def trickle(self):
-        self.head(200, len(CONTENT))
-        self.body(CONTENT, pause=0.02, step=1)
-
     def stalls(self):
-        self.head(200, len(CONTENT))
-        self.body(CONTENT[:DROP])
+        self.head(200, len(self.server.content))
+        self.body(self.server.content[:DROP])
         self.server.stop.wait(20)
 
     def silent(self):
@@ -111,10 +108,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send(end=DROP if self.first() else None, tag=None)
 
     def wrong(self):
-        self.send(OTHER)
+        self.send(self.server.content[::-1])
 
     def short(self):
-        self.send(CONTENT[:-1])
+        self.send(self.server.content[:-1])
 
     def forbidden(self):
         self.head(403, 0)
@@ -139,15 +136,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def changes(self):
         first = self.first()
-        self.send(OTHER if first else CONTENT, DROP if first else None, tag=f'"{first}"')
+        self.send(
+            self.server.content[::-1] if first else None, DROP if first else None, tag=f'"{first}"'
+        )
 
     def changes_unsaid(self):
-        """Goes on with another file, as if it had not been asked for the first."""
+        """Resumes with another file, and ignores If-Range."""
         del self.headers["If-Range"]
         self.changes()
 
     def labelled(self):
-        """A .tgz as some servers give it out: as if the compression were theirs."""
+        """Declares the compression of a .tgz as its own, as some servers do."""
         self.send(Content_Encoding="gzip", Content_Type="application/x-tar")
 
     def login(self):
@@ -157,14 +156,10 @@ class Handler(BaseHTTPRequestHandler):
     def nonsense(self):
         self.wfile.write(b"\0\1\2 hello\r\n\r\n")
 
-    def past(self):
-        """Has a file that is shorter than what was asked to go on with."""
-        self.send(CONTENT[:1000]) if self.headers.get("Range") else self.send()
-
 
 @contextmanager
 def serving(content=CONTENT):
-    """The server, with `url(way)`, and counts of requests by way and of bytes by path."""
+    """Yield a server of `content` with `url(way)`, `asked` (requests by way), `served` (bytes)."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content = content
     server.daemon_threads = True

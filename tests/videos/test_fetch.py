@@ -1,6 +1,7 @@
 import fcntl
 import hashlib
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -9,18 +10,17 @@ import time
 import zipfile
 
 import pytest
-from videos.server import serving
+from pydantic import ValidationError
+from videos.server import DROP, OTHER, serving
 
 from cwm.infra.errors import UserError
-from cwm.videos import datasets, extract
-from cwm.videos.download import Archive
-from cwm.videos.fetch import fetch
+from cwm.videos import datasets
+from cwm.videos import fetch as module
+from cwm.videos.fetch import MARKER, Archive, fetch
 
 NAMES = [f"push/{number}.webm" for number in range(40)]
-
-
-def find(folder):
-    return [clip.file for clip in datasets.find(folder, datasets.DatasetConfig())]
+STEPS = "sign the licence at https://example.org, then save both files"
+FILE = "a.zip"
 
 
 def zipped(names=NAMES, size=8000):
@@ -31,14 +31,254 @@ def zipped(names=NAMES, size=8000):
     return out.getvalue()
 
 
-STEPS = "sign the licence at https://example.org, then save both files"
+DATA = zipped(size=7680)  # about the size of CONTENT
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def server():
+    with serving(DATA) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    quicker = {"BACKOFF": 0.001, "SILENCE": 0.3, "ATTEMPTS": 3, "PROGRESS": 50_000}
+    for name, value in quicker.items():
+        monkeypatch.setattr(module, name, value)
+
+
+def archive(server, *ways, **known):
+    known = {"bytes": len(DATA), "sha256": SHA} | known
+    return Archive(FILE, [server.url(way) for way in ways], **known)
+
+
+def unknown(server, *ways):
+    return archive(server, *ways, bytes=None, sha256=None)
+
+
+def find(folder):
+    return [clip.file for clip in datasets.find(folder, datasets.DatasetConfig())]
+
+
+def assert_right(folder):
+    assert find(folder) == sorted(f"a/{name}" for name in NAMES)
+    assert (folder / "archives" / FILE).read_bytes() == DATA
+    assert {path.name for path in folder.iterdir()} == {".lock", "a", "archives"}
+    assert {path.name for path in (folder / "archives").iterdir()} == {FILE, f"{FILE}.json"}
+
+
+def bring(folder, data, **note):
+    """Put a file in `archives`, or with a note the part that a killed download leaves."""
+    (folder / "archives").mkdir(parents=True, exist_ok=True)
+    (folder / "archives" / (f"{FILE}.part" if note else FILE)).write_bytes(data)
+    if note:
+        (folder / f"archives/{FILE}.json").write_text(json.dumps(note))
+
+
+WAYS = ["good", "no-range", "slow", "drops-once", "drops", "recovers", "moved", "labelled"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("way", [*WAYS, "drops-unmarked", "chunked", "changes", "changes-unsaid"])
+def test_fetch_downloads_and_extracts_once(server, tmp_path, way, known):
+    wanted = archive(server, way) if known else unknown(server, way)
+    fetch([wanted], tmp_path)
+    assert_right(tmp_path)
+    assert json.loads((tmp_path / "a" / MARKER).read_text()) == {FILE: SHA}
+    asked = server.asked.total()
+    shutil.rmtree(tmp_path / "a")
+    for _ in range(2):
+        fetch([wanted], tmp_path)
+        assert_right(tmp_path)
+    assert server.asked.total() == asked
+
+
+def test_resume_requests_only_the_missing_bytes(server, tmp_path):
+    fetch([archive(server, "drops")], tmp_path)
+    assert server.asked["drops"] == 4
+    assert server.served["/drops"] == len(DATA)
+
+
+FAULTS = {
+    "forbidden": (1, "403 Forbidden"),
+    "missing": (1, "404 Not Found"),
+    "broken": (3, "503 Service Unavailable"),
+    "wrong": (1, f"wrong sha256: expected {SHA}, got "),
+    "short": (1, f"wrong size: expected {len(DATA)} bytes, got "),
+    "stalls": (3, "dropped after 65536 bytes (timed out)"),
+    "silent": (3, "timed out"),
+    "drops-early": (3, "dropped after 0 "),
+    "loops": (31, "TooManyRedirects"),
+    "elsewhere": (1, "InvalidSchema"),
+    "login": (1, "a web page instead of the file"),
+    "nonsense": (3, "ConnectionError"),
+}
+
+
+@pytest.mark.parametrize("way", FAULTS)
+def test_fault_of_an_address_is_reported_and_the_mirror_used(server, tmp_path, way):
+    asked, reason = FAULTS[way]
+    with pytest.raises(UserError) as caught:
+        fetch([archive(server, way, "missing")], tmp_path)
+    first, second = str(caught.value).split("; ")
+    assert f"{server.url(way)}: " in first and reason in first
+    assert second == f"{server.url('missing')}: 404 Not Found"
+    assert server.asked[way.replace("-", "_")] == asked + (way == "missing")
+    assert not (tmp_path / "archives" / FILE).exists()
+    fetch([archive(server, way, "good")], tmp_path)
+    assert_right(tmp_path)
+
+
+def test_no_server_is_an_error(server, tmp_path):
+    server.server_close()
+    with pytest.raises(UserError, match=r"ConnectionError: .*Connection refused"):
+        fetch([archive(server, "good")], tmp_path)
+
+
+def test_progress_is_logged(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module, "EVERY", 0.02)
+    caplog.set_level("INFO")
+    fetch([archive(server, "slow")], tmp_path)
+    lines = [line for line in caplog.messages if line.startswith(f"{FILE}: ") and " of " in line]
+    assert 2 <= len(lines) < 25
+
+
+def test_download_of_unknown_length_is_refused(server, tmp_path):
+    with pytest.raises(UserError, match="neither the server nor the settings say how long"):
+        fetch([unknown(server, "no-length")], tmp_path)
+    fetch([archive(server, "no-length", sha256=None)], tmp_path)
+    assert_right(tmp_path)
+
+
+FOREIGN = [  # notes on a part that does not belong to the file
+    {"url": "another", "validator": '"one"'},
+    {"url": "this", "validator": '"x"'},
+    {"url": "this", "validator": None},
+    {"sha256": None},
+]
+
+
+@pytest.mark.parametrize("note", FOREIGN)
+def test_part_of_another_file_is_downloaded_from_scratch(server, tmp_path, note):
+    bring(tmp_path, OTHER[:DROP], **note | {"url": server.url({"this": "good"}.get("url", "x"))})
+    fetch([unknown(server, "good")], tmp_path)
+    assert_right(tmp_path)
+    assert server.served["/good"] == len(DATA)
+
+
+def test_complete_part_is_not_downloaded_again(server, tmp_path):
+    bring(tmp_path, DATA, url=server.url("good"), validator='"one"')
+    fetch([unknown(server, "good")], tmp_path)
+    assert_right(tmp_path)
+    assert not server.served
+
+
+def test_too_long_part_is_downloaded_from_scratch(server, tmp_path):
+    bring(tmp_path, DATA + b"more", url=server.url("good"), validator='"one"')
+    fetch([unknown(server, "good")], tmp_path)
+    assert_right(tmp_path)
+
+
+def test_damaged_note_costs_the_part_only(server, tmp_path):
+    bring(tmp_path, OTHER[:DROP], url="")
+    (tmp_path / f"archives/{FILE}.json").write_text('{"url": ')
+    fetch([unknown(server, "good")], tmp_path)
+    assert_right(tmp_path)
+
+
+def test_first_sha256_is_kept(server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    fetch([unknown(server, "good")], tmp_path)
+    assert any(line.endswith(f", sha256 {SHA}") for line in caplog.messages)
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "archives" / FILE).unlink()
+    with pytest.raises(UserError, match=rf"wrong sha256: expected {SHA}, which .*a\.zip\.json"):
+        fetch([unknown(server, "wrong")], tmp_path)
+    bring(tmp_path, OTHER)
+    with pytest.raises(UserError, match=r"wrong sha256.*; delete it and run again"):
+        fetch([unknown(server, "good")], tmp_path)
+    assert (tmp_path / "archives" / FILE).read_bytes() == OTHER  # a person's file is not deleted
+
+
+def test_disk_space_is_checked_before_the_download(server, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    vast = archive(server, "good", extracted_bytes=2 * usage.free)
+    with pytest.raises(UserError, match=r"needs .* and .* are free in .*; make room"):
+        fetch([vast], tmp_path)
+    assert not server.asked
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200_000))
+    with pytest.raises(UserError, match=r"a\.zip needs 3.*, and 200\.0 kB are free"):
+        fetch([unknown(server, "good")], tmp_path)
+    assert not any((tmp_path / "archives").iterdir())
+
+
+GO = """
+import resource, signal, sys
+from pathlib import Path
+from cwm.videos.fetch import Archive, fetch
+if limit := int(sys.argv[3]):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+fetch([Archive("a.zip", [sys.argv[1]])], Path(sys.argv[2]))
+"""
+
+
+def test_full_disk_keeps_the_part(server, tmp_path):
+    command = [sys.executable, "-c", GO, server.url("good"), str(tmp_path), "200000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "UserError: cannot write in" in done.stderr and "run again to resume" in done.stderr
+    assert (tmp_path / f"archives/{FILE}.part").read_bytes() == DATA[:200_000]
+    fetch([unknown(server, "good")], tmp_path)
+    assert_right(tmp_path)
+    assert server.served["/good"] <= len(DATA) + 200_000
+
+
+def test_folder_that_cannot_be_made_is_an_error(server, tmp_path):
+    (tmp_path / "archives").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write in"):
+        fetch([archive(server, "good")], tmp_path)
+
+
+def test_fetch_survives_kills_at_any_moment(server, tmp_path):
+    command = [sys.executable, "-c", GO, server.url("slow"), str(tmp_path), "0"]
+    part, kept, kills = tmp_path / f"archives/{FILE}.part", 0, 0
+    for delay in (0.0, 0.1, 0.2, 0.4):
+        child = subprocess.Popen(command)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and child.poll() is None:
+            if part.exists() and part.stat().st_size > kept:
+                break
+            time.sleep(0.002)
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
+        kept = max(kept, part.stat().st_size if part.exists() else 0)
+        assert not (tmp_path / "a").exists() or len(find(tmp_path / "a")) == len(NAMES)
+    subprocess.run(command, check=True, timeout=60)
+    assert kills >= 2
+    assert_right(tmp_path)
+
+
+def test_kill_during_extraction_leaves_no_folder(tmp_path):
+    bring(tmp_path, DATA)
+    code = (
+        "import os; from pathlib import Path; from cwm.videos import fetch\n"
+        "fetch.os.sync = lambda: os.kill(os.getpid(), 9)\n"
+        f"fetch.fetch([fetch.Archive('a.zip')], Path({str(tmp_path)!r}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
+    assert (tmp_path / ".a.part/push/0.webm").exists()
+    (tmp_path / ".a.part/push/half.webm").write_text("half")
+    fetch([Archive(FILE)], tmp_path)
+    assert_right(tmp_path)
 
 
 def by_hand(name, **settings):
     return Archive(name, bytes=19_400_000_000, **settings)
 
 
-def test_what_only_a_person_can_get_stops_with_the_steps(tmp_path):
+def test_files_to_fetch_by_hand_stop_with_the_steps(tmp_path):
     folder = tmp_path / "data/human36m"
     with pytest.raises(UserError) as caught:
         fetch([], folder, STEPS, disk_bytes=50_000_000_000)
@@ -49,97 +289,103 @@ def test_what_only_a_person_can_get_stops_with_the_steps(tmp_path):
     with pytest.raises(UserError, match=rf"a\.zip, b\.zip in {folder}/archives, .*38\.8 GB of"):
         fetch(archives, folder, STEPS)
     assert not folder.exists()
-    (folder / "archives").mkdir(parents=True)
-    (folder / "archives/a.zip").write_bytes(zipped())
+    bring(folder, DATA)
     (folder / ".DS_Store").write_text("")
     with pytest.raises(UserError, match=r"expected: b\.zip in"):
         fetch(archives, folder, STEPS)
 
 
-def test_the_licence_is_said_before_a_download(tmp_path, caplog):
-    data = zipped()
-    with serving(data) as server, caplog.at_level("INFO"):
-        fetch([Archive("a.zip", [server.url("good")])], tmp_path, STEPS)
-    said = [record.getMessage() for record in caplog.records]
+def test_licence_is_logged_before_the_download(server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    fetch([unknown(server, "good")], tmp_path, STEPS)
+    said = caplog.messages
     assert said.index(STEPS) < next(i for i, line in enumerate(said) if line.startswith("a.zip: "))
-    assert find(tmp_path) == sorted(f"a/{name}" for name in NAMES)
 
 
-def test_what_a_person_brought_is_checked_and_extracted(tmp_path):
-    (tmp_path / "archives").mkdir()
-    (tmp_path / "archives/a.zip").write_bytes(zipped())
+def test_archive_fetched_by_hand_is_verified_and_extracted(tmp_path):
+    bring(tmp_path, DATA)
     with pytest.raises(UserError, match=r"wrong sha256: expected 00.*; delete it and run again"):
-        fetch([Archive("a.zip", sha256="0" * 64)], tmp_path, STEPS)
-    for _ in range(2):
-        fetch([Archive("a.zip")], tmp_path, STEPS)
-        assert find(tmp_path) == sorted(f"a/{name}" for name in NAMES)
+        fetch([Archive(FILE, sha256="0" * 64)], tmp_path, STEPS)
+    fetch([Archive(FILE)], tmp_path, STEPS)
+    assert_right(tmp_path)
+    (tmp_path / "archives" / FILE).unlink()  # it is not needed any more
+    fetch([Archive(FILE)], tmp_path, STEPS)
     shutil.rmtree(tmp_path / "a")
-    (tmp_path / "archives/a.zip").unlink()
     with pytest.raises(UserError, match="by hand"):
-        fetch([Archive("a.zip")], tmp_path, STEPS)
+        fetch([Archive(FILE)], tmp_path, STEPS)
 
 
-def test_what_a_person_extracted_is_taken_as_it_is(tmp_path):
+def test_files_extracted_by_hand_are_used_as_they_are(tmp_path):
     (tmp_path / "push").mkdir()
     (tmp_path / "push/1.webm").write_text("x")
-    fetch([by_hand("a.zip")], tmp_path, STEPS)
+    fetch([by_hand(FILE)], tmp_path, STEPS)
     fetch([], tmp_path, STEPS)
     assert find(tmp_path) == ["push/1.webm"]
     assert [path.name for path in tmp_path.iterdir()] == ["push"]
 
 
-def test_room_is_made_sure_of_before_anything_is_asked_for(tmp_path):
-    size = shutil.disk_usage(tmp_path).free
-    vast = Archive("a.zip", ["http://127.0.0.1:9/a.zip"], bytes=9, extracted_bytes=2 * size)
-    with pytest.raises(UserError, match=r"needs .* and .* are free in .*; make room"):
-        fetch([vast], tmp_path)
+def test_folder_of_another_origin_is_not_overwritten(tmp_path):
+    bring(tmp_path, DATA)
+    (tmp_path / "a").mkdir()
+    for marker in (None, "{", "[]", '{"b.zip": "0"}', json.dumps({FILE: "1" * 64})):
+        if marker:
+            (tmp_path / "a" / MARKER).write_text(marker)
+        with pytest.raises(UserError, match=r"/a was not extracted from a\.zip"):
+            fetch([Archive(FILE, sha256=SHA)], tmp_path)
+    fetch([Archive(FILE)], tmp_path)  # without a sha256 in the settings the last one is valid
 
 
-def test_two_at_once_do_not_meet(tmp_path):
+@pytest.mark.parametrize("names", [("a.zip", "a.tgz"), ("a.zip", "a.zip"), ("archives.zip",)])
+def test_two_archives_for_one_folder_are_refused(tmp_path, names):
+    with pytest.raises(UserError, match="two archives need the same place"):
+        fetch([Archive(name) for name in names], tmp_path)
+
+
+def test_damaged_archive_is_an_error_and_leaves_no_folder(tmp_path):
+    bring(tmp_path, DATA[:-100])
+    with pytest.raises(UserError, match=r"cannot extract a\.zip: .*damaged, delete .*run again"):
+        fetch([Archive(FILE)], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "archives"}
+
+
+def test_full_disk_during_extraction_keeps_the_archive(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    bring(tmp_path, DATA)
+    monkeypatch.setattr(module, "extract", full)
+    with pytest.raises(UserError, match=r"cannot extract a\.zip: No space left on device; run ag"):
+        fetch([Archive(FILE)], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "archives"}
+    assert (tmp_path / "archives" / FILE).read_bytes() == DATA
+
+
+def test_two_at_once_are_refused(tmp_path):
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is filling"):
-            fetch([Archive("a.zip", ["http://127.0.0.1:9/a.zip"])], tmp_path)
+        with pytest.raises(UserError, match="another process is fetching"):
+            fetch([Archive(FILE, ["http://127.0.0.1:9/a.zip"])], tmp_path)
 
 
-GO = """
-import sys
-from pathlib import Path
-from cwm.videos.download import Archive
-from cwm.videos.fetch import fetch
-fetch([Archive("a.zip", [sys.argv[1]], sha256=sys.argv[2])], Path(sys.argv[3]))
-"""
-
-
-def test_kills_at_any_moment_cost_nothing(tmp_path):
-    data = zipped(size=16_000)
-    with serving(data) as server:
-        sha = hashlib.sha256(data).hexdigest()
-        command = [sys.executable, "-c", GO, server.url("slow"), sha, str(tmp_path)]
-        kills = 0
-        for delay in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
-            child = subprocess.Popen(command)
-            time.sleep(delay)
-            child.send_signal(signal.SIGKILL)
-            kills += child.wait() == -signal.SIGKILL
-            assert not (tmp_path / "a").exists() or len(find(tmp_path / "a")) == len(NAMES)
-        subprocess.run(command, check=True, timeout=60)
-    assert kills >= 2
-    assert find(tmp_path) == sorted(f"a/{name}" for name in NAMES)
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "a", "archives"}
-
-
-def test_a_kill_in_the_middle_of_extracting(tmp_path):
-    (tmp_path / "archives").mkdir()
-    (tmp_path / "archives/a.zip").write_bytes(zipped())
-    code = (
-        "import os, shutil; from pathlib import Path; from cwm.videos import extract\n"
-        "from cwm.videos.download import Archive; from cwm.videos.fetch import fetch\n"
-        "extract.shutil.copyfileobj = lambda *_: os.kill(os.getpid(), 9)\n"
-        f"fetch([Archive('a.zip')], Path({str(tmp_path)!r}))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
-    assert (tmp_path / ".a.part/push/0.webm").exists()
-    fetch([Archive("a.zip")], tmp_path)
-    assert find(tmp_path) == sorted(f"a/{name}" for name in NAMES)
-    assert extract.is_extracted(extract.groups([Archive("a.zip")])[0], tmp_path)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"file": "../a.zip"},
+        {"file": "b/a.zip"},
+        {"file": ".a.zip"},
+        {"file": "a\n.zip"},
+        {"file": "a.exe"},
+        {"file": "part-00"},
+        {"file": "part-00", "join": "whole.zip"},
+        {"file": "part-00.part", "join": "whole.tgz"},
+        {"file": "a.zip", "urls": ["ftp://host/a.zip"]},
+        {"file": "a.zip", "urls": ["file:///etc/passwd"]},
+        {"file": "a.zip", "urls": ["https://"]},
+        {"file": "a.zip", "sha256": "abc"},
+        {"file": "a.zip", "bytes": 0},
+        {"file": "a.zip", "sha1": "abc"},
+    ],
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        Archive(**wrong)
