@@ -10,7 +10,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(
+def parallel_map(
     work: Callable[[T], R], items: Iterable[T], threads: int, stop: threading.Event | None = None
 ) -> Iterator[R]:
     """Results of `work` in the order of the items, which may be endless: few are taken ahead.

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from cwm.infra.files import file_lock, relative, write_lines
-from cwm.infra.parallel import in_order
+from cwm.infra.parallel import parallel_map
 from cwm.videos import synthetic
 from cwm.videos.datasets import DatasetConfig, Found, Video, describe, find, folder_of
 
@@ -31,7 +31,7 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
         root = folder_of(name, cfg)
         written = str(root) if root.is_absolute() else relative(root, out)
         clips = find(root, cfg)
-    videos = in_order(partial(describe, root, cfg=cfg), clips, workers)
+    videos = parallel_map(partial(describe, root, cfg=cfg), clips, workers)
     if made:
         videos = (v._replace(traits=v.traits | made[_place(v)]) for v in videos)
     write_lines(out / "videos.jsonl", written, videos)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock, write_lines
-from cwm.infra.parallel import in_order
+from cwm.infra.parallel import parallel_map
 from cwm.videos import episodes, images
 from cwm.videos.datasets import DatasetConfig, Video, digest, drawn, read_videos
 from cwm.videos.ffmpeg import (
@@ -84,7 +84,7 @@ def decode_part(
         stop = threading.Event()
         work = partial(_decode_one, read_videos(videos)[0], cfg, stop, out)
         try:
-            with closing(in_order(work, _once(mine(), todo), n, stop)) as results:
+            with closing(parallel_map(work, _once(mine(), todo), n, stop)) as results:
                 failures = _store(name, results, len(todo), shards)
         finally:
             shards.sync()  # also what was decoded before a failure or Ctrl-C

@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 from cwm.infra import json_file
 from cwm.infra.errors import DAMAGED_ARRAYS, UserError
 from cwm.infra.files import sha256
-from cwm.infra.parallel import in_order
+from cwm.infra.parallel import parallel_map
 from cwm.videos.datasets import Split, Text
 from cwm.videos.ffmpeg import SIZE
 
@@ -294,7 +294,7 @@ def prefetch(
         return frames.pin_memory() if cuda else frames
 
     copies = deque()
-    for i, frames in zip(count(start), in_order(read, count(start), 1), strict=True):
+    for i, frames in zip(count(start), parallel_map(read, count(start), 1), strict=True):
         on_device = frames.to(device, non_blocking=True)
         if cuda:
             copies.append(torch.cuda.current_stream().record_event())

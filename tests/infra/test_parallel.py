@@ -4,16 +4,16 @@ from contextlib import closing
 
 import pytest
 
-from cwm.infra.parallel import in_order
+from cwm.infra.parallel import parallel_map
 
 
 def test_results_come_in_order_and_few_items_are_taken_ahead():
     taken = []
     endless = (taken.append(i) or i for i in itertools.count())
-    with closing(in_order(lambda i: i * i, endless, threads=3)) as results:
+    with closing(parallel_map(lambda i: i * i, endless, threads=3)) as results:
         assert list(itertools.islice(results, 50)) == [i * i for i in range(50)]
         assert len(taken) <= 50 + 2 * 3
-    assert list(in_order(str, range(4), threads=3)) == ["0", "1", "2", "3"]
+    assert list(parallel_map(str, range(4), threads=3)) == ["0", "1", "2", "3"]
 
 
 def test_an_error_and_an_end_stop_what_is_under_way():
@@ -24,7 +24,7 @@ def test_an_error_and_an_end_stop_what_is_under_way():
             raise ValueError("one")
         return i if i == 0 else stop.wait(30)
 
-    results = in_order(work, range(9), 2, stop)
+    results = parallel_map(work, range(9), 2, stop)
     assert next(results) == 0
     with pytest.raises(ValueError, match="one"):
         next(results)
