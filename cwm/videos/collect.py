@@ -8,7 +8,7 @@ from pathlib import Path
 from cwm.infra.files import file_lock, relative, write_lines
 from cwm.infra.parallel import parallel_map
 from cwm.videos import synthetic
-from cwm.videos.datasets import DatasetConfig, Found, Video, describe, find, folder_of
+from cwm.videos.datasets import Candidate, ClipRecord, DatasetConfig, describe, find, folder_of
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,6 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
     log.info("%s: %d clips", name, len(clips))
 
 
-def _place(clip: Found | Video) -> str:
+def _place(clip: Candidate | ClipRecord) -> str:
     """The place of a clip as stand-ins name it: a file, or the folder of its stills."""
     return Path(clip.file).parent.as_posix() if clip.stills else clip.file

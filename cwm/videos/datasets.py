@@ -101,7 +101,7 @@ def folder_of(name: str, cfg: DatasetConfig) -> Path:
 Text = InstanceOf[str]  # also names that are not UTF-8, as file systems have them
 
 
-class Video(NamedTuple):
+class ClipRecord(NamedTuple):
     """A clip of a corpus as `videos.jsonl` lists it."""
 
     file: Text  # below the root, with forward slashes; of stills, the first
@@ -118,7 +118,7 @@ class Video(NamedTuple):
         return self.sha256 or self.file
 
 
-class Found(NamedTuple):
+class Candidate(NamedTuple):
     """A clip in a folder, and what annotations say of it."""
 
     file: str
@@ -127,7 +127,7 @@ class Found(NamedTuple):
     split: Split | None = None
 
 
-def find(root: Path, cfg: DatasetConfig) -> list[Found]:
+def find(root: Path, cfg: DatasetConfig) -> list[Candidate]:
     """All clips below a folder, sorted; UserError when there are none.
 
     With annotations, these say which clips there are: others are left out, and a missing one is
@@ -139,15 +139,15 @@ def find(root: Path, cfg: DatasetConfig) -> list[Found]:
     files = [(base / name).relative_to(root) for base, names in walk(root) for name in names]
     paths = [path.as_posix() for path in files if path.suffix.lower() in suffixes]
     pictures = [path for path in paths if path.lower().endswith(images.SUFFIXES)]
-    clips = [Found(path) for path in paths if not path.lower().endswith(images.SUFFIXES)]
-    clips += [Found(*run) for run in images.runs(pictures, cfg.skip, cfg.every)]
+    clips = [Candidate(path) for path in paths if not path.lower().endswith(images.SUFFIXES)]
+    clips += [Candidate(*run) for run in images.runs(pictures, cfg.skip, cfg.every)]
     if not clips:
         raise UserError(f"no clip in {root}; {_expected(cfg)}")
     clips.sort(key=lambda clip: clip.file)
     return _annotated(clips, _annotations(root, files, cfg)) if cfg.annotations else clips
 
 
-def _annotated(clips: list[Found], known: dict[str, tuple[str, Split]]) -> list[Found]:
+def _annotated(clips: list[Candidate], known: dict[str, tuple[str, Split]]) -> list[Candidate]:
     """The clips that annotations name, sorted; of several with a name, the first by path."""
     named: dict[str, list[str]] = {name: [] for name in known}
     for clip in clips:
@@ -158,7 +158,7 @@ def _annotated(clips: list[Found], known: dict[str, tuple[str, Split]]) -> list[
         what = "annotated names with several files: %d; the first by path is used: %s, not %s%s"
         log.warning(what, count, first, ", ".join(others), "; ..." if count > 1 else "")
     clips = [
-        Found(files[0] if files else name, None, *known[name]) for name, files in named.items()
+        Candidate(files[0] if files else name, None, *known[name]) for name, files in named.items()
     ]
     return sorted(clips, key=lambda clip: clip.file)
 
@@ -193,7 +193,7 @@ def _matches(path: Path, pattern: str) -> bool:
     return path.match(rest) and (rest != pattern or len(path.parts) == len(Path(rest).parts))
 
 
-def describe(root: Path, clip: Found, cfg: DatasetConfig) -> Video:
+def describe(root: Path, clip: Candidate, cfg: DatasetConfig) -> ClipRecord:
     """What can be said of a clip without decoding; an unreadable one is listed too."""
     traits = traits_of(clip.file, cfg.names)
     label, group = traits.pop("label", None), traits.pop(GROUP, clip.file)
@@ -203,10 +203,10 @@ def describe(root: Path, clip: Found, cfg: DatasetConfig) -> Video:
     except OSError:
         size, checksum = 0, None
     told = clip.label or label, clip.split or split
-    return Video(clip.file, size, checksum, *told, traits, clip.stills)
+    return ClipRecord(clip.file, size, checksum, *told, traits, clip.stills)
 
 
-def digest(root: Path, clip: Found | Video) -> tuple[int, str]:
+def digest(root: Path, clip: Candidate | ClipRecord) -> tuple[int, str]:
     """Bytes and checksum of a clip's files as they are now; OSError if one cannot be read."""
     if clip.stills is None:
         path = root / clip.file
@@ -233,19 +233,19 @@ def drawn(lot: str, file: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def read_videos(path: Path) -> tuple[Path, Iterator[Video]]:
+def read_videos(path: Path) -> tuple[Path, Iterator[ClipRecord]]:
     """Root folder of a `videos.jsonl`, and its clips as it is read; UserError if it is none.
 
-    Its head is the root, absolute or relative to the folder of that file, its rows are `Video`s.
+    Its head is the root, absolute or relative to the folder of that file, its rows are `ClipRecord`s.
     """
     lines = read_lines(path, Text, _Listed, "cwm collect")
     return path.parent / next(lines), lines
 
 
-def _is_named(video: Video) -> Video:
+def _is_named(video: ClipRecord) -> ClipRecord:
     if "\0" in video.file or (video.stills and not images.NUMBERED.fullmatch(video.file)):
         raise ValueError(f"{video.file!r} is no name of a clip")
     return video
 
 
-_Listed = Annotated[Video, AfterValidator(_is_named)]
+_Listed = Annotated[ClipRecord, AfterValidator(_is_named)]

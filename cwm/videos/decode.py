@@ -16,7 +16,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock, write_lines
 from cwm.infra.parallel import parallel_map
 from cwm.videos import episodes, images
-from cwm.videos.datasets import DatasetConfig, Video, digest, drawn, read_videos
+from cwm.videos.datasets import ClipRecord, DatasetConfig, digest, drawn, read_videos
 from cwm.videos.ffmpeg import (
     SIZE,
     Clip,
@@ -43,7 +43,7 @@ OF_A_FILE = (
 Result = tuple[Clip, str] | DecodeError  # frames and their checksum, or why there are none
 
 
-def part_of(video: Video, parts: int) -> int:
+def part_of(video: ClipRecord, parts: int) -> int:
     """The part that decodes a clip: decided by its name, so that new ones move none."""
     return drawn("part", video.file) * parts >> 64
 
@@ -69,7 +69,7 @@ def decode_part(
     if not 0 <= number < cfg.parts:
         raise UserError(f"part {number} of dataset {name}; they are 0 to {cfg.parts - 1}")
 
-    def mine() -> Iterator[Video]:  # read anew each time: they may be too many for the memory
+    def mine() -> Iterator[ClipRecord]:  # read anew each time: they may be too many for the memory
         _, listed = read_videos(videos)
         return (video for video in listed if part_of(video, cfg.parts) == number)
 
@@ -92,7 +92,7 @@ def decode_part(
         write_lines(out / "part.jsonl", cfg.parts, ([x, at or failures[x]] for x, at in found))
 
 
-def _once(videos: Iterable[Video], todo: set[str]) -> Iterator[Video]:
+def _once(videos: Iterable[ClipRecord], todo: set[str]) -> Iterator[ClipRecord]:
     """One clip of each identity."""
     for video in videos:
         if video.identity in todo:
@@ -101,7 +101,7 @@ def _once(videos: Iterable[Video], todo: set[str]) -> Iterator[Video]:
 
 
 def _store(
-    name: str, results: Iterable[tuple[Video, Result]], total: int, shards: Shards
+    name: str, results: Iterable[tuple[ClipRecord, Result]], total: int, shards: Shards
 ) -> dict[str, str]:
     """Store what was decoded; returns why other clips failed, by identity."""
     failures: dict[str, str] = {}
@@ -122,8 +122,8 @@ def _store(
 
 
 def _decode_one(
-    root: Path, cfg: DatasetConfig, stop: threading.Event, scratch: Path, video: Video
-) -> tuple[Video, Result]:
+    root: Path, cfg: DatasetConfig, stop: threading.Event, scratch: Path, video: ClipRecord
+) -> tuple[ClipRecord, Result]:
     """A clip with its frames and their checksum, or why not; it must be the one that was listed.
 
     Raises OSError or MemoryError where not the clip but the machine is at fault.
@@ -147,7 +147,7 @@ def _decode_one(
     return video, (clip, hashlib.sha256(clip.frames).hexdigest())
 
 
-def _digest(root: Path, video: Video) -> str:
+def _digest(root: Path, video: ClipRecord) -> str:
     """Checksum of a clip's files as they are now."""
     try:
         return digest(root, video)[1]

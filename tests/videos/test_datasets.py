@@ -8,9 +8,9 @@ from cwm import config
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256, write_lines
 from cwm.videos.datasets import (
+    Candidate,
+    ClipRecord,
     DatasetConfig,
-    Found,
-    Video,
     describe,
     find,
     is_heldout,
@@ -52,7 +52,7 @@ def test_a_tenth_is_held_out():
 @pytest.mark.parametrize("name", ["camera.MTS", "disc.vob", "film.m2ts", "tape.mxf"])
 def test_files_of_cameras_and_discs_are_found(tmp_path, name):
     (tmp_path / name).touch()
-    assert find(tmp_path, DatasetConfig()) == [Found(name)]
+    assert find(tmp_path, DatasetConfig()) == [Candidate(name)]
 
 
 def test_files_are_found_by_name_and_labelled_by_folder(tmp_path):
@@ -63,7 +63,7 @@ def test_files_are_found_by_name_and_labelled_by_folder(tmp_path):
     clips = find(tmp_path, cfg)
     assert [clip.file for clip in clips] == ["b.MP4", "push/a.webm", "x/y/c.gif"]
     assert [describe(tmp_path, clip, cfg).label for clip in clips] == [None, "push", "y"]
-    video = describe(tmp_path, Found("push/a.webm"), cfg)
+    video = describe(tmp_path, Candidate("push/a.webm"), cfg)
     assert (video.bytes, video.sha256) == (11, sha256(tmp_path / "push/a.webm"))
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_listed_all_the_same(tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     (clip,) = find(tmp_path, DatasetConfig())
     gone = describe(tmp_path, clip, DatasetConfig(heldout=0))
-    assert gone == Video("gone.mp4", 0, None, None, "train", {})
+    assert gone == ClipRecord("gone.mp4", 0, None, None, "train", {})
 
 
 def test_a_folder_without_clips_says_what_is_expected_and_how_to_get_it(tmp_path):
@@ -145,7 +145,7 @@ def test_annotations_take_the_first_of_files_with_one_name_and_no_hidden_file(tm
         (tmp_path / name).touch()
     for pattern in ("**/*train.json", "labels/*.json", "labels/train.json"):
         cfg = DatasetConfig(annotations={"train": pattern})
-        assert find(tmp_path, cfg) == [Found("1.mkv", None, "a", "train")]
+        assert find(tmp_path, cfg) == [Candidate("1.mkv", None, "a", "train")]
     assert caplog.messages[0] == (
         "annotated names with several files: 1; the first by path is used: 1.mkv, not 1.mp4, 1.webm"
     )
@@ -158,7 +158,7 @@ def test_annotations_in_a_linked_folder_are_found(tmp_path):
     (tmp_path / "videos/1.webm").touch()
     (tmp_path / "videos/labels").symlink_to(tmp_path / "labels")
     cfg = DatasetConfig(annotations={"train": "**/*train.json"})
-    assert find(tmp_path / "videos", cfg) == [Found("1.webm", None, "a", "train")]
+    assert find(tmp_path / "videos", cfg) == [Candidate("1.webm", None, "a", "train")]
 
 
 def test_what_the_names_of_human36m_say():
@@ -178,7 +178,7 @@ def test_views_of_the_same_scene_are_held_out_together(tmp_path):
         for camera in ("54138969", "60457274"):
             first = f"S1_Act_{action}.{camera}_000001.jpg"
             (tmp_path / first).write_bytes(b"x")
-            video = describe(tmp_path, Found(first, Run(5, 1)), cfg)
+            video = describe(tmp_path, Candidate(first, Run(5, 1)), cfg)
             splits.setdefault(action, set()).add(video.split)
             assert video.traits == {"subject": "S1", "camera": camera}
     assert {len(found) for found in splits.values()} == {1}
@@ -220,8 +220,8 @@ def test_a_list_that_is_none_is_refused(tmp_path, text):
 
 def test_a_list_names_its_root_relative_to_itself(tmp_path):
     videos = [
-        Video("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3)),
-        Video("2.mp4", 0, None, "wave", "heldout", {}),
+        ClipRecord("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3)),
+        ClipRecord("2.mp4", 0, None, "wave", "heldout", {}),
     ]
     write_lines(tmp_path / "videos.jsonl", "sub", videos)
     root, listed = read_videos(tmp_path / "videos.jsonl")
