@@ -224,10 +224,10 @@ def traits_of(file: str, pattern: str) -> dict[str, str]:
 
 def is_heldout(file: str, share: float) -> bool:
     """Whether a video is held out: decided by its own name, so that new files move nobody."""
-    return drawn("heldout", file) < share * 2**64
+    return hash_uniform("heldout", file) < share * 2**64
 
 
-def drawn(lot: str, file: str) -> int:
+def hash_uniform(lot: str, file: str) -> int:
     """A number below 2**64 that a file draws by its name, whatever others there are."""
     digest = hashlib.sha256(os.fsencode(f"{lot} {file}")).digest()
     return int.from_bytes(digest[:8], "big")

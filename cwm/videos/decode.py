@@ -16,7 +16,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock, write_lines
 from cwm.infra.parallel import parallel_map
 from cwm.videos import episodes, images
-from cwm.videos.datasets import ClipRecord, DatasetConfig, digest, drawn, read_videos
+from cwm.videos.datasets import ClipRecord, DatasetConfig, digest, hash_uniform, read_videos
 from cwm.videos.ffmpeg import (
     SIZE,
     Clip,
@@ -45,7 +45,7 @@ Result = tuple[Clip, str] | DecodeError  # frames and their checksum, or why the
 
 def part_of(video: ClipRecord, parts: int) -> int:
     """The part that decodes a clip: decided by its name, so that new ones move none."""
-    return drawn("part", video.file) * parts >> 64
+    return hash_uniform("part", video.file) * parts >> 64
 
 
 def part_folder(number: int) -> str:
