@@ -179,7 +179,7 @@ class _Tally:
         self.seconds += sum(row["seconds"] or 0 for row in clips)
         index = []
         for row in clips:
-            for trait, value in row["traits"].items():
+            for trait, value in row["attributes"].items():
                 self.variety[trait].add(value)
             facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
             self.content.update(json.dumps(facts).encode())

@@ -33,7 +33,7 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
         clips = find(root, cfg)
     videos = parallel_map(partial(describe, root, cfg=cfg), clips, workers)
     if made:
-        videos = (v._replace(traits=v.traits | made[_place(v)]) for v in videos)
+        videos = (v._replace(attributes=v.attributes | made[_place(v)]) for v in videos)
     write_lines(out / "videos.jsonl", written, videos)
     log.info("%s: %d clips", name, len(clips))
 

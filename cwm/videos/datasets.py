@@ -109,7 +109,7 @@ class ClipRecord(NamedTuple):
     sha256: str | None  # of stills: of their names and sizes; none: cannot be read
     label: Text | None
     split: Split
-    traits: dict[Text, Text]  # what else its name says: subject, camera, ...
+    attributes: dict[Text, Text]  # what else its name says: subject, camera, ...
     stills: Run | None = None  # none: one file
 
     @property
@@ -195,15 +195,15 @@ def _matches(path: Path, pattern: str) -> bool:
 
 def describe(root: Path, clip: Candidate, cfg: DatasetConfig) -> ClipRecord:
     """What can be said of a clip without decoding; an unreadable one is listed too."""
-    traits = traits_of(clip.file, cfg.names)
-    label, group = traits.pop("label", None), traits.pop(GROUP, clip.file)
+    attributes = attributes_of(clip.file, cfg.names)
+    label, group = attributes.pop("label", None), attributes.pop(GROUP, clip.file)
     split = "heldout" if is_heldout(group, cfg.heldout) else "train"
     try:
         size, checksum = digest(root, clip)
     except OSError:
         size, checksum = 0, None
     told = clip.label or label, clip.split or split
-    return ClipRecord(clip.file, size, checksum, *told, traits, clip.stills)
+    return ClipRecord(clip.file, size, checksum, *told, attributes, clip.stills)
 
 
 def digest(root: Path, clip: Candidate | ClipRecord) -> tuple[int, str]:
@@ -216,7 +216,7 @@ def digest(root: Path, clip: Candidate | ClipRecord) -> tuple[int, str]:
     return sum(sizes), hashlib.sha256(json.dumps([files, sizes]).encode()).hexdigest()
 
 
-def traits_of(file: str, pattern: str) -> dict[str, str]:
+def attributes_of(file: str, pattern: str) -> dict[str, str]:
     """What the path of a clip says of it: the named groups that match."""
     match = re.fullmatch(pattern, file)
     return {name: x for name, x in (match.groupdict() if match else {}).items() if x is not None}
@@ -236,7 +236,7 @@ def hash_uniform(lot: str, file: str) -> int:
 def read_videos(path: Path) -> tuple[Path, Iterator[ClipRecord]]:
     """Root folder of a `videos.jsonl`, and its clips as it is read; UserError if it is none.
 
-    Its head is the root, absolute or relative to the folder of that file, its rows are `ClipRecord`s.
+    The head is the root, absolute or relative to the file, and its rows are `ClipRecord`s.
     """
     lines = read_lines(path, Text, _Listed, "cwm collect")
     return path.parent / next(lines), lines

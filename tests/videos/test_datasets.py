@@ -11,11 +11,11 @@ from cwm.videos.datasets import (
     Candidate,
     ClipRecord,
     DatasetConfig,
+    attributes_of,
     describe,
     find,
     is_heldout,
     read_videos,
-    traits_of,
 )
 from cwm.videos.images import Run
 
@@ -163,7 +163,7 @@ def test_annotations_in_a_linked_folder_are_found(tmp_path):
 
 def test_what_the_names_of_human36m_say():
     cfg = config.load([ROOT / "config/dataset/human36m.yaml"]).dataset
-    assert traits_of("S9/S9_WalkDog_1.58860488_000006.jpg", cfg.names) == {
+    assert attributes_of("S9/S9_WalkDog_1.58860488_000006.jpg", cfg.names) == {
         "group": "S9_WalkDog_1",
         "subject": "S9",
         "label": "WalkDog",
@@ -180,7 +180,7 @@ def test_views_of_the_same_scene_are_held_out_together(tmp_path):
             (tmp_path / first).write_bytes(b"x")
             video = describe(tmp_path, Candidate(first, Run(5, 1)), cfg)
             splits.setdefault(action, set()).add(video.split)
-            assert video.traits == {"subject": "S1", "camera": camera}
+            assert video.attributes == {"subject": "S1", "camera": camera}
     assert {len(found) for found in splits.values()} == {1}
     assert {split for found in splits.values() for split in found} == {"train", "heldout"}
 
