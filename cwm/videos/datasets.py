@@ -30,7 +30,7 @@ from cwm.infra.types import Share
 from cwm.videos import episodes, images
 from cwm.videos.fetch import Archive
 from cwm.videos.ffmpeg import Geometry
-from cwm.videos.images import Run
+from cwm.videos.images import Stills
 from cwm.videos.synthetic import SyntheticConfig
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ GROUP = "group"  # in dataset.names: clips of the same group are held out togeth
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Member:
+class MixtureMember:
     """A dataset that another one is made of, or the part of it that is trained on."""
 
     dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
@@ -80,7 +80,7 @@ class DatasetConfig:
     max_failures: Share = 0.01  # share of the clips that may fail to decode
     time_limit: PositiveFloat = 600.0  # seconds to decode one video
     parts: PositiveInt = 64  # jobs among which the decoding is divided
-    members: tuple[Member, ...] = ()  # instead of all the above
+    members: tuple[MixtureMember, ...] = ()  # instead of all the above
     seed: NonNegativeInt = 0  # of the choice among the members' clips
 
     @field_validator("names")
@@ -110,7 +110,7 @@ class ClipRecord(NamedTuple):
     label: Text | None
     split: Split
     attributes: dict[Text, Text]  # what else its name says: subject, camera, ...
-    stills: Run | None = None  # none: one file
+    stills: Stills | None = None  # none: one file
 
     @property
     def identity(self) -> str:
@@ -122,7 +122,7 @@ class Candidate(NamedTuple):
     """A clip in a folder, and what annotations say of it."""
 
     file: str
-    stills: Run | None = None
+    stills: Stills | None = None
     label: str | None = None
     split: Split | None = None
 

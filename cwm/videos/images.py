@@ -34,14 +34,14 @@ ORIENTATION = 0x112  # EXIF's tag
 ONE = 2048  # of OpenCV's fixed-point weights
 
 
-class Run(NamedTuple):
+class Stills(NamedTuple):
     """Stills of one clip after the first: numbers rise by `step`."""
 
     step: PositiveInt
     count: Annotated[int, Field(ge=1, le=10**7)]  # with the first
 
 
-def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[str, Run]]:
+def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[str, Stills]]:
     """First still and run of every clip among file names, sorted.
 
     skip: how many stills at the beginning of a run are left out. every: of the others, those whose
@@ -62,10 +62,10 @@ def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[
         for run in np.split(numbers, np.flatnonzero(steps != usual) + 1):
             kept = [int(number) for number in run[skip:] if number % every == 0]
             if kept:
-                yield names[kept[0]], Run(math.lcm(usual, every), len(kept))
+                yield names[kept[0]], Stills(math.lcm(usual, every), len(kept))
 
 
-def names(first: str, run: Run) -> list[str]:
+def names(first: str, run: Stills) -> list[str]:
     """File names of all stills of a clip."""
     prefix, number, suffix = NUMBERED.fullmatch(first).groups()
     numbers = range(int(number), int(number) + run.step * run.count, run.step)
@@ -75,7 +75,7 @@ def names(first: str, run: Run) -> list[str]:
 def read(
     root: Path,
     first: str,
-    run: Run,
+    run: Stills,
     geometry: Geometry,
     stop: threading.Event | None = None,
     scratch: Path | None = None,

@@ -17,7 +17,7 @@ from cwm.videos.datasets import (
     is_heldout,
     read_videos,
 )
-from cwm.videos.images import Run
+from cwm.videos.images import Stills
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,7 +178,7 @@ def test_views_of_the_same_scene_are_held_out_together(tmp_path):
         for camera in ("54138969", "60457274"):
             first = f"S1_Act_{action}.{camera}_000001.jpg"
             (tmp_path / first).write_bytes(b"x")
-            video = describe(tmp_path, Candidate(first, Run(5, 1)), cfg)
+            video = describe(tmp_path, Candidate(first, Stills(5, 1)), cfg)
             splits.setdefault(action, set()).add(video.split)
             assert video.attributes == {"subject": "S1", "camera": camera}
     assert {len(found) for found in splits.values()} == {1}
@@ -220,7 +220,7 @@ def test_a_list_that_is_none_is_refused(tmp_path, text):
 
 def test_a_list_names_its_root_relative_to_itself(tmp_path):
     videos = [
-        ClipRecord("1.jpg", 1, "0", None, "train", {"scene": "1"}, Run(5, 3)),
+        ClipRecord("1.jpg", 1, "0", None, "train", {"scene": "1"}, Stills(5, 3)),
         ClipRecord("2.mp4", 0, None, "wave", "heldout", {}),
     ]
     write_lines(tmp_path / "videos.jsonl", "sub", videos)
