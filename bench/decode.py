@@ -21,8 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.record import Record, peak_memory
 from cwm.videos.build import make_clips
-from cwm.videos.collect import collect
-from cwm.videos.datasets import DatasetConfig
+from cwm.videos.datasets import DatasetConfig, collect
 from cwm.videos.decode import decode_part, part_folder
 from cwm.videos.encode import H264, encode
 from cwm.videos.ffmpeg import ffmpeg_exe

@@ -71,7 +71,7 @@ def collect(
 ) -> None:
     """List the clips of a dataset, making them first if they are a stand-in."""
     from cwm.config import load
-    from cwm.videos.collect import collect as go
+    from cwm.videos.datasets import collect as go
 
     go(dataset, load(configs, sets or ()).dataset, out, cores)
 

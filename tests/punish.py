@@ -341,7 +341,7 @@ def main() -> None:
     from tests.videos.server import serving
 
     stages = ("evaluate.baselines", "evaluate.predict", "evaluate.represent", "train.finetune")
-    for name in (*stages, "train.pretrain", "videos.build", "videos.collect"):
+    for name in (*stages, "train.pretrain", "videos.build", "videos.datasets"):
         importlib.import_module(f"cwm.{name}")  # so that the children have them
     for name in ("mujoco", "dm_control.suite", "metaworld", "pandas", "matplotlib.figure"):
         load(name)

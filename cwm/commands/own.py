@@ -12,7 +12,7 @@ from cwm.infra import json_file
 from cwm.infra.run_dir import RunDir, RunSpec, commit
 from cwm.train.pretrain import pretrain
 from cwm.videos.build import make_clips
-from cwm.videos.collect import collect
+from cwm.videos.datasets import collect
 from cwm.videos.decode import decode_part, part_folder
 
 log = logging.getLogger(__name__)

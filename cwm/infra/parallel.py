@@ -1,4 +1,4 @@
-"""What threads work out a little ahead of who needs it."""
+"""A map over threads, ordered and with bounded look-ahead."""
 
 import threading
 from collections import deque
@@ -13,19 +13,20 @@ R = TypeVar("R")
 def parallel_map(
     work: Callable[[T], R], items: Iterable[T], threads: int, stop: threading.Event | None = None
 ) -> Iterator[R]:
-    """Results of `work` in the order of the items, which may be endless: few are taken ahead.
+    """Yield the results of `work` in the order of the items, at most 2 * threads + 1 items ahead.
 
-    However this ends, `stop` is set then, so that work under way can give up.
+    `items` may be endless. `stop` is set at the end, after an error too, so that work in progress
+    can give up.
     """
-    ahead = deque()
+    pending = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                pending.append(pool.submit(work, item))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             if stop is not None:
                 stop.set()

@@ -1,6 +1,6 @@
-"""Decoded parts -> the clip store that training reads; stores -> a store made of them.
+"""Build the clip store that training reads from decoded parts, or from other stores.
 
-The rows of a store may be too many for the memory: they are read twice, a group at a time.
+The rows of a store may exceed the memory, so they are read twice, a group at a time.
 """
 
 import hashlib
@@ -21,11 +21,10 @@ from pyarrow.parquet import ParquetWriter
 
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, read_lines, relative, sha256, write_json
-from cwm.videos.contact import write_contact_sheet
 from cwm.videos.datasets import DatasetConfig, Text, read_videos
 from cwm.videos.decode import key, part_folder, part_of
 from cwm.videos.ffmpeg import FRAME_BYTES, SIZE
-from cwm.videos.shards import Line, Stored, shard_name
+from cwm.videos.shards import CheckedStored, Stored, shard_name
 from cwm.videos.store import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 
 log = logging.getLogger(__name__)
@@ -34,15 +33,15 @@ NUMBERS = ("bytes", "width", "height", "frames")
 COLUMNS = dict.fromkeys(WORDS, pa.string()) | dict.fromkeys(NUMBERS, pa.int64())
 MANIFEST = pa.schema(COLUMNS | {"seconds": pa.float64()})
 GROUP = 1024  # rows in memory at once, and in a row group of the manifest
+SHEET = (6, 10)  # rows and columns of the contact sheet
 Row = dict[str, Any]
 
 
 def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
-    """Gather the decoded parts of `videos` (a `videos.jsonl`), and write `out/store.json` last.
+    """Build a store from the decoded parts of `videos`, a `videos.jsonl`; `store.json` comes last.
 
-    Every file is named in `manifest.parquet`: decoded, too short, a duplicate, or failed with its
-    reason. No file ever stands in for another.
-    Raises UserError when more files fail than `cfg.max_failures` allows, or no clip is left.
+    `manifest.parquet` lists every file: ok, too short, a duplicate, or failed with its reason.
+    Raises UserError if more files fail than `cfg.max_failures` allows, or no clip is left.
     """
     labels, shards, moved = _survey(cfg, _rows(cfg, videos, out))
     tally = _Tally(labels, shards)
@@ -53,7 +52,7 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
             for row in group:
                 row |= {word: _printable(row[word]) for word in WORDS if row[word] is not None}
             manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
-    tally.judge(name, cfg, out)
+    tally.check(name, cfg, out)
     index = np.concatenate(tally.index)
     with atomic_write(out / "index.npy") as part, part.open("wb") as file:
         np.save(file, index)
@@ -73,7 +72,7 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
         "bytes": tally.bytes,
         "sizes": dict(tally.sizes.most_common(5)),
         "labels": [_printable(label) for label in labels],
-        "variety": {trait: len(values) for trait, values in sorted(tally.variety.items())},
+        "variety": {name: len(values) for name, values in sorted(tally.variety.items())},
         "shards": shards,
         "sha256": {
             "content": tally.content.hexdigest(),
@@ -87,10 +86,10 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
 
 
 def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
-    """What is known of each source: a row of the manifest, and where its frames lie."""
+    """The manifest row of each file, and where its frames are."""
     folders = [part_folder(number) for number in range(cfg.parts)]
     parts = [_outcomes(out / folder / "part.jsonl", cfg.parts) for folder in folders]
-    first: dict[str, str] = {}  # content -> the file that had it first
+    first: dict[str, str] = {}  # sha256 of frames -> the first file with them
     for video in read_videos(videos)[1]:
         part = part_of(video, cfg.parts)
         found = next((x for identity, x in parts[part] if identity == video.identity), None)
@@ -104,28 +103,29 @@ def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
             drop = cfg.duplicates == "drop"
             twin = first.setdefault(found.content, video.file) if drop else video.file
             if not row["shots"]:
-                what = "a shot of frames" if found.cuts else f"{found.frames} frames"
-                row |= {"status": "too-short", "reason": f"{what}, fewer than {cfg.min_frames}"}
+                count = f"{found.frames} frames, fewer than {cfg.min_frames}"
+                reason = f"no shot has {cfg.min_frames} frames" if found.cuts else count
+                row |= {"status": "too-short", "reason": reason}
             elif twin != video.file:
                 row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
         yield row
 
 
 def _printable(text: str) -> str:
-    """A text that may quote the name of a file, which need not be UTF-8."""
+    """Valid UTF-8 of a text that may hold a file name, which need not be."""
     return os.fsencode(text).decode(errors="replace")
 
 
 def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
-    """What became of the clips of a part, by identity, in the order of the list."""
-    lines = read_lines(path, int, tuple[Text, Line | Text], "cwm decode")
-    if (of := next(lines)) != parts:
-        raise UserError(f"{path} is one of {of} parts, not of {parts}; decode again")
+    """Identity of each clip of a part, with its frames or the reason why it failed."""
+    lines = read_lines(path, int, tuple[Text, CheckedStored | Text], "cwm decode")
+    if (count := next(lines)) != parts:
+        raise UserError(f"{path} is one of {count} parts, expected {parts}; decode again")
     return lines
 
 
 def _shots(stored: Stored, min_frames: int) -> list[tuple[int, int]]:
-    """First frame and length of every shot that is long enough."""
+    """First frame and length of every shot of at least `min_frames` frames."""
     ends = [0, *stored.cuts, stored.frames]
     shots = [(start, end - start) for start, end in itertools.pairwise(ends)]
     return [shot for shot in shots if shot[1] >= min_frames]
@@ -134,9 +134,9 @@ def _shots(stored: Stored, min_frames: int) -> list[tuple[int, int]]:
 def _survey(
     cfg: DatasetConfig, rows: Iterable[Row]
 ) -> tuple[list[str], dict[str, int], dict[str, Row]]:
-    """Labels; how many frames of each shard are known of; what is to be changed in which file.
+    """Labels; frames of each shard; and changes to rows, by file.
 
-    In a set so small that by chance no clip would be held out, or all, one of them is moved.
+    The change moves one clip to the other split if by chance all clips are in the same one.
     """
     labels, splits, shards, files = set(), set(), {}, 0
     chosen = None
@@ -150,22 +150,22 @@ def _survey(
             files += 1
             chosen = min(chosen or row["file"], row["file"], key=_sha256)
     other = {"train": "heldout", "heldout": "train"}
-    alike = 0 < cfg.heldout < 1 and files > 1 and len(splits) == 1
-    moved = {chosen: {"split": other[splits.pop()]}} if alike else {}
+    one_split = 0 < cfg.heldout < 1 and files > 1 and len(splits) == 1
+    moved = {chosen: {"split": other[splits.pop()]}} if one_split else {}
     return sorted(labels - {None}), dict(sorted(shards.items())), moved
 
 
 class _Tally:
-    """What there is to say of all clips together, and their index."""
+    """Totals over all files, and the index of the clips."""
 
     def __init__(self, labels: list[str], shards: Iterable[str]) -> None:
         self._labels = {None: -1} | {label: number for number, label in enumerate(labels)}
         self._shards = {shard: number for number, shard in enumerate(shards)}
         self.statuses, self.reasons, self.sizes = Counter(), Counter(), Counter()
-        self.variety: dict[str, set[str]] = defaultdict(set)  # values of each trait
-        self.failed: list[str] = []  # the first ones
+        self.variety: dict[str, set[str]] = defaultdict(set)  # values of each attribute
+        self.failed: list[str] = []  # the first three
         self.seconds = self.bytes = 0
-        self.content = hashlib.sha256()  # of names, labels, splits, shots and frames, not places
+        self.content = hashlib.sha256()  # of names, labels, splits, shots and frames; not of places
         self.index = [np.zeros(0, INDEX)]
 
     def add(self, rows: list[Row]) -> None:
@@ -179,8 +179,8 @@ class _Tally:
         self.seconds += sum(row["seconds"] or 0 for row in clips)
         index = []
         for row in clips:
-            for trait, value in row["attributes"].items():
-                self.variety[trait].add(value)
+            for name, value in row["attributes"].items():
+                self.variety[name].add(value)
             facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
             self.content.update(json.dumps(facts).encode())
             shard, label = self._shards[row["frames in"]], self._labels[row["label"]]
@@ -188,8 +188,8 @@ class _Tally:
             index += [(shard, row["offset"] + at, n, label, split) for at, n in row["shots"]]
         self.index.append(np.array(index, INDEX))
 
-    def judge(self, name: str, cfg: DatasetConfig, out: Path) -> None:
-        """UserError unless enough of the files became clips."""
+    def check(self, name: str, cfg: DatasetConfig, out: Path) -> None:
+        """Raise UserError unless enough files became clips."""
         failed, total = self.statuses["failed"], self.statuses.total()
         if failed > cfg.max_failures * total:
             raise UserError(
@@ -205,33 +205,35 @@ class _Tally:
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is particular to the file."""
+    """A reason without numbers, names and addresses, to count equal ones."""
     return re.sub(r"\d+", "N", re.sub(r"0x[0-9a-f]+|[^ ]*[./][^ ]*", "...", reason))[:80]
 
 
 def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) -> None:
-    """A store made of others, whose frames stay where they are: write `out/store.json`.
+    """Write `out/store.json` of a mixture of other stores, whose frames stay where they are.
 
-    stores: the `store.json` of each of `cfg.members`, in their order. UserError when they are not.
+    stores: the `store.json` of each of `cfg.members`, in their order; UserError if they are not.
     """
     out.mkdir(parents=True, exist_ok=True)
-    opened, parts = [], []
+    opened, members = [], []
     for member, path in zip(cfg.members, stores, strict=True):
         store = ClipStore.open(path)
         if isinstance(store, Mixture) or store.info["dataset"] != member.dataset:
             raise UserError(f"{path} is not the store of {member.dataset}'s own clips")
         store.restrict(member.clips, member.heldout, cfg.seed)
         opened.append(store)
-        parts.append(asdict(member) | {"content": store.info["sha256"]["content"]})
-    places = [{"store": relative(path, out)} for path in stores]
+        members.append(asdict(member) | {"content": store.info["sha256"]["content"]})
     info = {
         "dataset": name,
         "seed": cfg.seed,
-        "members": [part | place for part, place in zip(parts, places, strict=True)],
+        "members": [
+            member | {"store": relative(path, out)}
+            for member, path in zip(members, stores, strict=True)
+        ],
         "clips": {x: sum(int((s.split == i).sum()) for s in opened) for i, x in enumerate(SPLITS)},
         "frames": sum(int(s.index["length"][s.split != UNUSED].sum()) for s in opened),
         "sha256": {
-            "content": _sha256([cfg.seed, parts]),
+            "content": _sha256([cfg.seed, members]),
             "manifest": _sha256([store.info["sha256"]["manifest"] for store in opened]),
         },
     }
@@ -242,3 +244,22 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
 
 def _sha256(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def write_contact_sheet(store: ClipStore | Mixture, path: Path) -> None:
+    """Draw the middle frames of up to 60 random training clips."""
+    from PIL import Image
+
+    rows, columns = SHEET
+    members = store.members if isinstance(store, Mixture) else [store]
+    frames = np.concatenate([_middles(x, rows * columns // len(members)) for x in members])
+    rows = -(-len(frames) // columns)
+    sheet = np.full((rows * columns, SIZE, SIZE, 3), 255, np.uint8)
+    sheet[: len(frames)] = frames
+    grid = sheet.reshape(rows, columns, SIZE, SIZE, 3).swapaxes(1, 2)
+    Image.fromarray(grid.reshape(rows * SIZE, columns * SIZE, 3)).save(path)
+
+
+def _middles(store: ClipStore, n: int) -> np.ndarray:
+    clips = np.random.default_rng(0).permutation(store.eligible(1, "train"))[:n]
+    return store.windows_of(clips, store.index["length"][clips] // 2, 1)[:, 0]

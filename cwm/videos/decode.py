@@ -1,4 +1,4 @@
-"""Listed clips -> frames on disk: one of the jobs among which a dataset is divided."""
+"""Decode one part of the listed clips to frames on disk."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock, write_lines
 from cwm.infra.parallel import parallel_map
-from cwm.videos import episodes, images
+from cwm.videos import images
 from cwm.videos.datasets import ClipRecord, DatasetConfig, digest, hash_uniform, read_videos
 from cwm.videos.ffmpeg import (
     SIZE,
@@ -29,127 +29,127 @@ from cwm.videos.ffmpeg import (
 from cwm.videos.shards import Shards
 
 log = logging.getLogger(__name__)
-NEWS = 10.0  # seconds between two lines of progress
-OF_A_FILE = (
-    None,  # what a decoder says in its own words
+LOG_EVERY = 10.0  # seconds between two log lines
+FILE_ERRORS = (  # errno of an OSError that is the file's fault; all others are the machine's
+    None,  # a decoder's own message
     errno.ENOENT,
     errno.EACCES,
     errno.EISDIR,
     errno.ENOTDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
-    errno.EINVAL,  # of seeking in a damaged archive
+    errno.EINVAL,  # a seek in a damaged archive
 )
-Result = tuple[Clip, str] | DecodeError  # frames and their checksum, or why there are none
+Result = tuple[Clip, str] | DecodeError  # the frames and their sha256, or why there are none
 
 
-def part_of(video: ClipRecord, parts: int) -> int:
-    """The part that decodes a clip: decided by its name, so that new ones move none."""
-    return hash_uniform("part", video.file) * parts >> 64
+def part_of(record: ClipRecord, parts: int) -> int:
+    """The part that decodes a clip: a function of its name alone, so new clips move no other."""
+    return hash_uniform("part", record.file) * parts >> 64
 
 
 def part_folder(number: int) -> str:
-    """The folder of a part, below that of the store."""
+    """Folder of a part, in that of the store."""
     return f"part-{number:03d}"
 
 
 def key(cfg: DatasetConfig) -> dict[str, Any]:
-    """What frames depend on besides the files."""
-    return asdict(cfg.geometry) | {"size": SIZE, "ffmpeg": ffmpeg_version()}
+    """What decoded frames depend on besides the files."""
+    constant = {"filter": "bicubic", "stride": 1, "size": SIZE}
+    return asdict(cfg.geometry) | constant | {"ffmpeg": ffmpeg_version()}
 
 
 def decode_part(
     name: str, cfg: DatasetConfig, videos: Path, number: int, out: Path, n: int
 ) -> None:
-    """Decode the clips of a part with `n` at once, and write `out/part.jsonl` last.
+    """Decode the clips of a part, `n` at once, and write `out/part.jsonl` last.
 
-    What is stored already is not decoded again. That file says of every clip, in the order of the
-    list, where its frames lie or why it failed. UserError where ffmpeg is missing or too old.
+    Stored clips are not decoded again. The file says for every clip, in the order of the list,
+    where its frames are or why it failed. Raises UserError if ffmpeg is missing or too old.
     """
     if not 0 <= number < cfg.parts:
-        raise UserError(f"part {number} of dataset {name}; they are 0 to {cfg.parts - 1}")
+        raise UserError(f"dataset {name} has no part {number}; valid are 0 to {cfg.parts - 1}")
 
-    def mine() -> Iterator[ClipRecord]:  # read anew each time: they may be too many for the memory
+    def records() -> Iterator[ClipRecord]:  # read again each time: the list may exceed the memory
         _, listed = read_videos(videos)
-        return (video for video in listed if part_of(video, cfg.parts) == number)
+        return (record for record in listed if part_of(record, cfg.parts) == number)
 
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / ".lock", f"decoding into {out}"):
         check_ffmpeg(out)
         shards = Shards(out, key(cfg) | {"parts": cfg.parts})
-        todo = {video.identity for video in mine()}
+        todo = {record.identity for record in records()}
         total = len(todo)
         todo -= shards.clips.keys()
         log.info("%s: %d of %d clips to decode", name, len(todo), total)
         stop = threading.Event()
         work = partial(_decode_one, read_videos(videos)[0], cfg, stop, out)
         try:
-            with closing(parallel_map(work, _once(mine(), todo), n, stop)) as results:
+            with closing(parallel_map(work, _once(records(), todo), n, stop)) as results:
                 failures = _store(name, results, len(todo), shards)
         finally:
-            shards.sync()  # also what was decoded before a failure or Ctrl-C
-        found = ((clip.identity, shards.clips.get(clip.sha256)) for clip in mine())
-        write_lines(out / "part.jsonl", cfg.parts, ([x, at or failures[x]] for x, at in found))
+            shards.sync()  # also after an error or Ctrl-C
+        rows = ((r.identity, shards.clips.get(r.sha256)) for r in records())
+        lines = ([identity, stored or failures[identity]] for identity, stored in rows)
+        write_lines(out / "part.jsonl", cfg.parts, lines)
 
 
-def _once(videos: Iterable[ClipRecord], todo: set[str]) -> Iterator[ClipRecord]:
-    """One clip of each identity."""
-    for video in videos:
-        if video.identity in todo:
-            todo.remove(video.identity)
-            yield video
+def _once(records: Iterable[ClipRecord], todo: set[str]) -> Iterator[ClipRecord]:
+    """The first clip of each identity in `todo`, which is emptied."""
+    for record in records:
+        if record.identity in todo:
+            todo.remove(record.identity)
+            yield record
 
 
 def _store(
     name: str, results: Iterable[tuple[ClipRecord, Result]], total: int, shards: Shards
 ) -> dict[str, str]:
-    """Store what was decoded; returns why other clips failed, by identity."""
+    """Store decoded clips; returns the reasons of the failed ones, by identity."""
     failures: dict[str, str] = {}
-    start = news = time.monotonic()
-    for done, (video, result) in enumerate(results, start=1):
+    start = logged = time.monotonic()
+    for done, (record, result) in enumerate(results, start=1):
         if isinstance(result, DecodeError):
-            failures[video.identity] = str(result)
-            log.warning("%s: %s: %s", name, video.file, result)
+            failures[record.identity] = str(result)
+            log.warning("%s: %s: %s", name, record.file, result)
         else:
-            shards.add(video.sha256, *result)
+            shards.add(record.sha256, *result)
         now = time.monotonic()
-        if now - news > NEWS or done == total:
-            news, rate = now, done / max(now - start, 1e-9)
-            left = (total - done) / rate
-            message = "%s: %d of %d clips, %d failed, %.1f a second, %.0f s left"
-            log.info(message, name, done, total, len(failures), rate, left)
+        if now - logged > LOG_EVERY or done == total:
+            logged, rate = now, done / max(now - start, 1e-9)
+            message = "%s: %d of %d clips, %d failed, %.1f clips/s, %.0f s left"
+            log.info(message, name, done, total, len(failures), rate, (total - done) / rate)
     return failures
 
 
 def _decode_one(
-    root: Path, cfg: DatasetConfig, stop: threading.Event, scratch: Path, video: ClipRecord
+    root: Path, cfg: DatasetConfig, stop: threading.Event, scratch: Path, record: ClipRecord
 ) -> tuple[ClipRecord, Result]:
-    """A clip with its frames and their checksum, or why not; it must be the one that was listed.
+    """Decode a clip, which must be unchanged since it was listed.
 
-    Raises OSError or MemoryError where not the clip but the machine is at fault.
+    Raises OSError or MemoryError if the machine is at fault and not the file.
     """
-    path = root / video.file
+    path = root / record.file
     try:
         check_readable(path)
-        if _digest(root, video) != video.sha256:
+        if _checksum(root, record) != record.sha256:
             raise DecodeError("changed since it was listed; run `cwm collect` again")
-        if video.stills is not None:
-            clip = images.read(root, video.file, video.stills, cfg.geometry, stop, scratch)
-        elif path.suffix.lower() in episodes.SUFFIXES:
-            clip = episodes.read(path, cfg.geometry)
+        if record.stills is not None:
+            clip = images.read_stills(root, record.file, record.stills, cfg.geometry, stop, scratch)
+        elif path.suffix.lower() in images.EPISODES:
+            clip = images.read_episode(path)
         else:
             clip = decode(path, cfg.geometry, cfg.time_limit, stop, scratch)
     except DecodeError as error:
         cause = error.__cause__
-        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in OF_A_FILE:
+        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in FILE_ERRORS:
             raise cause from None
-        return video, error
-    return video, (clip, hashlib.sha256(clip.frames).hexdigest())
+        return record, error
+    return record, (clip, hashlib.sha256(clip.frames).hexdigest())
 
 
-def _digest(root: Path, video: ClipRecord) -> str:
-    """Checksum of a clip's files as they are now."""
+def _checksum(root: Path, record: ClipRecord) -> str:
     try:
-        return digest(root, video)[1]
+        return digest(root, record)[1]
     except OSError as error:
         raise DecodeError(f"cannot be read: {error.strerror}") from error

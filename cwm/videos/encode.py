@@ -1,4 +1,4 @@
-"""Frames -> an encoded video file, through ffmpeg."""
+"""Encode frames to a video file with ffmpeg."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ from cwm.infra.files import atomic_write
 from cwm.infra.machine import DISK
 from cwm.videos.ffmpeg import ffmpeg_exe
 
-# One thread and no dates or random identifiers: equal frames give equal bytes.
+# One thread, and no dates or random identifiers: equal frames give equal bytes.
 BITEXACT = {"threads": 1, "fflags": "+bitexact", "flags:v": "+bitexact"}
 VP9 = {"vcodec": "libvpx-vp9", "deadline": "realtime", "cpu-used": 8, "crf": 28, "b:v": 0}
 H264 = {"vcodec": "libx264", "preset": "veryfast", "crf": 20, "movflags": "+faststart"}
 
 
 def encode(path: Path, frames: Iterable[np.ndarray], rate: int, codec: dict[str, object]) -> None:
-    """Write frames (H, W, 3) uint8 as one video file, atomically."""
+    """Write frames (H, W, 3) uint8 at `rate` per second as a video file, atomically."""
     import ffmpeg
 
     pixels = np.stack(list(frames))
@@ -32,8 +32,8 @@ def encode(path: Path, frames: Iterable[np.ndarray], rate: int, codec: dict[str,
         argv = ffmpeg.compile(sink.global_args("-v", "error"), cmd=ffmpeg_exe())
         done = subprocess.run(argv, input=pixels.tobytes(), capture_output=True, check=False)
         if done.returncode != 0:
-            words = done.stderr.decode(errors="replace").strip()
-            for number in DISK:
-                if os.strerror(number) in words:
-                    raise OSError(number, os.strerror(number), str(path))
-            raise RuntimeError(f"ffmpeg could not write {path}: {words}")
+            message = done.stderr.decode(errors="replace").strip()
+            for code in DISK:
+                if os.strerror(code) in message:
+                    raise OSError(code, os.strerror(code), str(path))
+            raise RuntimeError(f"ffmpeg cannot write {path}: {message}")

@@ -1,4 +1,4 @@
-"""One video file -> uint8 frames, through an ffmpeg child process that is not trusted.
+"""Decode a video file to uint8 frames with an ffmpeg child process that is not trusted.
 
 Axes: T time, H height, W width; frames are RGB, upright, 64 x 64.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from cwm.infra.errors import UserError
@@ -26,11 +26,11 @@ from cwm.infra.files import TEMPORARY
 
 SIZE = 64  # every model of the paper sees 64 x 64 frames
 FRAME_BYTES = SIZE * SIZE * 3
-POLL = 0.25  # seconds between two looks at the clock and at `stop`
+POLL = 0.25  # seconds between two checks of the time limit and of `stop`
 
-# ffmpeg's exit status says little: of a damaged file it decodes what it can and ends with 0. Each
-# message begins a line with who speaks and how bad it is. Names and titles do not: the file has a
-# neutral name, and metadata is printed before decoding starts, after "[info]" and spaces.
+# The exit status is not enough: ffmpeg decodes what it can of a damaged file and exits with 0. So
+# its log is read. A message begins a line with its component and its level. Names and titles cannot
+# do so: the file gets a neutral name, and metadata is printed after "[info]" and spaces.
 LINE = r"^(?:\[([^\]\n]+) @ 0x\w+\] )?(?:\[[^\]\n]+ @ 0x\w+\] )*"
 MESSAGE = re.compile(LINE + r"\[(warning|error|fatal)\] (.*)", re.MULTILINE)
 DEMUXER = re.compile(r"^\[in#0/(\S+) @ 0x\w+\] \[verbose\] Starting thread", re.MULTILINE)
@@ -45,51 +45,49 @@ RECONFIGURED = re.compile(
     r"^\[fc#0 @ 0x\w+\] \[info\] Reconfiguring filter graph because (.*)", re.MULTILINE
 )
 SIGNAL = re.compile(r"^\[info\] Exiting normally, received signal (\d+)", re.MULTILINE)
-# Files that ffmpeg writes beside its log.
+# Names of the files that ffmpeg writes besides its log.
 PROGRESS, CUTS = "progress", "cuts"
 FRAME_COUNT = re.compile(r"^frame=(\d+)$", re.MULTILINE)
 MICROSECONDS = re.compile(r"^out_time_us=(\d+)$", re.MULTILINE)
 CUT = re.compile(r"^frame:(\d+) .*\nlavfi\.scd\.time=", re.MULTILINE)
-# A stream copy may begin with pictures whose references were cut off. The decoder reports this at
-# the first few packets, and delivers no frame that needs them. Later, it means a lost picture.
+# A stream copy may begin with pictures whose references were cut off. The decoder reports that at
+# the first packets, and delivers no frame that needs them. Later on, it means a lost picture.
 NO_REFERENCE = re.compile(
     "mmco: unref short failure|co located POCs unavailable|reference picture missing during reorder"
     "|Missing reference picture|number of reference frames .* exceeds max"
 )
-HEAD = r"noise=drop=gte(n\,6)"  # the first 6 packets; 2 or 3 are enough for x264's open groups
-PICTURE = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"  # 1 x 1
+HEAD = r"noise=drop=gte(n\,6)"  # keep the first 6 packets; x264's open groups need 2 or 3
+TEST_IMAGE = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"  # 1 x 1
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-# Of what ffmpeg complains though the file is sound: of where frames go, or of the machine.
+# Errors that are not the file's fault: of the disk that frames are written to, of the machine.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNFIT = (errno.EIO, errno.ENOMEM, errno.EAGAIN)
+MACHINE = (errno.EIO, errno.ENOMEM, errno.EAGAIN)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Geometry:
-    """How a source frame becomes 64 x 64, and which frames are kept."""
+    """How a source frame becomes 64 x 64, and where a clip is cut."""
 
-    aspect: Literal["stretch", "center-crop", "person"] = "stretch"  # person: of stills with joints
-    filter: Literal["bicubic", "area"] = "bicubic"  # of ffmpeg's scaler; stills have their own
-    stride: PositiveInt = 1  # keep every n-th frame of a video
+    aspect: Literal["stretch", "center-crop", "person"] = "stretch"  # person: stills with joints
     cuts: PositiveFloat | None = None  # score of ffmpeg's scdet, 0..100, at which a shot ends
 
 
 class Clip(NamedTuple):
-    """All kept frames of one file, and what is known of it."""
+    """The decoded frames of one clip."""
 
     frames: np.ndarray  # (T, 64, 64, 3) uint8
-    width: int  # of the source, in pixels
+    width: int  # pixels of the source
     height: int
     seconds: float | None = None  # none: the source has no clock
-    cuts: tuple[int, ...] = ()  # frames at which another shot begins
+    cuts: tuple[int, ...] = ()  # first frames of further shots
 
 
 class DecodeError(Exception):
-    """A file that did not give all its frames; the message is the reason, without the path."""
+    """A file that cannot be decoded as a whole; the message is the reason, without the path."""
 
 
 def ffmpeg_exe() -> str:
-    """The static ffmpeg of imageio-ffmpeg: the same decoder on every machine."""
+    """Path of imageio-ffmpeg's static ffmpeg, the same decoder on every machine."""
     import imageio_ffmpeg
 
     exe = imageio_ffmpeg.get_ffmpeg_exe()
@@ -97,21 +95,21 @@ def ffmpeg_exe() -> str:
 
 
 def ffmpeg_version() -> str:
-    """Version of the decoder, which decoded frames depend on."""
+    """Version of the decoder."""
     import imageio_ffmpeg
 
     return imageio_ffmpeg.get_ffmpeg_version()
 
 
 def check_ffmpeg(scratch: Path | None = None) -> str:
-    """Decode one picture as every clip is decoded: the version, or UserError if that fails."""
+    """Version of ffmpeg; raises UserError unless it can decode a test image."""
     remedy = "unset IMAGEIO_FFMPEG_EXE, or set it to ffmpeg 7.0 or later"
     try:
         version = ffmpeg_version()
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         raise UserError(f"ffmpeg does not run: {error}; {remedy}") from error
     with tempfile.NamedTemporaryFile(prefix=TEMPORARY, suffix=".gif", dir=scratch) as file:
-        file.write(PICTURE)
+        file.write(TEST_IMAGE)
         file.flush()
         try:
             decode(Path(file.name), Geometry(), scratch=scratch)
@@ -128,14 +126,11 @@ def decode(
     stop: threading.Event | None = None,
     scratch: Path | None = None,
 ) -> Clip:
-    """Decode the first real video stream of a file, all of it or nothing.
+    """Decode the first video stream of a file that is not a cover image, as a whole or not at all.
 
-    limit: seconds before the child is killed. stop: when set, the child is killed at once. The
-    frames lie in a nameless file in `scratch`, not in memory, so that a film may be of any length;
-    a temporary folder there holds what else ffmpeg needs.
-    Raises DecodeError for whatever is not a whole, readable video: missing, empty, a folder,
-    another kind of file, sound only, truncated or damaged, or slower than the limit; OSError where
-    the machine is at fault, as when it ends the child.
+    limit: seconds before the child is killed. stop: kills the child when set. The frames are
+    mapped from an unnamed file in `scratch`, so a video may exceed the memory.
+    Raises DecodeError for anything but a whole, readable video; OSError if the machine is at fault.
     """
     check_readable(path)
     stop = stop or threading.Event()
@@ -143,20 +138,20 @@ def decode(
         tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=scratch) as folder,
         tempfile.TemporaryFile(dir=scratch) as file,
     ):
-        # The suffix stays, as ffmpeg tells some formats by it.
+        # ffmpeg recognises some formats by the suffix.
         name = f"clip.{re.sub(r'[^A-Za-z0-9]', '', path.suffix)}"
         Path(folder, name).symlink_to(path.absolute())
         argv = _arguments(name, geometry)
         status, log = _run(argv, file, limit, stop, folder)
         if status != 0 and (signals := [-status] if status < 0 else SIGNAL.findall(log)):
-            raise _ended(int(signals[0]), path)
+            raise _signal_error(int(signals[0]), path)
         complaints = _complaints(log)
         if status != 0:
             complaints += [text for _, level, text in MESSAGE.findall(log) if level != "warning"]
-            complaints.append(f"ended with status {status}")
-        # The first message is the cause: of a file that ends early, later ones name an I/O error.
+            complaints.append(f"exit status {status}")
+        # The first message is the cause: for a file that ends early, later ones name an I/O error.
         cause = next((text for text in complaints if not NO_REFERENCE.match(text)), "")
-        for code in FULL + UNFIT:
+        for code in FULL + MACHINE:
             if os.strerror(code) in cause:
                 place = (scratch or tempfile.gettempdir()) if code in FULL else path
                 raise OSError(code, os.strerror(code), str(place))
@@ -165,17 +160,15 @@ def decode(
         if cause:
             raise DecodeError(f"ffmpeg: {cause}")
         if DECODER.search(log) is None:
-            raise DecodeError("ffmpeg did not say what it decoded")
+            raise DecodeError("ffmpeg did not report which stream it decoded")
         changed = RECONFIGURED.search(log)
-        if changed and (geometry.cuts is not None or geometry.stride > 1):
-            raise DecodeError(
-                f"its picture size or format changes, and the count with it: {changed[1]}"
-            )
+        if changed and geometry.cuts is not None:  # scdet restarts its count of frames
+            raise DecodeError(f"the picture size or format changes: {changed[1]}")
         progress = Path(folder, PROGRESS).read_text()
         written, counted = file.seek(0, 2), FRAME_COUNT.findall(progress)
         if not counted or written != int(counted[-1]) * FRAME_BYTES:
-            said = counted[-1] if counted else "no"
-            raise DecodeError(f"ffmpeg reported {said} frames, {written} bytes arrived")
+            count = counted[-1] if counted else "no"
+            raise DecodeError(f"ffmpeg reported {count} frames and wrote {written} bytes")
         if not written:
             raise DecodeError("no frames")
         seconds = [int(n) / 1e6 for n in MICROSECONDS.findall(progress)]
@@ -188,21 +181,21 @@ def decode(
         pixels = as_frames(file)
     size = SOURCE_SIZE.search(log)
     if size is None:
-        raise DecodeError("ffmpeg did not say the size of the video")
+        raise DecodeError("ffmpeg did not report the size of the video")
     cuts = tuple(int(frame) for frame in CUT.findall(shots))
     return Clip(pixels, int(size[1]), int(size[2]), seconds[-1] if seconds else None, cuts)
 
 
 def _complaints(log: str) -> list[str]:
-    """What the demuxer and the decoder of the selected stream said is wrong.
+    """Errors of the demuxer and of the selected stream's decoder.
 
-    While ffmpeg probes a file, it decodes some of every stream, sound too. That does not count.
+    Errors from before the decoder starts are ignored: ffmpeg probes every stream, sound too.
     """
     demuxer, decoder = DEMUXER.search(log), DECODER.search(log)
     if not (demuxer and decoder):
         return []
     containers = ("in#0", f"in#0/{demuxer[1]}", demuxer[1])
-    later = (None, *decoder.groups())  # none: ffmpeg itself
+    later = (None, *decoder.groups())  # None: ffmpeg itself
     return [
         said[3].strip()
         for said in MESSAGE.finditer(log)
@@ -211,24 +204,24 @@ def _complaints(log: str) -> list[str]:
     ]
 
 
-def _ended(by: int, path: Path) -> Exception:
-    """The error for a child that a signal, not ours, ended while it decoded a file."""
-    said = f"ffmpeg was ended ({signal.strsignal(by)})"
-    if by in CRASHES:
-        return DecodeError(said)
-    return OSError(errno.EFBIG if by == signal.SIGXFSZ else errno.EINTR, said, str(path))
+def _signal_error(number: int, path: Path) -> Exception:
+    """The error for a child that a signal ended, other than our kill."""
+    message = f"ffmpeg was ended by a signal ({signal.strsignal(number)})"
+    if number in CRASHES:
+        return DecodeError(message)
+    return OSError(errno.EFBIG if number == signal.SIGXFSZ else errno.EINTR, message, str(path))
 
 
 def as_frames(file: BinaryIO) -> np.ndarray:
-    """The content of a file as frames (T, 64, 64, 3) uint8; it may be closed then."""
+    """Map a file as frames (T, 64, 64, 3) uint8; it may be closed afterwards."""
     content = mmap.mmap(file.fileno(), 0)
     return np.frombuffer(content, np.uint8).reshape(-1, SIZE, SIZE, 3)
 
 
 def check_readable(path: Path) -> None:
-    """Raise DecodeError unless the path is a file with bytes in it that we may read.
+    """Raise DecodeError unless the path is a regular file that is readable and not empty.
 
-    Opening a pipe or a device could wait for ever, so only regular files are opened.
+    Other files are not opened: a pipe or a device could block forever.
     """
     try:
         if not path.exists():
@@ -243,10 +236,10 @@ def check_readable(path: Path) -> None:
 
 
 def _arguments(name: str, geometry: Geometry) -> list[str]:
-    """The command line, for the first stream that is a video and not a cover picture.
+    """Command line for the first video stream that is not a cover image.
 
-    Only files may be opened, so that a playlist cannot name addresses. One thread each:
-    clips are decoded in parallel, which keeps cores busier than threads within a clip.
+    Only files may be opened, so a playlist cannot name addresses. One thread: clips are decoded in
+    parallel, which keeps cores busier than threads within a clip.
     """
     import ffmpeg
 
@@ -254,11 +247,9 @@ def _arguments(name: str, geometry: Geometry) -> list[str]:
         raise DecodeError("dataset.geometry.aspect person is for stills with joints, not videos")
     source = ffmpeg.input(f"file:{name}", protocol_whitelist="file", threads=1)
     video = source["V:0"]
-    if geometry.stride > 1:
-        video = video.filter("select", f"not(mod(n,{geometry.stride}))")
     if geometry.aspect == "center-crop":
         video = video.filter("crop", "min(iw,ih)", "min(iw,ih)")
-    video = video.filter("scale", SIZE, SIZE, flags=geometry.filter)
+    video = video.filter("scale", SIZE, SIZE, flags="bicubic")
     if geometry.cuts is not None:
         video = video.filter("scdet", threshold=geometry.cuts)
         video = video.filter("metadata", mode="print", key="lavfi.scd.time", file=CUTS)
@@ -267,7 +258,7 @@ def _arguments(name: str, geometry: Geometry) -> list[str]:
         format="rawvideo",
         pix_fmt="rgb24",
         fps_mode="passthrough",
-        enc_time_base="demux",  # rounded to the frame rate, times of two frames may be the same
+        enc_time_base="demux",  # rounded to the frame rate, two frames could get the same time
         map_metadata=-1,
         threads=1,
     )
@@ -279,7 +270,7 @@ def _arguments(name: str, geometry: Geometry) -> list[str]:
 def _run(
     argv: list[str], out: BinaryIO, limit: float, stop: threading.Event, folder: str | None = None
 ) -> tuple[int, str]:
-    """Run a child in a folder: its status and log; kill it when time is up or on `stop`."""
+    """Run a child in a folder; returns its status and log. Killed on `stop` or after `limit` s."""
     deadline = time.monotonic() + limit
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
     env = os.environ | {"AV_LOG_FORCE_NOCOLOR": "1"}

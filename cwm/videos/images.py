@@ -1,7 +1,7 @@
-"""Clips that are folders of pictures: numbered stills -> uint8 frames.
+"""Clips that are no video files: numbered stills, and recorded episodes (.npz).
 
-A clip is a run of stills whose numbers rise by a constant step: `S1/walk_000001.jpg`,
-`S1/walk_000006.jpg`, ... Where a number is missing, one clip ends and another begins.
+A clip of stills has file numbers with a constant step: `S1/walk_000001.jpg`,
+`S1/walk_000006.jpg`, ... A missing number ends the clip.
 Reference: `data/human36m/build_clip_dataset.py`, `data/ytb_driving/make_list.py`.
 """
 
@@ -20,38 +20,42 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from cwm.infra.errors import UserError
+from cwm.infra.errors import DAMAGED_ARRAYS, UserError
 from cwm.infra.files import walk
 from cwm.videos.ffmpeg import SIZE, Clip, DecodeError, Geometry, as_frames
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+STILLS = (".jpg", ".jpeg", ".png")
+EPISODES = (".npz",)
 NUMBERED = re.compile(r"(.*?)(\d+)(\.[a-z]+)", re.IGNORECASE)
-PADDING, SIDE = 200, 1000  # pixels about a person, and of a picture, which joints are given in
-ORIENTATION = 0x112  # EXIF's tag
-ONE = 2048  # of OpenCV's fixed-point weights
+PADDING = 200  # pixels by which the square around a person is wider than the joints
+SIDE = 1000  # pixels of the square picture that joints refer to
+ORIENTATION = 0x112  # EXIF tag
+ONE = 2048  # OpenCV's fixed-point 1.0
 
 
 class Stills(NamedTuple):
-    """Stills of one clip after the first: numbers rise by `step`."""
+    """The numbers of a clip's stills, counted from the first one."""
 
     step: PositiveInt
-    count: Annotated[int, Field(ge=1, le=10**7)]  # with the first
+    count: Annotated[int, Field(ge=1, le=10**7)]  # of stills
 
 
-def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[str, Stills]]:
-    """First still and run of every clip among file names, sorted.
+def group_stills(
+    files: Iterable[str], skip: int = 0, every: int = 1
+) -> Iterator[tuple[str, Stills]]:
+    """First file and numbers of every clip among file names, sorted.
 
-    skip: how many stills at the beginning of a run are left out. every: of the others, those whose
-    number is a multiple of it are kept (1: all).
+    skip: stills left out at the beginning of a clip. every: of the others, keep those whose number
+    is a multiple of it.
     """
     series = defaultdict(dict)
     parsed = [(file, *m.groups()) for file in files if (m := NUMBERED.fullmatch(file))]
     padded = {(prefix, suffix, len(n)) for _, prefix, n, suffix in parsed if n[0] == "0"}
     for file, prefix, number, suffix in parsed:
-        # Without a zero in front, 10 may follow 09 or 9: 09 if there are such.
+        # 10 follows 09 if some numbers of this width are padded, and 9 otherwise.
         widths = (w for w in range(len(number), 0, -1) if (prefix, suffix, w) in padded)
         width = len(number) if number[0] == "0" else next(widths, 1)
         series[prefix, suffix, width][int(number)] = file
@@ -65,29 +69,29 @@ def runs(files: Iterable[str], skip: int = 0, every: int = 1) -> Iterator[tuple[
                 yield names[kept[0]], Stills(math.lcm(usual, every), len(kept))
 
 
-def names(first: str, run: Stills) -> list[str]:
+def still_names(first: str, stills: Stills) -> list[str]:
     """File names of all stills of a clip."""
     prefix, number, suffix = NUMBERED.fullmatch(first).groups()
-    numbers = range(int(number), int(number) + run.step * run.count, run.step)
+    numbers = range(int(number), int(number) + stills.step * stills.count, stills.step)
     return [f"{prefix}{i:0{len(number)}d}{suffix}" for i in numbers]
 
 
-def read(
+def read_stills(
     root: Path,
     first: str,
-    run: Stills,
+    stills: Stills,
     geometry: Geometry,
     stop: threading.Event | None = None,
     scratch: Path | None = None,
 ) -> Clip:
-    """All stills of a clip as frames, or DecodeError naming the one that cannot be read.
+    """Decode a clip of stills; raises DecodeError with the name of one that cannot be read.
 
-    Pictures are read and resized as OpenCV does by default: 16-bit values keep their upper 8 bits,
-    the EXIF orientation is applied, and resizing interpolates between the four nearest pixels.
+    As OpenCV by default: 16-bit values keep their upper 8 bits, the EXIF orientation is applied,
+    and resizing interpolates between the four nearest pixels.
     """
     from PIL import Image, UnidentifiedImageError
 
-    files = names(first, run)[:: geometry.stride]
+    files = still_names(first, stills)
     boxes = joint_boxes(root) if geometry.aspect == "person" else {}
     with tempfile.TemporaryFile(dir=scratch) as file:
         for path in (root / name for name in files):
@@ -97,8 +101,8 @@ def read(
                 with Image.open(path) as image:
                     pixels = _upright(image)
             except UnidentifiedImageError as error:
-                raise DecodeError(f"{path.name}: not a picture") from error
-            except Exception as error:  # of damaged files Pillow raises what it happens to
+                raise DecodeError(f"{path.name}: not an image") from error
+            except Exception as error:  # Pillow raises almost anything for damaged files
                 reason = getattr(error, "strerror", None) or error
                 raise DecodeError(f"{path.name}: {reason}") from error
             height, width = pixels.shape[:2]
@@ -106,17 +110,14 @@ def read(
                 raise DecodeError(f"{path.name}: no joints in annot/*.h5")
             kept = _crop(pixels, geometry.aspect, boxes.get(path.name))
             if not kept.size:
-                raise DecodeError(f"{path.name}: the person is outside the picture")
+                raise DecodeError(f"{path.name}: the joints are outside the image")
             file.write(resize(kept))
         file.flush()
         return Clip(as_frames(file), width, height)
 
 
 def _upright(image: "Image.Image") -> np.ndarray:
-    """A picture as RGB (H, W, 3) uint8, turned as its EXIF orientation says.
-
-    EXIF data that cannot be read turns nothing.
-    """
+    """The image as RGB (H, W, 3) uint8, in its EXIF orientation if that can be read."""
     from PIL import Image
 
     image.load()
@@ -126,7 +127,7 @@ def _upright(image: "Image.Image") -> np.ndarray:
     else:
         pixels = np.asarray(image.convert("RGB"))
     exif = Image.Exif()
-    with suppress(Exception):  # of damaged data Pillow raises what it happens to
+    with suppress(Exception):  # Pillow raises almost anything for damaged data
         exif.load(image.info.get("exif", b""))
     orientation = exif.get(ORIENTATION)
     if orientation in (5, 6, 7, 8):
@@ -151,10 +152,10 @@ def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None) -> np.ndarray
 
 
 def resize(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (64, 64, 3) uint8, bilinear without smoothing.
+    """Resize (H, W, 3) to (64, 64, 3) uint8, bilinear without antialiasing.
 
-    OpenCV's own arithmetic, equal to its last bit where pictures shrink: weights of 11 bits, and a
-    vertical pass that drops 4 bits first.
+    In OpenCV's fixed-point arithmetic, to which it is bit-exact when shrinking: 11-bit weights,
+    and a vertical pass that first drops 4 bits.
     """
     (top, bottom, low), (left, right, near) = (_taps(n) for n in pixels.shape[:2])
     wide = pixels.astype(np.int32)
@@ -169,7 +170,7 @@ def resize(pixels: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _taps(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of 64 pixels: the source pixels about its centre, and the weight of the second."""
+    """For each of the 64 pixels, its two source pixels and the weight of the second."""
     centre = np.float32((np.arange(SIZE) + 0.5) * (length / SIZE) - 0.5)
     first = np.floor(centre).astype(int)
     weight = np.rint((centre - first) * ONE).astype(np.int32)
@@ -180,11 +181,10 @@ def _taps(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def joint_boxes(root: Path) -> dict[str, np.ndarray]:
-    """Where the person is in every annotated still: name -> left, top, right, bottom.
+    """The square around the person in every annotated still: name -> left, top, right, bottom.
 
-    The smallest rectangle about all joints, made a square that is PADDING wider and lies within the
-    picture, in pixels of a picture SIDE wide. Annotations are `annot/NAME.h5`, whose `part` holds
-    joints (N, J, 2), with the names of the stills in `annot/NAME_images.txt`.
+    Annotations are `annot/NAME.h5` with `part`, the joints (N, J, 2), and `annot/NAME_images.txt`
+    with the names of the stills. Raises UserError if there are none, or they are damaged.
     """
     import h5py
 
@@ -192,15 +192,15 @@ def joint_boxes(root: Path) -> dict[str, np.ndarray]:
     folders = (found for found in walk(root) if found[0].name == "annot")
     paths = sorted(base / name for base, names in folders for name in names if name[-3:] == ".h5")
     if not paths:
-        raise UserError(f"no annot/*.h5 in {root}: without joints nobody knows where the person is")
+        raise UserError(f"no annot/*.h5 in {root}: geometry.aspect person needs joints")
     for path in paths:
         listed = path.with_name(f"{path.stem}_images.txt")
         try:
             stills = listed.read_text().split()
             with h5py.File(path) as file:
                 joints = np.asarray(file["part"], np.float64)
-        except Exception as error:  # h5py too
-            what = f"{path} and {listed.name} are not joints of stills"
+        except Exception as error:  # h5py raises almost anything for damaged files
+            what = f"{path} and {listed.name} are not the joints of stills"
             raise UserError(f"{what}: {error}") from error
         if joints.shape != (len(stills), *joints.shape[1:2], 2) or joints.shape[1] < 2:
             raise UserError(f"{path} has joints {joints.shape} for {len(stills)} stills")
@@ -211,7 +211,11 @@ def joint_boxes(root: Path) -> dict[str, np.ndarray]:
 
 
 def person_boxes(joints: np.ndarray) -> np.ndarray:
-    """Joints (N, J, 2) -> squares (N, 4) int, rounded where the reference rounds."""
+    """Squares (N, 4) int around joints (N, J, 2), in pixels of an image SIDE wide.
+
+    The bounding box of the joints, made a square that is PADDING wider and lies within the image.
+    Rounded as in the reference.
+    """
     first = np.trunc(joints[:, 0])
     low = np.floor(np.minimum(first, joints[:, 1:].min(1)))
     high = np.ceil(np.maximum(first, joints[:, 1:].max(1)))
@@ -221,3 +225,15 @@ def person_boxes(joints: np.ndarray) -> np.ndarray:
     shift = np.maximum(-low, 0)
     shift -= np.maximum(high + shift - SIDE, 0)
     return np.concatenate([low + shift, high + shift], 1).astype(int)
+
+
+def read_episode(path: Path) -> Clip:
+    """Read the frames of an episode of APV; DecodeError unless `image` is uint8 (T, 64, 64, 3)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            image = arrays["image"]
+    except DAMAGED_ARRAYS as error:
+        raise DecodeError(f"not an episode: {str(error).strip(chr(39))}") from error
+    if image.dtype != np.uint8 or image.shape[1:] != (SIZE, SIZE, 3) or not len(image):
+        raise DecodeError(f"image is {image.dtype} {image.shape}, not uint8 (T, {SIZE}, {SIZE}, 3)")
+    return Clip(np.ascontiguousarray(image), SIZE, SIZE)

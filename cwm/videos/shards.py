@@ -1,7 +1,7 @@
-"""Decoded frames on disk, append-only, with a journal of which file's frames lie where.
+"""Append-only shards of decoded frames, with a journal of where the frames of each file are.
 
-Journal and shards are no outputs of a rule, so they survive Snakemake: new videos cost their own
-decoding only, and a killed job goes on where it was.
+Snakemake does not know these files, so it keeps them: a killed job resumes, and new videos cost
+only their own decoding.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from cwm.videos.store import HEADER
 log = logging.getLogger(__name__)
 
 SHARD_FRAMES = 2**30 // FRAME_BYTES  # about 1 GiB
-UNSAFE_FRAMES = SHARD_FRAMES // 16  # frames that a kill may cost
+SYNC_FRAMES = SHARD_FRAMES // 16  # frames that a kill may lose
 
 
 def shard_name(number: int) -> str:
@@ -32,9 +32,9 @@ def shard_name(number: int) -> str:
 
 
 class Stored(NamedTuple):
-    """Where the frames of a clip lie; a line of the journal."""
+    """Where the frames of a source file are; a line of the journal."""
 
-    sha256: str  # of the source
+    sha256: str  # of the source file
     content: str  # sha256 of the frames
     width: int
     height: int
@@ -45,32 +45,32 @@ class Stored(NamedTuple):
     offset: NonNegativeInt
 
 
-def _in_order(clip: Stored) -> Stored:
+def _check_cuts(clip: Stored) -> Stored:
     if any(a >= b for a, b in itertools.pairwise([0, *clip.cuts, clip.frames])):
         raise ValueError("cuts out of order")
     return clip
 
 
-Line = Annotated[Stored, AfterValidator(_in_order)]  # as it is read
+CheckedStored = Annotated[Stored, AfterValidator(_check_cuts)]
 
 
 class Shards:
-    """The frames of a folder; what was once written there never moves.
+    """The decoded frames of one folder; frames once written never move.
 
-    key: what the frames depend on besides the files; with another key all begins anew.
+    key: what the frames depend on besides the files; another key discards them all.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._journal = folder, folder / "journal.jsonl"
-        self.clips: dict[str, Stored] = {}  # by checksum of the file
+        self.clips: dict[str, Stored] = {}  # by sha256 of the source file
         self.ends = [0]  # frames in each shard
-        self._unsafe: list[Stored] = []  # not in the journal yet
+        self._unsynced: list[Stored] = []  # not in the journal yet
         self._journal.touch()
-        self._read(json.dumps(key, sort_keys=True) + "\n")
+        self._load(json.dumps(key, sort_keys=True) + "\n")
 
-    def _read(self, key: str) -> None:
-        """Remember what the journal says and is true, and write it anew."""
+    def _load(self, key: str) -> None:
+        """Load the valid lines of the journal, and rewrite it without the others."""
         if not self._journal.is_file():
             raise UserError(f"{self._journal} is not a file; move it away, and decode again")
         with (
@@ -87,61 +87,61 @@ class Shards:
                 if not line.endswith("\n"):  # cut off by a kill
                     continue
                 try:
-                    clip = json_file.parse(line, Line, f"a line of {self._journal}")
+                    clip = json_file.parse(line, CheckedStored, f"a line of {self._journal}")
                 except UserError as error:
-                    log.warning("%s: its clip is decoded anew", error)
+                    log.warning("%s: the clip is decoded again", error)
                     continue
                 if self._holds(clip):
-                    self._remember(clip)
+                    self._register(clip)
                     new.write(line)
 
     def _path(self, shard: int) -> Path:
         return self._folder / shard_name(shard)
 
     def _holds(self, clip: Stored) -> bool:
-        """Whether the shard of a clip is still there, and long enough."""
+        """Whether the shard of a clip exists and is long enough."""
         path, end = self._path(clip.shard), HEADER + (clip.offset + clip.frames) * FRAME_BYTES
         return path.exists() and path.stat().st_size >= end
 
-    def _remember(self, clip: Stored) -> None:
+    def _register(self, clip: Stored) -> None:
         self.clips[clip.sha256] = clip
         self.ends += [0] * (clip.shard + 1 - len(self.ends))
         self.ends[clip.shard] = clip.offset + clip.frames
 
     def add(self, digest: str, clip: Clip, content: str) -> None:
-        """Append the frames of the file with this checksum; `content` is theirs."""
+        """Append the frames of a file; `digest` is its sha256, `content` that of the frames."""
         if self.ends[-1] and self.ends[-1] + len(clip.frames) > SHARD_FRAMES:
             self.sync()
             self.ends.append(0)
         shard, offset = len(self.ends) - 1, self.ends[-1]
         facts = clip._asdict() | {"frames": len(clip.frames)}
-        stored = _in_order(Stored(digest, content, shard=shard, offset=offset, **facts))
+        stored = _check_cuts(Stored(digest, content, shard=shard, offset=offset, **facts))
         with self._path(shard).open("r+b" if offset else "wb") as file:
             file.seek(HEADER + offset * FRAME_BYTES)
-            file.truncate()  # frames that no journal knows of
+            file.truncate()  # frames that are not in the journal
             file.write(clip.frames)
-        self._remember(stored)
-        self._unsafe.append(stored)
-        if sum(clip.frames for clip in self._unsafe) >= UNSAFE_FRAMES:
+        self._register(stored)
+        self._unsynced.append(stored)
+        if sum(clip.frames for clip in self._unsynced) >= SYNC_FRAMES:
             self.sync()
 
     def sync(self) -> None:
-        """Make all frames safe on disk, then say so in the journal; to be called at the end."""
-        if not self._unsafe:
+        """Flush the frames to disk, then append them to the journal. Call it at the end."""
+        if not self._unsynced:
             return
         with self._path(len(self.ends) - 1).open("r+b") as file:
             file.write(_header(self.ends[-1]))
             file.flush()
             os.fsync(file.fileno())
         with self._journal.open("a") as journal:
-            journal.writelines(json.dumps(stored) + "\n" for stored in self._unsafe)
+            journal.writelines(json.dumps(stored) + "\n" for stored in self._unsynced)
             journal.flush()
             os.fsync(journal.fileno())
-        self._unsafe.clear()
+        self._unsynced.clear()
 
 
 def _header(frames: int) -> bytes:
-    """The beginning of an .npy file of so many frames, of constant length."""
+    """Header of an .npy file of `frames` frames, HEADER bytes long."""
     fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({frames}, {SIZE}, {SIZE}, 3)}}"
     begin = np.lib.format.magic(1, 0)
     length = HEADER - len(begin) - 2

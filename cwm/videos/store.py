@@ -1,13 +1,13 @@
-"""The clip store: decoded frames on disk, and random windows of them by offset.
+"""The clip store: random windows of decoded frames, read by offset.
 
-Axes: B batch, T time; frames are uint8 (64, 64, 3).
+Axes: B batch, T time, N windows; frames are uint8 (64, 64, 3).
 
-`store.json`                  counts, geometry, checksums; written last, it vouches for the rest
-`index.npy`                   one INDEX entry per clip, sorted by name of the source
-`part-NNN/frames-NNNNN.npy`   shards (N, 64, 64, 3), read by offset
-`manifest.parquet`            every source and what became of it; for people, not read here
+`store.json`                  counts, geometry, checksums; written last
+`index.npy`                   one INDEX entry per clip, sorted by name of the source file
+`part-NNN/frames-NNNNN.npy`   shards (N, 64, 64, 3)
+`manifest.parquet`            every source file with its status; not read here
 
-A store may also be made of others: its `store.json` then has `members` in the place of shards.
+The `store.json` of a mixture names other stores, its `members`, instead of shards.
 """
 
 import os
@@ -33,13 +33,13 @@ from cwm.videos.ffmpeg import SIZE
 
 HEADER = 128  # bytes of a shard before its first frame
 SPLITS: tuple[Split, ...] = ("train", "heldout")
-UNUSED = -1  # the split of clips that a store made of others leaves out
+UNUSED = -1  # split of the clips that a mixture leaves out
 INDEX = np.dtype(
     [("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4"), ("split", "i1")]
 )  # label -1: none
-# At a time; systems allow 1024 open files (`ulimit -n`), and each store takes a quarter of them.
+# A store keeps a quarter of the files open that the system allows (`ulimit -n`, often 1024).
 OPEN_SHARDS = max(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-AGAIN = "run `cwm clips` again"
+REMEDY = "run `cwm clips` again"
 
 
 class _Checksums(TypedDict):
@@ -49,7 +49,7 @@ class _Checksums(TypedDict):
 
 
 class _Store(TypedDict):
-    """What must be in a `store.json`."""
+    """The fields of a `store.json` that reading needs."""
 
     __pydantic_config__ = ConfigDict(extra="allow")
     dataset: str
@@ -70,7 +70,7 @@ class _Member(TypedDict):
 
 
 class _Mixed(TypedDict):
-    """The same of a store made of others."""
+    """The fields of a mixture's `store.json` that reading needs."""
 
     __pydantic_config__ = ConfigDict(extra="allow")
     dataset: str
@@ -81,17 +81,17 @@ class _Mixed(TypedDict):
 
 
 class Shard:
-    """An open file of frames. Reads do not disturb each other, whichever thread they are in."""
+    """An open file of frames; threads may read it at the same time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("rb", buffering=0)
 
     def read(self, offset: int, out: np.ndarray) -> None:
-        """Fill `out` (T, 64, 64, 3) with the frames from number `offset` on."""
+        """Fill `out` (T, 64, 64, 3) with the frames from `offset` on."""
         start = HEADER + offset * out[0].nbytes
         if os.preadv(self._file.fileno(), [out], start) != out.nbytes:
-            raise UserError(f"{self.path} ends before frame {offset + len(out)}; {AGAIN}")
+            raise UserError(f"{self.path} is shorter than {offset + len(out)} frames; {REMEDY}")
 
 
 class ClipStore:
@@ -108,7 +108,7 @@ class ClipStore:
 
     @staticmethod
     def open(path: Path) -> "ClipStore | Mixture":
-        """Open a store by its `store.json`; UserError where a file is missing, short or another."""
+        """Open a `store.json`; UserError if one of its files is missing, truncated or replaced."""
         remedy = "`cwm clips` writes it"
         if "members" in json_file.read(path, remedy=remedy):
             info = json_file.read(path, _Mixed, remedy)
@@ -118,22 +118,22 @@ class ClipStore:
         for name, size in {"index.npy": 1, **bytes_of}.items():
             file = path.parent / name
             if not file.is_file():
-                raise UserError(f"{file} is missing; {AGAIN}")
+                raise UserError(f"{file} is missing; {REMEDY}")
             if file.stat().st_size < size:
-                raise UserError(f"{file} is too short ({file.stat().st_size} bytes); {AGAIN}")
+                raise UserError(f"{file} is too short ({file.stat().st_size} bytes); {REMEDY}")
         index = path.with_name("index.npy")
         if sha256(index) != info["sha256"]["index"]:
-            raise UserError(f"{index} is not the one {path} was written for; {AGAIN}")
+            raise UserError(f"{index} does not match the sha256 in {path}; {REMEDY}")
         return ClipStore(path.parent, info, _read_index(index, info))
 
     def __len__(self) -> int:
         return len(self.index)
 
     def restrict(self, clips: int | None, heldout: int | None, seed: int) -> None:
-        """Train on `clips` clips only, and hold out at most `heldout`; the others are trained on.
+        """Hold out `heldout` random clips, train on the others, and of these on `clips` only.
 
-        Clips are drawn at random, the fewer among the more. UserError when there are not as many
-        to train on.
+        None keeps all. A smaller choice is a subset of a larger one. UserError if there are fewer
+        clips to train on.
         """
         rng = np.random.default_rng(seed)
         self.split = np.array(self.split)
@@ -142,18 +142,18 @@ class ClipStore:
             if kept is None:
                 continue
             if split == 0 and kept > len(rows):
-                what = f"train clips of dataset {self.info['dataset']}"
-                raise UserError(f"{kept} {what} were asked for, there are {len(rows)}")
+                have = f"has {len(rows)} train clips, fewer than the {kept} of dataset.members"
+                raise UserError(f"dataset {self.info['dataset']} {have}")
             self.split[rows[kept:]] = others
 
     def _eligible(self, length: int, split: Split) -> np.ndarray:
-        """Rows of the clips of a split that have at least `length` frames; UserError when none."""
+        """Rows of a split's clips with at least `length` frames; UserError if there are none."""
         of_split = self.split == SPLITS.index(split)
         rows = np.flatnonzero(of_split & (self.index["length"] >= length))
         if len(rows):
             return rows
         raise UserError(
-            f"no clip of {length} frames is {split} in dataset {self.info['dataset']} "
+            f"dataset {self.info['dataset']} has no {split} clip of {length} frames "
             f"({np.count_nonzero(of_split)} {split} clips in all); "
             "add videos, or change dataset.heldout or the length of the sequences"
         )
@@ -163,16 +163,16 @@ class ClipStore:
         return self.windows_of(np.array([clip]), np.array([start]), length)[0]
 
     def different(self, length: int, split: Split = "heldout") -> int:
-        """How many windows come from different clips, at most."""
+        """The largest number of windows that all come from different clips."""
         return len(self.eligible(length, split))
 
     def sample(
         self, seed: int, i: int, batch: int, length: int, split: Split = "train"
     ) -> np.ndarray:
-        """Batch number i of the endless stream of a seed: uint8 (B, T, 64, 64, 3).
+        """Batch i of a seed's endless stream: uint8 (B, T, 64, 64, 3).
 
-        Clips are uniform whatever their length, starts uniform over the valid ones, as in the
-        reference. Nothing depends on earlier calls: resuming needs only i.
+        A pure function of its arguments, so resuming needs only i. Clips are equally likely,
+        whatever their length, and so are the valid starts, as in the reference.
         """
         rng = np.random.default_rng([seed, i])
         clips = rng.choice(self.eligible(length, split), batch)
@@ -181,25 +181,21 @@ class ClipStore:
     def starts(self, rng: np.random.Generator, clips: np.ndarray, length: int) -> np.ndarray:
         """Random first frames of windows of these clips.
 
-        With `prioritize_ends`, as for recorded episodes, a start past the last valid one becomes
-        that one.
+        With `prioritize_ends`, starts are drawn beyond the last valid one, and clipped to it.
         """
         last = self.index["length"][clips] - length
         extra = length if self.info.get("prioritize_ends") else 0
         return np.minimum(rng.integers(last + 1 + extra), last)
 
     def windows(self, n: int, length: int, split: Split = "heldout", seed: int = 0) -> np.ndarray:
-        """Fixed windows for evaluation: uint8 (N, T, 64, 64, 3).
-
-        From as many different clips as there are; always the same ones for the same arguments.
-        """
+        """Fixed windows for evaluation, from as many clips as possible: uint8 (N, T, 64, 64, 3)."""
         rng = np.random.default_rng(seed)
         clips = np.resize(rng.permutation(self.eligible(length, split)), n)
         starts = rng.integers(self.index["length"][clips] - length + 1)
         return self.windows_of(clips, starts, length)
 
     def windows_of(self, clips: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        """The windows (N, T, 64, 64, 3) that begin at these frames of these clips."""
+        """Windows (N, T, 64, 64, 3) of these clips from these first frames."""
         frames = np.empty((len(clips), length, *self.info["frame_shape"]), np.uint8)
         for row, entry, start in zip(frames, self.index[clips], starts, strict=True):
             self._shard(int(entry["shard"])).read(int(entry["offset"]) + int(start), row)
@@ -207,10 +203,10 @@ class ClipStore:
 
 
 class Mixture:
-    """Several stores read as one: for every row of a batch one is drawn, then a clip of it.
+    """Several stores read as one: each row of a batch draws a store, then a clip of it.
 
-    Reference: `wmlib/datasets/video/utils.py`, whose clip number is drawn below the sum of the
-    stores' lengths and taken modulo the length of the store.
+    As in the reference, `wmlib/datasets/video/utils.py`, the clip number is drawn below the total
+    number of clips and taken modulo that of the store.
     """
 
     def __init__(self, info: dict[str, Any], members: Sequence[ClipStore]) -> None:
@@ -225,7 +221,7 @@ class Mixture:
     def sample(
         self, seed: int, i: int, batch: int, length: int, split: Split = "train"
     ) -> np.ndarray:
-        """Batch number i of the endless stream of a seed: uint8 (B, T, 64, 64, 3)."""
+        """Batch i of a seed's endless stream: uint8 (B, T, 64, 64, 3)."""
         rng = np.random.default_rng([seed, i])
         rows = [member.eligible(length, split) for member in self.members]
         of = rng.choice(len(rows), batch, p=self.weights)
@@ -238,7 +234,7 @@ class Mixture:
         return frames
 
     def different(self, length: int, split: Split = "heldout") -> int:
-        """How many windows come from different clips, at most, in turn from each store."""
+        """The largest number of `windows` that all come from different clips."""
         return len(self.members) * min(m.different(length, split) for m in self.members)
 
     def windows(self, n: int, length: int, split: Split = "heldout", seed: int = 0) -> np.ndarray:
@@ -249,15 +245,17 @@ class Mixture:
 
 
 def _read_index(path: Path, info: "_Store") -> np.ndarray:
-    """The clips of a store, each of which lies in one of its shards."""
+    """Read the index of a store; UserError unless every clip lies in a shard."""
     try:
         index = np.load(path, mmap_mode="r")
     except DAMAGED_ARRAYS as error:
-        raise UserError(f"{path} is damaged ({error}); {AGAIN}") from error
+        raise UserError(f"{path} is damaged ({error}); {REMEDY}") from error
     if index.dtype != INDEX or index.ndim != 1:
-        raise UserError(f"{path} is {index.dtype} {index.shape}, not a list of clips; {AGAIN}")
-    ends = np.array([0, *info["shards"].values()])  # the last one for index -1
-    for begin in range(0, len(index), 2**20):  # not all at once, they may be many
+        raise UserError(
+            f"{path} is {index.dtype} {index.shape}, expected {INDEX} (clips,); {REMEDY}"
+        )
+    ends = np.array([0, *info["shards"].values()])
+    for begin in range(0, len(index), 2**20):  # in blocks, to bound the memory
         clips = index[begin : begin + 2**20]
         good = (clips["shard"] >= 0) & (clips["shard"] < len(ends) - 1)
         good &= (clips["offset"] >= 0) & (clips["length"] > 0)
@@ -265,16 +263,16 @@ def _read_index(path: Path, info: "_Store") -> np.ndarray:
         good &= (clips["label"] >= -1) & (clips["label"] < len(info["labels"]))
         if not good.all():
             number = begin + np.argmin(good)
-            raise UserError(f"{path}: clip {number} lies in no shard of the store; {AGAIN}")
+            raise UserError(f"{path}: clip {number} is outside the shards of the store; {REMEDY}")
     return index
 
 
 def _open_member(path: Path, member: "_Member", seed: int) -> ClipStore:
     store = ClipStore.open(where := path.parent / member["store"])
     if isinstance(store, Mixture):
-        raise UserError(f"{where} is a mixture, of which none is made")
+        raise UserError(f"{where} is a mixture, which cannot be a member of another one")
     if store.info["sha256"].get("content") != member["content"]:
-        raise UserError(f"{where} has changed since {path}; `cwm mix` again")
+        raise UserError(f"{where} has changed since {path} was written; run `cwm mix` again")
     store.restrict(member["clips"], member["heldout"], seed)
     return store
 
@@ -282,10 +280,10 @@ def _open_member(path: Path, member: "_Member", seed: int) -> ClipStore:
 def prefetch(
     store: ClipStore | Mixture, seed: int, start: int, batch: int, length: int, device: str = "cpu"
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Endless (i, batch i of the seed's training clips) from i = start, on the device.
+    """Yield (i, batch i of the seed's training clips, on the device) for i = start, start + 1, ...
 
-    One thread reads two ahead. For a GPU it pins the memory, so that the host does not wait for
-    the copy; the host may be three copies ahead of the GPU, so that few pinned batches exist.
+    One thread reads two batches ahead. For a GPU it pins their memory, so that copies are
+    asynchronous; at most three are in flight, which bounds the pinned memory.
     """
     cuda = device == "cuda"
 

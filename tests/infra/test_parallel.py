@@ -7,7 +7,7 @@ import pytest
 from cwm.infra.parallel import parallel_map
 
 
-def test_results_come_in_order_and_few_items_are_taken_ahead():
+def test_results_are_in_order_with_bounded_look_ahead():
     taken = []
     endless = (taken.append(i) or i for i in itertools.count())
     with closing(parallel_map(lambda i: i * i, endless, threads=3)) as results:
@@ -16,7 +16,7 @@ def test_results_come_in_order_and_few_items_are_taken_ahead():
     assert list(parallel_map(str, range(4), threads=3)) == ["0", "1", "2", "3"]
 
 
-def test_an_error_and_an_end_stop_what_is_under_way():
+def test_error_stops_the_work_in_progress():
     stop = threading.Event()
 
     def work(i):

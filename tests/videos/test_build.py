@@ -14,8 +14,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock
 from cwm.videos import ffmpeg, shards
 from cwm.videos.build import make_clips
-from cwm.videos.collect import collect
-from cwm.videos.datasets import DatasetConfig
+from cwm.videos.datasets import DatasetConfig, collect
 from cwm.videos.decode import decode_part, part_folder
 from cwm.videos.encode import H264, VP9, encode
 from cwm.videos.ffmpeg import Geometry, decode
@@ -257,7 +256,7 @@ def test_a_clip_ends_where_the_view_jumps(tmp_path):
     assert len({*store.index["split"][:2]}) == 1  # shots of a film are held out together
     flicker = manifest(out)["flicker.mp4"]
     assert (flicker["status"], flicker["frames"]) == ("too-short", 36)
-    assert flicker["reason"] == "a shot of frames, fewer than 25"
+    assert flicker["reason"] == "no shot has 25 frames"
     uncut = ClipStore.open(build(tmp_path / "videos", tmp_path / "uncut") / "store.json")
     assert uncut.index["length"].tolist() == [66, 36, 40]
 
@@ -318,9 +317,9 @@ def test_rows_are_gathered_a_few_at_a_time(folder, monkeypatch):
 def test_parts_that_are_missing_or_others_are_named(folder):
     out = build(folder, parts=2)
     cfg = DatasetConfig(folder=folder, parts=2)
-    with pytest.raises(UserError, match=r"part 2 of dataset own; they are 0 to 1"):
+    with pytest.raises(UserError, match=r"dataset own has no part 2; valid are 0 to 1"):
         decode_part("own", cfg, out / "videos.jsonl", 2, out / "part-002", 1)
-    with pytest.raises(UserError, match=r"is one of 2 parts, not of 1; decode again"):
+    with pytest.raises(UserError, match=r"is one of 2 parts, expected 1; decode again"):
         make_clips("own", DatasetConfig(folder=folder, parts=1), out / "videos.jsonl", out)
     movie(folder / "new.webm", 27, 50)
     collect("own", cfg, out, workers=1)
@@ -340,7 +339,7 @@ def test_a_damaged_line_is_named_and_of_a_journal_costs_its_clip_only(folder, ca
     journal.write_text("".join([key, json.dumps(shuffled) + "\n", second[1:], *rest]))
     cfg = DatasetConfig(folder=folder, parts=1)
     gather(cfg, out)
-    assert "cuts out of order: its clip is decoded anew" in caplog.text
+    assert "cuts out of order: the clip is decoded again" in caplog.text
     assert "is not JSON" in caplog.text
     assert json.loads(right)["sha256"]["content"] == content(out)
     listed = out / "videos.jsonl"

@@ -4,8 +4,7 @@ import pytest
 
 from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock
-from cwm.videos.collect import collect
-from cwm.videos.datasets import DatasetConfig, read_videos
+from cwm.videos.datasets import DatasetConfig, collect, read_videos
 from cwm.videos.ffmpeg import Geometry, decode
 from cwm.videos.synthetic import robot, something
 

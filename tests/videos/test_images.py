@@ -10,7 +10,7 @@ from PIL import Image
 from cwm.infra.errors import UserError
 from cwm.videos import images
 from cwm.videos.ffmpeg import DecodeError, Geometry
-from cwm.videos.images import Stills, person_boxes, read, resize, runs
+from cwm.videos.images import Stills, group_stills, person_boxes, read_stills, resize
 
 
 def picture(path, pixels):
@@ -29,26 +29,34 @@ def walk(root, numbers, size=(80, 100), name="S1_Walk.1_{:06d}.png"):
 def test_stills_are_grouped_by_name_and_divided_where_a_number_is_missing():
     files = [f"a/x_{i:06d}.jpg" for i in (1, 6, 11, 21, 26)]
     files += [f"b/{i}.jpg" for i in (8, 9, 10, 11)] + ["b/cover.jpg", "a/y_000001.JPG"]
-    assert list(runs(files)) == [
+    assert list(group_stills(files)) == [
         ("a/x_000001.jpg", Stills(5, 3)),
         ("a/x_000021.jpg", Stills(5, 2)),
         ("a/y_000001.JPG", Stills(1, 1)),
         ("b/8.jpg", Stills(1, 4)),
     ]
-    assert images.names("a/x_000001.jpg", Stills(5, 3)) == files[:3]
-    assert images.names("b/8.jpg", Stills(1, 4)) == ["b/8.jpg", "b/9.jpg", "b/10.jpg", "b/11.jpg"]
+    assert images.still_names("a/x_000001.jpg", Stills(5, 3)) == files[:3]
+    assert images.still_names("b/8.jpg", Stills(1, 4)) == [
+        "b/8.jpg",
+        "b/9.jpg",
+        "b/10.jpg",
+        "b/11.jpg",
+    ]
 
 
 def test_stills_padded_to_another_width_are_another_clip():
-    assert list(runs(["a_1.jpg", "a_01.jpg"])) == [
+    assert list(group_stills(["a_1.jpg", "a_01.jpg"])) == [
         ("a_1.jpg", Stills(1, 1)),
         ("a_01.jpg", Stills(1, 1)),
     ]
     plain, padded = [f"{i}.jpg" for i in range(1, 12)], [f"{i:02}.jpg" for i in range(1, 12)]
-    assert list(runs(plain)) == [("1.jpg", Stills(1, 11))]
-    assert list(runs(padded)) == [("01.jpg", Stills(1, 11))]
-    assert list(runs({*plain, *padded})) == [("1.jpg", Stills(1, 9)), ("01.jpg", Stills(1, 11))]
-    assert list(runs(["8.jpg", "09.jpg", "10.jpg"])) == [
+    assert list(group_stills(plain)) == [("1.jpg", Stills(1, 11))]
+    assert list(group_stills(padded)) == [("01.jpg", Stills(1, 11))]
+    assert list(group_stills({*plain, *padded})) == [
+        ("1.jpg", Stills(1, 9)),
+        ("01.jpg", Stills(1, 11)),
+    ]
+    assert list(group_stills(["8.jpg", "09.jpg", "10.jpg"])) == [
         ("8.jpg", Stills(1, 1)),
         ("09.jpg", Stills(1, 2)),
     ]
@@ -59,7 +67,7 @@ def test_of_sixteen_bits_the_upper_eight_stay(tmp_path):
     grey = np.full((64, 64), 0x1234, np.uint16)
     grey[:, 32:], grey[32:] = 40_000, 65_535
     picture(tmp_path / "1.png", grey)
-    (frame,) = read(tmp_path, "1.png", Stills(1, 1), Geometry()).frames
+    (frame,) = read_stills(tmp_path, "1.png", Stills(1, 1), Geometry()).frames
     assert [frame[0, 0].tolist(), frame[0, 63].tolist(), frame[63, 0].tolist()] == [
         [18, 18, 18],
         [156, 156, 156],
@@ -79,7 +87,7 @@ def test_still_is_turned_as_its_exif_orientation_says(orientation, suffix, tmp_p
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(stored).save(tmp_path / f"1.{suffix}", exif=exif)
-    frames, width, height, *_ = read(tmp_path, f"1.{suffix}", Stills(1, 1), Geometry())
+    frames, width, height, *_ = read_stills(tmp_path, f"1.{suffix}", Stills(1, 1), Geometry())
     assert (width, height) == ((128, 192) if orientation in (5, 6, 7, 8) else (192, 128))
     corners = frames[0][[8, 8, 56, 56], [8, 56, 8, 56], 0]
     assert "".join(str(round(value / 50)) for value in corners) == CORNERS[orientation]
@@ -88,13 +96,13 @@ def test_still_is_turned_as_its_exif_orientation_says(orientation, suffix, tmp_p
 def test_exif_data_that_cannot_be_read_turn_nothing(tmp_path):
     pixels = np.zeros((64, 96, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "1.jpg", exif=b"Exif\0\0this is no TIFF")
-    assert read(tmp_path, "1.jpg", Stills(1, 1), Geometry())[1:3] == (96, 64)
+    assert read_stills(tmp_path, "1.jpg", Stills(1, 1), Geometry())[1:3] == (96, 64)
 
 
 def test_the_head_of_every_run_is_dropped_and_every_fifth_still_kept():
     """As `data/ytb_driving/make_list.py`: 99 stills go, then multiples of 5 stay."""
     files = [f"dir-0/{i}.jpg" for i in [*range(7, 307), *range(400, 480), *range(500, 620)]]
-    assert list(runs(files, skip=99, every=5)) == [
+    assert list(group_stills(files, skip=99, every=5)) == [
         ("dir-0/110.jpg", Stills(5, 40)),  # 7 + 99 = 106 is the first, 110 the first multiple
         ("dir-0/600.jpg", Stills(5, 4)),  # the second run is shorter than its head
     ]
@@ -102,21 +110,19 @@ def test_the_head_of_every_run_is_dropped_and_every_fifth_still_kept():
 
 def test_a_clip_is_its_stills_in_order(tmp_path):
     walk(tmp_path, range(0, 100, 2))
-    frames, width, height, seconds, _ = read(
+    frames, width, height, seconds, _ = read_stills(
         tmp_path, "S1_Walk.1_000000.png", Stills(2, 50), Geometry()
     )
     assert (frames.shape, width, height, seconds) == ((50, 64, 64, 3), 100, 80, None)
     assert (frames[:, 5, 5] == [[i, 90, 90] for i in range(0, 100, 2)]).all()
     assert (frames[:, 60] == 90).all()
-    strided = read(tmp_path, "S1_Walk.1_000000.png", Stills(2, 50), Geometry(stride=3)).frames
-    np.testing.assert_array_equal(strided, frames[::3])
 
 
 def test_the_middle_square_is_the_references(tmp_path):
     """Of a 75 x 100 picture the reference keeps rows 0..73 and columns 13..86: 2 * (75 // 2)."""
     pixels = np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8)
     picture(tmp_path / "1.png", pixels)
-    (frame,) = read(tmp_path, "1.png", Stills(1, 1), Geometry(aspect="center-crop")).frames
+    (frame,) = read_stills(tmp_path, "1.png", Stills(1, 1), Geometry(aspect="center-crop")).frames
     np.testing.assert_array_equal(frame, resize(pixels[0:74, 13:87]))
 
 
@@ -161,7 +167,7 @@ def test_a_person_fills_the_frame(tmp_path):
     joints = np.array([[[430.0, 310.0], [450.0, 690.0]]])
     annotate(tmp_path, ["S1_Walk.1_000001.jpg"], joints)
     (tmp_path / "annot/._train.h5").write_bytes(b"hidden")
-    (frame,) = read(
+    (frame,) = read_stills(
         tmp_path, "S1/S1_Walk.1_000001.jpg", Stills(1, 1), Geometry(aspect="person")
     ).frames
     rows, columns = np.nonzero(frame[..., 0] > 128)
@@ -175,23 +181,23 @@ def test_what_is_wrong_with_a_still_or_its_joints_is_said(tmp_path):
     whole = (tmp_path / first).read_bytes()
     (tmp_path / first).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DecodeError, match=r"S1_Walk\.1_000000\.png: "):
-        read(tmp_path, first, Stills(1, 3), geometry)
+        read_stills(tmp_path, first, Stills(1, 3), geometry)
     (tmp_path / first).write_bytes(b"text")
-    with pytest.raises(DecodeError, match=r"000000\.png: not a picture"):
-        read(tmp_path, first, Stills(1, 3), geometry)
+    with pytest.raises(DecodeError, match=r"000000\.png: not an image"):
+        read_stills(tmp_path, first, Stills(1, 3), geometry)
     (tmp_path / first).unlink()
     with pytest.raises(DecodeError, match=r"000000\.png: No such file"):
-        read(tmp_path, first, Stills(1, 3), geometry)
+        read_stills(tmp_path, first, Stills(1, 3), geometry)
     person = Geometry(aspect="person")
     with pytest.raises(UserError, match=r"no annot/\*\.h5"):
-        read(tmp_path, "S1_Walk.1_000001.png", Stills(1, 1), person)
+        read_stills(tmp_path, "S1_Walk.1_000001.png", Stills(1, 1), person)
     annotate(tmp_path, ["S1_Walk.1_000002.png"], np.zeros((1, 2, 2)))
     with pytest.raises(DecodeError, match=r"000001\.png: no joints"):
-        read(tmp_path, "S1_Walk.1_000001.png", Stills(1, 1), person)
+        read_stills(tmp_path, "S1_Walk.1_000001.png", Stills(1, 1), person)
     images.joint_boxes.cache_clear()
     (tmp_path / "annot/train.h5").write_bytes(b"not HDF5")
-    with pytest.raises(UserError, match=r"train\.h5 .* not joints"):
-        read(tmp_path, "S1_Walk.1_000002.png", Stills(1, 1), person)
+    with pytest.raises(UserError, match=r"train\.h5 .* not the joints"):
+        read_stills(tmp_path, "S1_Walk.1_000002.png", Stills(1, 1), person)
 
 
 def test_a_profile_that_pillow_stumbles_over_is_a_fault_of_the_still(tmp_path):
@@ -200,7 +206,7 @@ def test_a_profile_that_pillow_stumbles_over_is_a_fault_of_the_still(tmp_path):
     chunk = b"\0\0\0\0iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big")
     (tmp_path / "1.png").write_bytes(whole + chunk + end)
     with pytest.raises(DecodeError, match=r"1\.png: index out of range"):
-        read(tmp_path, "1.png", Stills(1, 1), Geometry())
+        read_stills(tmp_path, "1.png", Stills(1, 1), Geometry())
 
 
 SQUARE = [[400.0, 400.0], [600.0, 600.0]]
@@ -209,13 +215,13 @@ SQUARE = [[400.0, 400.0], [600.0, 600.0]]
 @pytest.mark.parametrize(
     ("joints", "names", "said"),
     [
-        ([SQUARE], b"caf\xe9.png", "are not joints of stills"),
-        ([b"text"], b"1.png", "are not joints of stills"),
+        ([SQUARE], b"caf\xe9.png", "are not the joints of stills"),
+        ([b"text"], b"1.png", "are not the joints of stills"),
         ([1.0], b"1.png", r"has joints \(1,\) for 1 stills"),
         ([SQUARE[:1]], b"1.png", r"has joints \(1, 1, 2\) for 1 stills"),
         (np.zeros((1, 0, 2)), b"1.png", r"has joints \(1, 0, 2\) for 1 stills"),
         ([np.full((2, 2), np.nan)], b"1.png", r"1\.png: no joints"),
-        ([[[100.0, 700.0], [300.0, 900.0]]], b"1.png", r"1\.png: .* outside the picture"),
+        ([[[100.0, 700.0], [300.0, 900.0]]], b"1.png", r"1\.png: .* outside the image"),
     ],
 )
 def test_joints_that_are_none_are_told(tmp_path, joints, names, said):
@@ -223,4 +229,4 @@ def test_joints_that_are_none_are_told(tmp_path, joints, names, said):
     annotate(tmp_path, [], joints)
     (tmp_path / "annot/train_images.txt").write_bytes(names)
     with pytest.raises((UserError, DecodeError), match=said):
-        read(tmp_path, "1.png", Stills(1, 1), Geometry(aspect="person"))
+        read_stills(tmp_path, "1.png", Stills(1, 1), Geometry(aspect="person"))
