@@ -41,7 +41,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def folder(corpus, tmp_path):
-    """One's own copy of the corpus: links, so that it may be added to."""
+    """A private copy of the corpus, made of links."""
     for name in LENGTHS:
         (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "videos" / name).symlink_to(corpus / name)
@@ -49,7 +49,7 @@ def folder(corpus, tmp_path):
 
 
 def build(folder, out=None, **settings):
-    """List, decode and gather, as the three rules do; returns the store's folder."""
+    """List, decode and build as the three rules do; returns the store's folder."""
     cfg = DatasetConfig(folder=folder, **{"parts": 1, **settings})
     out = out or folder.with_name("out")
     collect("own", cfg, out, workers=2)
@@ -73,14 +73,14 @@ def contents(out):
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
-def test_ffmpeg_that_cannot_decode_is_found_before_any_clip_is_blamed(folder, monkeypatch):
+def test_broken_ffmpeg_is_an_error_before_any_clip_fails(folder, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/true")
     with pytest.raises(UserError, match=r"cannot decode clips: .*; unset IMAGEIO_F"):
         build(folder)
     assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
 
 
-def test_the_store_holds_every_frame_of_every_clip(folder):
+def test_store_holds_every_frame_of_every_clip(folder):
     out = build(folder)
     store = ClipStore.open(out / "store.json")
     assert store.info["frames"] == sum(LENGTHS.values())
@@ -95,7 +95,7 @@ def test_the_store_holds_every_frame_of_every_clip(folder):
     np.testing.assert_array_equal(np.load(out / FRAMES)[:28], store.read(0, 0, 28))
 
 
-def test_every_file_is_accounted_for(folder):
+def test_manifest_lists_every_file_with_status_and_reason(folder):
     (folder / "broken.mp4").write_bytes(b"not a video")
     (folder / "empty.webm").touch()
     (folder / "gone.avi").symlink_to(folder / "nowhere")
@@ -119,7 +119,7 @@ def test_every_file_is_accounted_for(folder):
     assert sorted(store.index["length"]) == sorted(LENGTHS.values())
 
 
-def test_more_failures_than_allowed_stop_the_job(folder):
+def test_too_many_failures_are_an_error(folder):
     (folder / "broken.mp4").write_bytes(b"not a video")
     with pytest.raises(UserError, match=r"1 of 5 clips .*0.1 allows \(broken.mp4: ffmpeg: .*"):
         build(folder, max_failures=0.1)
@@ -129,7 +129,7 @@ def test_more_failures_than_allowed_stop_the_job(folder):
     build(folder, max_failures=0.2)
 
 
-def test_a_file_that_changed_since_it_was_listed_is_no_clip(folder, tmp_path):
+def test_file_changed_since_it_was_listed_fails(folder, tmp_path):
     cfg = DatasetConfig(folder=folder, parts=1)
     collect("own", cfg, tmp_path, workers=1)
     (folder / "c.webm").unlink()
@@ -138,12 +138,12 @@ def test_a_file_that_changed_since_it_was_listed_is_no_clip(folder, tmp_path):
         gather(cfg, tmp_path)
 
 
-def test_no_clip_that_is_long_enough_is_an_error(folder):
+def test_only_short_clips_are_an_error(folder):
     with pytest.raises(UserError, match=r"none of the 4 clips .* dataset.min_frames = 31 frames"):
         build(folder, min_frames=31)
 
 
-def test_new_videos_cost_their_own_decoding_only(folder, caplog):
+def test_only_new_videos_are_decoded(folder, caplog):
     caplog.set_level(logging.INFO)
     build_halves = partial(build, heldout=0.5)
     out = build_halves(folder)
@@ -162,14 +162,14 @@ def test_new_videos_cost_their_own_decoding_only(folder, caplog):
     assert fresh.info["sha256"]["content"] == store.info["sha256"]["content"]
 
 
-def test_nothing_new_changes_nothing(folder, caplog):
+def test_build_is_idempotent(folder, caplog):
     before = contents(build(folder))
     caplog.set_level(logging.INFO)
     assert contents(build(folder)) == before
     assert "0 of 4 clips to decode" in caplog.text
 
 
-def test_a_killed_job_goes_on_to_the_same_store(folder, monkeypatch, caplog):
+def test_interrupted_job_resumes_to_the_same_store(folder, monkeypatch, caplog):
     fresh = contents(build(folder, folder.with_name("fresh")))
     real, calls = Shards.add, []
 
@@ -185,7 +185,7 @@ def test_a_killed_job_goes_on_to_the_same_store(folder, monkeypatch, caplog):
     monkeypatch.undo()
     out = folder.with_name("out")
     with (out / FRAMES).open("ab") as shard:
-        shard.write(b"frames of which the journal does not know")
+        shard.write(b"frames that are not in the journal")
     with (out / "part-000/journal.jsonl").open("a") as journal:
         journal.write('["a line that was cut')
     caplog.set_level(logging.INFO)
@@ -193,7 +193,7 @@ def test_a_killed_job_goes_on_to_the_same_store(folder, monkeypatch, caplog):
     assert "2 of 4 clips to decode" in caplog.text
 
 
-def test_a_damaged_shard_is_decoded_again(folder):
+def test_truncated_shard_is_decoded_again(folder):
     before = contents(build(folder))
     shard = folder.with_name("out") / FRAMES
     shard.write_bytes(shard.read_bytes()[:-100_000])
@@ -205,7 +205,7 @@ def test_a_damaged_shard_is_decoded_again(folder):
     assert contents(shard.parents[1]) == before
 
 
-def test_another_geometry_begins_anew(folder):
+def test_another_geometry_decodes_from_scratch(folder):
     build(folder)
     out = build(folder, geometry={"aspect": "center-crop"})
     fresh = build(folder, folder.with_name("fresh"), geometry={"aspect": "center-crop"})
@@ -236,14 +236,14 @@ def test_shards_are_bounded(folder, monkeypatch):
 
 
 def shots(path, *lengths):
-    """A video whose picture changes wholly after each of these numbers of frames."""
+    """A video of shots with these numbers of frames."""
     rng = np.random.default_rng(0)
     frames = [np.tile(rng.integers(0, 256, (1, 4, 6, 3), np.uint8), (n, 1, 1, 1)) for n in lengths]
     large = np.concatenate(frames).repeat(16, 1).repeat(16, 2)
     encode(path, large, 12, H264)
 
 
-def test_a_clip_ends_where_the_view_jumps(tmp_path):
+def test_clips_end_at_cuts(tmp_path):
     shots(tmp_path / "videos/film.mp4", 30, 10, 26)
     shots(tmp_path / "videos/flicker.mp4", 12, 12, 12)
     shots(tmp_path / "videos/one.mp4", 40)
@@ -253,7 +253,7 @@ def test_a_clip_ends_where_the_view_jumps(tmp_path):
     whole = decode(tmp_path / "videos/film.mp4", Geometry()).frames
     np.testing.assert_array_equal(store.read(0, 0, 30), whole[:30])
     np.testing.assert_array_equal(store.read(1, 0, 26), whole[40:])
-    assert len({*store.index["split"][:2]}) == 1  # shots of a film are held out together
+    assert len({*store.index["split"][:2]}) == 1  # shots of a video are in the same split
     flicker = manifest(out)["flicker.mp4"]
     assert (flicker["status"], flicker["frames"]) == ("too-short", 36)
     assert flicker["reason"] == "no shot has 25 frames"
@@ -261,7 +261,7 @@ def test_a_clip_ends_where_the_view_jumps(tmp_path):
     assert uncut.index["length"].tolist() == [66, 36, 40]
 
 
-def test_duplicates_are_told_and_left_out_where_that_is_asked_for(folder):
+def test_duplicates_are_dropped_and_listed(folder):
     (folder / "twin.webm").symlink_to(folder / "c.webm")
     out = build(folder, duplicates="drop")
     assert ClipStore.open(out / "store.json").info["videos"] == {"duplicate": 1, "ok": 4}
@@ -269,7 +269,7 @@ def test_duplicates_are_told_and_left_out_where_that_is_asked_for(folder):
     assert manifest(out)["c.webm"]["status"] == "ok"
 
 
-def test_a_dataset_may_be_stills_and_episodes_too(tmp_path):
+def test_stills_and_episodes_are_decoded(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (32, 64, 64, 3), np.uint8)
     (tmp_path / "videos").mkdir()
@@ -290,7 +290,7 @@ def test_a_dataset_may_be_stills_and_episodes_too(tmp_path):
     assert rows["walk_0000.png"]["frames"] == 30
 
 
-def test_the_number_of_parts_changes_no_clip(folder):
+def test_number_of_parts_changes_no_clip(folder):
     stores = [
         ClipStore.open(build(folder, folder.with_name(f"in{parts}"), parts=parts) / "store.json")
         for parts in (1, 5)
@@ -302,7 +302,7 @@ def test_the_number_of_parts_changes_no_clip(folder):
         np.testing.assert_array_equal(*windows)
 
 
-def test_rows_are_gathered_a_few_at_a_time(folder, monkeypatch):
+def test_group_size_changes_no_row(folder, monkeypatch):
     (folder / "empty.webm").touch()
     at_once = build(folder, folder.with_name("at_once"), max_failures=0.5)
     monkeypatch.setattr("cwm.videos.build.GROUP", 2)
@@ -314,7 +314,7 @@ def test_rows_are_gathered_a_few_at_a_time(folder, monkeypatch):
     assert made == whole
 
 
-def test_parts_that_are_missing_or_others_are_named(folder):
+def test_missing_or_foreign_parts_are_errors(folder):
     out = build(folder, parts=2)
     cfg = DatasetConfig(folder=folder, parts=2)
     with pytest.raises(UserError, match=r"dataset own has no part 2; valid are 0 to 1"):
@@ -330,7 +330,7 @@ def test_parts_that_are_missing_or_others_are_named(folder):
         make_clips("own", cfg, out / "videos.jsonl", out)
 
 
-def test_a_damaged_line_is_named_and_of_a_journal_costs_its_clip_only(folder, caplog):
+def test_damaged_lines_are_reported(folder, caplog):
     out = build(folder)
     right = (out / "store.json").read_bytes()
     journal = out / "part-000/journal.jsonl"
@@ -354,7 +354,7 @@ def content(out):
     return json.loads((out / "store.json").read_text())["sha256"]["content"]
 
 
-def test_of_a_few_videos_one_is_held_out(folder):
+def test_small_dataset_has_both_splits(folder):
     (folder / "push/d.webm").unlink()
     for share in (1e-9, 1 - 1e-9):
         store = ClipStore.open(build(folder, heldout=share) / "store.json")
@@ -362,14 +362,14 @@ def test_of_a_few_videos_one_is_held_out(folder):
     assert ClipStore.open(build(folder, heldout=0) / "store.json").info["clips"]["heldout"] == 0
 
 
-def test_two_at_once_do_not_decode_into_one_folder(folder):
+def test_two_jobs_cannot_decode_into_one_folder(folder):
     out = build(folder)
     message = "another process is decoding into"
     with file_lock(out / "part-000/.lock", ""), pytest.raises(UserError, match=message):
         gather(DatasetConfig(folder=folder, parts=1), out)
 
 
-def test_a_full_disk_is_not_the_fault_of_a_video(folder, monkeypatch):
+def test_full_disk_is_not_a_failure_of_the_clip(folder, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -379,11 +379,11 @@ def test_a_full_disk_is_not_the_fault_of_a_video(folder, monkeypatch):
     assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
 
 
-def test_a_disk_that_cannot_be_read_is_not_the_fault_of_a_video(folder, tmp_path):
+def test_io_error_is_not_a_failure_of_the_clip(folder, tmp_path):
     cfg = DatasetConfig(folder=folder, parts=1, max_failures=0.5)
     collect("own", cfg, tmp_path, workers=1)
     (folder / "c.webm").unlink()
-    (folder / "c.webm").symlink_to("/proc/self/mem")  # whose first byte is an I/O error
+    (folder / "c.webm").symlink_to("/proc/self/mem")  # reading its first byte is an I/O error
     with pytest.raises(OSError, match="Input/output error"):
         gather(cfg, tmp_path)
     assert not (tmp_path / "part-000/part.jsonl").exists()
@@ -402,7 +402,7 @@ def test_names_need_not_be_utf_8(folder, corpus):
     assert data_page(out / "store.json")["labels"] == "3: caf\ufffd, push, wave"
 
 
-def test_nothing_is_stored_that_the_journal_could_not_tell(folder):
+def test_clip_with_unordered_cuts_is_not_stored(folder):
     store = Shards(folder, {})
     frames = np.zeros((30, 64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="cuts out of order"):
@@ -411,7 +411,7 @@ def test_nothing_is_stored_that_the_journal_could_not_tell(folder):
     assert (folder / "journal.jsonl").read_text() == "{}\n"
 
 
-def test_the_data_page_tells_everything(folder):
+def test_data_page_shows_counts_sizes_and_labels(folder):
     (folder / "empty.webm").touch()
     page = data_page(build(folder, max_failures=0.5) / "store.json")
     assert page["files"] == "5 found, 1 failed, 4 ok"

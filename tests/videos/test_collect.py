@@ -19,13 +19,13 @@ def files(out):
     }
 
 
-def test_a_standin_is_the_same_however_it_is_made(tmp_path):
+def test_standin_is_independent_of_workers_and_existing_files(tmp_path):
     collect("something", standin("something", 4), tmp_path / "all", workers=2)
     all_of_them = files(tmp_path / "all")
     _, listed = read_videos(tmp_path / "all/videos.jsonl")
     assert sorted(video.label for video in listed) == sorted(something.LABELS)
 
-    part = tmp_path / "part"  # where a job was killed, and a file is there already
+    part = tmp_path / "part"  # as a killed job leaves it, with one complete file
     (first, _, third, _) = sorted(name for name in all_of_them if name.endswith(".webm"))
     for name in (first, third):
         (part / name).parent.mkdir(parents=True)
@@ -37,13 +37,13 @@ def test_a_standin_is_the_same_however_it_is_made(tmp_path):
     assert (part / first).stat().st_mtime_ns == modified
 
 
-def test_two_at_once_do_not_make_one_standin(tmp_path):
+def test_two_jobs_cannot_generate_one_standin(tmp_path):
     message = "another process is making clips in"
     with file_lock(tmp_path / ".lock", ""), pytest.raises(UserError, match=message):
         collect("something", standin("something", 4), tmp_path, workers=1)
 
 
-def test_robot_clips_show_an_arm_that_moves(tmp_path):
+def test_robot_clips_show_a_moving_arm(tmp_path):
     collect("rlbench", standin("robot", 1), tmp_path, workers=1)
     (path,) = tmp_path.rglob("*.mp4")
     assert path.parent.name == robot.label(0)
@@ -52,7 +52,7 @@ def test_robot_clips_show_an_arm_that_moves(tmp_path):
     assert (abs(frames[-1].astype(int) - frames[0]) > 40).any(-1).mean() > 0.02
 
 
-def test_a_folder_is_listed_and_stays_where_it_is(tmp_path, monkeypatch):
+def test_folder_is_listed_by_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/own/wave").mkdir(parents=True)
     (tmp_path / "data/own/wave/a.mp4").write_text("x")
@@ -66,7 +66,7 @@ def test_a_folder_is_listed_and_stays_where_it_is(tmp_path, monkeypatch):
     assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", "results/videos/own/videos.jsonl"]
 
 
-def test_folder_is_found_from_results_that_are_a_link(tmp_path, monkeypatch):
+def test_folder_is_found_from_linked_results(tmp_path, monkeypatch):
     (tmp_path / "project/data/own").mkdir(parents=True)
     (tmp_path / "project/data/own/a.mp4").write_text("x")
     (tmp_path / "disk/mine/results").mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_folder_is_found_from_results_that_are_a_link(tmp_path, monkeypatch):
     assert [(root / video.file).read_text() for video in listed] == ["x"]
 
 
-def test_a_missing_folder_and_an_unknown_standin_are_errors(tmp_path):
+def test_missing_folder_and_unknown_standin_are_errors(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*elsewhere; expected: a folder of clips"):
         collect("own", DatasetConfig(folder=tmp_path / "elsewhere"), tmp_path / "out", 1)
     with pytest.raises(UserError, match=r"unknown synthetic dataset 'somthing'.*something"):

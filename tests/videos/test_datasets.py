@@ -22,7 +22,7 @@ from cwm.videos.images import Stills
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_defaults_are_the_papers():
+def test_defaults_are_those_of_the_paper():
     cfg = DatasetConfig()
     assert (cfg.source, cfg.min_frames, cfg.geometry.aspect) == ("folder", 25, "stretch")
 
@@ -37,12 +37,12 @@ def test_the_defaults_are_the_papers():
         {"kinds": ["film"]},
     ],
 )
-def test_a_wrong_setting_is_refused(bad):
+def test_wrong_settings_are_refused(bad):
     with pytest.raises(ValidationError):
         DatasetConfig(**bad)
 
 
-def test_a_tenth_is_held_out():
+def test_share_of_held_out_clips_is_right():
     held = sum(is_heldout(f"clips/{i}.webm", 0.1) for i in range(10_000))
     assert 900 < held < 1100
     assert not any(is_heldout(f"{i}", 0) for i in range(100))
@@ -50,12 +50,12 @@ def test_a_tenth_is_held_out():
 
 
 @pytest.mark.parametrize("name", ["camera.MTS", "disc.vob", "film.m2ts", "tape.mxf"])
-def test_files_of_cameras_and_discs_are_found(tmp_path, name):
+def test_camera_and_disc_formats_are_found(tmp_path, name):
     (tmp_path / name).touch()
     assert find(tmp_path, DatasetConfig()) == [Candidate(name)]
 
 
-def test_files_are_found_by_name_and_labelled_by_folder(tmp_path):
+def test_files_are_found_by_suffix_and_labelled_by_folder(tmp_path):
     for name in ["b.MP4", "push/a.webm", "push/.hidden.webm", "notes.txt", "x/y/c.gif", "x/1.jpg"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -91,14 +91,14 @@ def test_linked_folders_are_followed_once_and_cycles_end(tmp_path, caplog):
     ]
 
 
-def test_what_cannot_be_read_is_listed_all_the_same(tmp_path):
+def test_unreadable_file_is_listed(tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     (clip,) = find(tmp_path, DatasetConfig())
     gone = describe(tmp_path, clip, DatasetConfig(heldout=0))
     assert gone == ClipRecord("gone.mp4", 0, None, None, "train", {})
 
 
-def test_a_folder_without_clips_says_what_is_expected_and_how_to_get_it(tmp_path):
+def test_empty_folder_error_says_how_to_get_the_clips(tmp_path):
     cfg = DatasetConfig(by_hand="Accept the\nlicence.")
     expected = r"expected: a folder of clips, .*\.webm.*\. Accept the licence\."
     with pytest.raises(UserError, match=r"no clips in .*; " + expected):
@@ -107,8 +107,8 @@ def test_a_folder_without_clips_says_what_is_expected_and_how_to_get_it(tmp_path
         find(tmp_path / "missing", cfg)
 
 
-def test_annotations_say_which_clips_there_are(tmp_path):
-    """As Something-Something's: the test split has no labels, and a missing video is not hidden."""
+def test_annotations_select_the_clips(tmp_path):
+    """As Something-Something's: no labels for the test split, and a missing video is listed."""
     (tmp_path / "labels").mkdir()
     for split, names in {"train": ("1", "2"), "validation": ("3", "4")}.items():
         entries = [
@@ -135,7 +135,7 @@ def test_annotations_say_which_clips_there_are(tmp_path):
         find(tmp_path, cfg)
 
 
-def test_annotations_take_the_first_of_files_with_one_name_and_no_hidden_file(tmp_path, caplog):
+def test_annotated_name_with_several_files_takes_the_first_visible(tmp_path, caplog):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/train.json").write_text('[{"id": 1, "template": "a"}]')
     for name in ("._train.json", "labels/._train.json", ".cache/train.json"):
@@ -161,7 +161,7 @@ def test_annotations_in_a_linked_folder_are_found(tmp_path):
     assert find(tmp_path / "videos", cfg) == [Candidate("1.webm", None, "a", "train")]
 
 
-def test_what_the_names_of_human36m_say():
+def test_human36m_names_give_attributes():
     cfg = config.load([ROOT / "config/dataset/human36m.yaml"]).dataset
     assert attributes_of("S9/S9_WalkDog_1.58860488_000006.jpg", cfg.names) == {
         "group": "S9_WalkDog_1",
@@ -185,7 +185,7 @@ def test_views_of_the_same_scene_are_held_out_together(tmp_path):
     assert {split for found in splits.values() for split in found} == {"train", "heldout"}
 
 
-def test_every_corpus_of_the_paper_has_its_geometry_and_sampling():
+def test_datasets_of_the_paper_have_their_geometry_and_sampling():
     def read(name):
         return config.load([ROOT / f"config/dataset/{name}.yaml"]).dataset
 
@@ -209,7 +209,7 @@ def test_every_corpus_of_the_paper_has_its_geometry_and_sampling():
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"root": "."}', '"."\n{}', '".\n["a"]'])
-def test_a_list_that_is_none_is_refused(tmp_path, text):
+def test_damaged_list_is_an_error(tmp_path, text):
     path = tmp_path / "videos.jsonl"
     if text is not None:
         path.write_text(text)
@@ -217,7 +217,7 @@ def test_a_list_that_is_none_is_refused(tmp_path, text):
         list(read_videos(path)[1])
 
 
-def test_a_list_names_its_root_relative_to_itself(tmp_path):
+def test_list_names_its_root_relative_to_itself(tmp_path):
     videos = [
         ClipRecord("1.jpg", 1, "0", None, "train", {"scene": "1"}, Stills(5, 3)),
         ClipRecord("2.mp4", 0, None, "wave", "heldout", {}),

@@ -32,7 +32,7 @@ def webm(tmp_path_factory):
     return path
 
 
-def test_every_frame_comes_upright_in_order_and_in_rgb(webm):
+def test_frames_are_upright_in_order_and_rgb(webm):
     frames, width, height, seconds, cuts = decode(webm, Geometry())
     assert (seconds, cuts) == (pytest.approx(2.5, abs=0.1), ())
     assert frames.shape == (30, 64, 64, 3)
@@ -48,7 +48,7 @@ def test_every_frame_comes_upright_in_order_and_in_rgb(webm):
     assert np.abs(grey - (20 + 5 * np.arange(30))).max() < 4
 
 
-def test_frames_are_what_ffmpeg_alone_gives(webm):
+def test_frames_equal_those_of_plain_ffmpeg(webm):
     command = [ffmpeg.ffmpeg_exe(), "-v", "error", "-i", webm, "-vf", "scale=64:64"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     raw = subprocess.run(command, capture_output=True, check=True).stdout
@@ -66,7 +66,7 @@ def test_center_crop_cuts_the_sides_and_stretch_does_not(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a:b.webm", "-i.webm", "it's [1], ü;.webm", "http:x.webm"])
-def test_a_name_is_only_a_name(webm, tmp_path, monkeypatch, name):
+def test_special_characters_in_names_are_harmless(webm, tmp_path, monkeypatch, name):
     (tmp_path / name).write_bytes(webm.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert len(decode(Path(name), Geometry()).frames) == 30
@@ -100,7 +100,7 @@ def run_ffmpeg(*words):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_videos_are_what_ffmpeg_alone_gives(name, tmp_path):
+def test_unusual_videos_equal_those_of_plain_ffmpeg(name, tmp_path):
     source, options = ODD[name]
     path = tmp_path / name
     run_ffmpeg("-f", "lavfi", "-t", "3", "-i", source, *options.split(), path)
@@ -153,7 +153,7 @@ def test_stream_copy_that_begins_at_an_open_group_is_decoded(tmp_path):
 
 
 def test_picture_lost_in_the_middle_is_damage(tmp_path):
-    """The decoder says the same as of an open group, only later."""
+    """The decoder reports the same as for an open group, but later."""
     whole, _ = open_gop(tmp_path)
     run_ffmpeg("-i", whole, "-c", "copy", "-bsf:v", "noise=drop=eq(n\\,31)", tmp_path / "lost.mkv")
     with pytest.raises(DecodeError, match="reference picture missing during reorder"):
@@ -183,7 +183,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_words_in_names_and_metadata_are_no_messages(words, webm, tmp_path):
+def test_names_and_metadata_are_not_taken_for_messages(words, webm, tmp_path):
     expected = decode(webm, Geometry())
     path = tmp_path / words.replace("/", " ") / f"{words.replace('/', ' ')}.mkv"
     path.parent.mkdir()
@@ -194,7 +194,7 @@ def test_words_in_names_and_metadata_are_no_messages(words, webm, tmp_path):
     np.testing.assert_array_equal(frames, expected.frames)
 
 
-def test_cuts_of_a_film_called_like_a_cut_are_its_own(tmp_path):
+def test_name_is_not_taken_for_a_cut(tmp_path):
     """Ten frames each of black and white: the second shot begins at frame 10."""
     frames = np.zeros((20, 64, 64, 3), np.uint8)
     frames[10:] = 255
@@ -202,15 +202,15 @@ def test_cuts_of_a_film_called_like_a_cut_are_its_own(tmp_path):
     assert decode(tmp_path / "frame:3 lavfi.scd.time=.mp4", Geometry(cuts=10)).cuts == (10,)
 
 
-def test_colours_that_the_terminal_asks_for_change_nothing(tmp_path, webm, monkeypatch):
+def test_log_colours_change_nothing(tmp_path, webm, monkeypatch):
     monkeypatch.setenv("AV_LOG_FORCE_COLOR", "1")
     assert decode(webm, Geometry())[1:3] == (128, 96)
     with pytest.raises(DecodeError, match="ended prematurely"):
         decode(broken("truncated webm", tmp_path, webm), Geometry())
 
 
-def test_a_film_that_lies_on_its_side_is_put_upright(webm, tmp_path):
-    """As a telephone films: the frames lie, and a note says how to turn them."""
+def test_display_rotation_is_applied(webm, tmp_path):
+    """As phones record: stored frames are rotated, and metadata gives the rotation."""
     lying, noted = tmp_path / "lying.mp4", tmp_path / "noted.mp4"
     run_ffmpeg("-i", webm, "-vf", "transpose=1", "-c:v", "libx264", "-crf", "1", lying)
     run_ffmpeg("-display_rotation", "90", "-i", lying, "-c", "copy", noted)
@@ -266,15 +266,15 @@ def broken(kind, folder, webm):
         "truncated mp4": "ffmpeg: ",
     }.items(),
 )
-def test_a_broken_file_has_a_reason_and_no_frames(kind, reason, tmp_path, webm):
+def test_broken_file_fails_with_a_reason(kind, reason, tmp_path, webm):
     with pytest.raises(DecodeError, match=reason):
         decode(broken(kind, tmp_path, webm), Geometry(), limit=20)
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".mkv", ".mp4", ".avi", ".gif", ".ts"])
 @pytest.mark.parametrize("size", [1, 40, 400, 1000])
-def test_file_that_ends_early_is_damage_and_no_fault_of_the_disk(suffix, size, tmp_path):
-    """ffmpeg calls the end of a WebM header an input/output error."""
+def test_truncated_file_is_not_a_disk_error(suffix, size, tmp_path):
+    """ffmpeg reports an input/output error for a truncated WebM header."""
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=10:duration=2", whole)
     cut.write_bytes(whole.read_bytes()[:size])
@@ -282,7 +282,7 @@ def test_file_that_ends_early_is_damage_and_no_fault_of_the_disk(suffix, size, t
         decode(cut, Geometry())
 
 
-def test_what_takes_too_long_is_killed(webm):
+def test_time_limit_kills_the_child(webm):
     with pytest.raises(DecodeError, match=r"not decoded within 0.001 s"):
         decode(webm, Geometry(), limit=0.001)
     forever = [sys.executable, "-c", "while True: pass"]
@@ -308,7 +308,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_what_the_machine_did_to_ffmpeg_is_no_fault_of_the_file(end, webm, tmp_path, monkeypatch):
+def test_machine_errors_are_not_failures_of_the_file(end, webm, tmp_path, monkeypatch):
     program = tmp_path / "ffmpeg"
     program.write_text(f"#!/bin/sh\n{end}\n")
     program.chmod(0o755)
@@ -319,7 +319,7 @@ def test_what_the_machine_did_to_ffmpeg_is_no_fault_of_the_file(end, webm, tmp_p
     assert machine.limit(error.value)
 
 
-def test_a_file_that_crashes_ffmpeg_is_at_fault(webm, tmp_path, monkeypatch):
+def test_crash_of_ffmpeg_is_a_failure_of_the_file(webm, tmp_path, monkeypatch):
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\nkill -SEGV $$\n")
     program.chmod(0o755)
@@ -328,7 +328,7 @@ def test_a_file_that_crashes_ffmpeg_is_at_fault(webm, tmp_path, monkeypatch):
         decode(webm, Geometry())
 
 
-def test_a_limit_on_the_size_of_files_is_no_fault_of_the_file(webm):
+def test_file_size_limit_is_not_a_failure_of_the_file(webm):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -339,7 +339,7 @@ def test_a_limit_on_the_size_of_files_is_no_fault_of_the_file(webm):
     assert "ulimit -f" in machine.limit(error.value)
 
 
-def test_frames_are_not_counted_across_a_change_of_size(tmp_path):
+def test_cuts_are_refused_across_a_change_of_size(tmp_path):
     listed, both = tmp_path / "list", tmp_path / "both.webm"
     for size in ("96x64", "64x48"):
         source = f"testsrc2=size={size}:rate=10"
@@ -353,7 +353,7 @@ def test_frames_are_not_counted_across_a_change_of_size(tmp_path):
         decode(both, Geometry(cuts=10))
 
 
-def test_a_name_need_not_be_utf_8(webm, tmp_path):
+def test_name_need_not_be_utf_8(webm, tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.webm")
     path.write_bytes(webm.read_bytes())
     assert len(decode(path, Geometry()).frames) == 30

@@ -1,4 +1,4 @@
-"""Clips that are folders of pictures."""
+"""Clips of numbered stills."""
 
 import zlib
 
@@ -19,14 +19,14 @@ def picture(path, pixels):
 
 
 def walk(root, numbers, size=(80, 100), name="S1_Walk.1_{:06d}.png"):
-    """Stills whose upper half has the number as its red."""
+    """Stills with their number as the red of their upper half."""
     for number in numbers:
         pixels = np.full((*size, 3), 90, np.uint8)
         pixels[: size[0] // 2, :, 0] = number
         picture(root / name.format(number), pixels)
 
 
-def test_stills_are_grouped_by_name_and_divided_where_a_number_is_missing():
+def test_missing_number_divides_stills():
     files = [f"a/x_{i:06d}.jpg" for i in (1, 6, 11, 21, 26)]
     files += [f"b/{i}.jpg" for i in (8, 9, 10, 11)] + ["b/cover.jpg", "a/y_000001.JPG"]
     assert list(group_stills(files)) == [
@@ -44,7 +44,7 @@ def test_stills_are_grouped_by_name_and_divided_where_a_number_is_missing():
     ]
 
 
-def test_stills_padded_to_another_width_are_another_clip():
+def test_padding_divides_stills():
     assert list(group_stills(["a_1.jpg", "a_01.jpg"])) == [
         ("a_1.jpg", Stills(1, 1)),
         ("a_01.jpg", Stills(1, 1)),
@@ -62,8 +62,8 @@ def test_stills_padded_to_another_width_are_another_clip():
     ]
 
 
-def test_of_sixteen_bits_the_upper_eight_stay(tmp_path):
-    """As OpenCV reads them: 0x1234 becomes 0x12 = 18, 40,000 becomes 156, 65,535 becomes 255."""
+def test_16_bit_images_keep_their_upper_8_bits(tmp_path):
+    """As in OpenCV: 0x1234 becomes 0x12 = 18, 40,000 becomes 156, 65,535 becomes 255."""
     grey = np.full((64, 64), 0x1234, np.uint16)
     grey[:, 32:], grey[32:] = 40_000, 65_535
     picture(tmp_path / "1.png", grey)
@@ -75,14 +75,14 @@ def test_of_sixteen_bits_the_upper_eight_stay(tmp_path):
     ]
 
 
-# Where the corners 1 2 / 3 4 of a stored picture are to be seen, by the EXIF standard.
+# Displayed corners of an image stored as 1 2 / 3 4, by the EXIF standard.
 CORNERS = {0: "1234", 1: "1234", 2: "2143", 3: "4321", 4: "3412", 5: "1324", 6: "3142", 7: "4231",
            8: "2413", 9: "1234"}  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("orientation", CORNERS)
-def test_still_is_turned_as_its_exif_orientation_says(orientation, suffix, tmp_path):
+def test_exif_orientation_is_applied(orientation, suffix, tmp_path):
     stored = np.repeat(np.repeat(np.uint8([[1, 2], [3, 4]]), 64, 0), 96, 1) * 50
     exif = Image.Exif()
     exif[274] = orientation
@@ -93,22 +93,22 @@ def test_still_is_turned_as_its_exif_orientation_says(orientation, suffix, tmp_p
     assert "".join(str(round(value / 50)) for value in corners) == CORNERS[orientation]
 
 
-def test_exif_data_that_cannot_be_read_turn_nothing(tmp_path):
+def test_damaged_exif_data_is_ignored(tmp_path):
     pixels = np.zeros((64, 96, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "1.jpg", exif=b"Exif\0\0this is no TIFF")
     assert read_stills(tmp_path, "1.jpg", Stills(1, 1), Geometry())[1:3] == (96, 64)
 
 
-def test_the_head_of_every_run_is_dropped_and_every_fifth_still_kept():
-    """As `data/ytb_driving/make_list.py`: 99 stills go, then multiples of 5 stay."""
+def test_skip_and_every_select_stills():
+    """As `data/ytb_driving/make_list.py`: drop 99 stills, then keep multiples of 5."""
     files = [f"dir-0/{i}.jpg" for i in [*range(7, 307), *range(400, 480), *range(500, 620)]]
     assert list(group_stills(files, skip=99, every=5)) == [
         ("dir-0/110.jpg", Stills(5, 40)),  # 7 + 99 = 106 is the first, 110 the first multiple
-        ("dir-0/600.jpg", Stills(5, 4)),  # the second run is shorter than its head
+        ("dir-0/600.jpg", Stills(5, 4)),  # the second run is shorter than 99 stills
     ]
 
 
-def test_a_clip_is_its_stills_in_order(tmp_path):
+def test_frames_are_in_order(tmp_path):
     walk(tmp_path, range(0, 100, 2))
     frames, width, height, seconds, _ = read_stills(
         tmp_path, "S1_Walk.1_000000.png", Stills(2, 50), Geometry()
@@ -118,15 +118,15 @@ def test_a_clip_is_its_stills_in_order(tmp_path):
     assert (frames[:, 60] == 90).all()
 
 
-def test_the_middle_square_is_the_references(tmp_path):
-    """Of a 75 x 100 picture the reference keeps rows 0..73 and columns 13..86: 2 * (75 // 2)."""
+def test_center_crop_equals_the_reference(tmp_path):
+    """Of a 75 x 100 image the reference keeps rows 0..73 and columns 13..86: 2 * (75 // 2)."""
     pixels = np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8)
     picture(tmp_path / "1.png", pixels)
     (frame,) = read_stills(tmp_path, "1.png", Stills(1, 1), Geometry(aspect="center-crop")).frames
     np.testing.assert_array_equal(frame, resize(pixels[0:74, 13:87]))
 
 
-def test_resizing_takes_the_four_nearest_pixels():
+def test_resize_interpolates_the_four_nearest_pixels():
     """To 64 from 128 each pixel is the mean of a 2 x 2 block; from 64 nothing changes."""
     pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     mean = pixels.reshape(64, 2, 64, 2, 3).astype(float).mean((1, 3))
@@ -138,12 +138,12 @@ def test_resizing_takes_the_four_nearest_pixels():
     assert (resize(third) == 200).all()
 
 
-def test_a_square_about_the_joints_by_hand():
+def test_person_boxes_by_hand():
     joints = np.array(
         [
             [[400.7, 300.2], [450.5, 600.9]],  # 400 to 451, 300 to 601: 501 wide about 425.5, 450.5
-            [[50.0, 500.0], [90.0, 520.0]],  # would leave the picture on the left
-            [[10.0, 10.0], [990.0, 990.0]],  # is the whole picture
+            [[50.0, 500.0], [90.0, 520.0]],  # would exceed the image on the left
+            [[10.0, 10.0], [990.0, 990.0]],  # the whole image
         ]
     )
     assert person_boxes(joints).tolist() == [
@@ -160,8 +160,8 @@ def annotate(root, names, joints):
     (root / "annot/train_images.txt").write_text("\n".join(names))
 
 
-def test_a_person_fills_the_frame(tmp_path):
-    pixels = np.zeros((500, 500, 3), np.uint8)  # half of what joints are given in
+def test_person_fills_the_frame(tmp_path):
+    pixels = np.zeros((500, 500, 3), np.uint8)  # joints refer to twice the size
     pixels[150:350, 210:230] = 255
     picture(tmp_path / "S1/S1_Walk.1_000001.jpg", pixels)
     joints = np.array([[[430.0, 310.0], [450.0, 690.0]]])
@@ -175,7 +175,7 @@ def test_a_person_fills_the_frame(tmp_path):
     assert columns.mean() == pytest.approx(31.5, abs=1)
 
 
-def test_what_is_wrong_with_a_still_or_its_joints_is_said(tmp_path):
+def test_damaged_stills_and_joints_are_errors(tmp_path):
     walk(tmp_path, range(3))
     first, geometry = "S1_Walk.1_000000.png", Geometry()
     whole = (tmp_path / first).read_bytes()
@@ -200,7 +200,7 @@ def test_what_is_wrong_with_a_still_or_its_joints_is_said(tmp_path):
         read_stills(tmp_path, "S1_Walk.1_000002.png", Stills(1, 1), person)
 
 
-def test_a_profile_that_pillow_stumbles_over_is_a_fault_of_the_still(tmp_path):
+def test_damaged_colour_profile_is_a_failure_of_the_still(tmp_path):
     walk(tmp_path, [1], name="{}.png")
     whole, end = (tmp_path / "1.png").read_bytes()[:-12], b"\0\0\0\0IEND\xaeB`\x82"
     chunk = b"\0\0\0\0iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big")
@@ -224,7 +224,7 @@ SQUARE = [[400.0, 400.0], [600.0, 600.0]]
         ([[[100.0, 700.0], [300.0, 900.0]]], b"1.png", r"1\.png: .* outside the image"),
     ],
 )
-def test_joints_that_are_none_are_told(tmp_path, joints, names, said):
+def test_invalid_joints_are_errors(tmp_path, joints, names, said):
     walk(tmp_path, [1], (300, 1000), "{}.png")
     annotate(tmp_path, [], joints)
     (tmp_path / "annot/train_images.txt").write_bytes(names)

@@ -19,7 +19,7 @@ LENGTHS = (3, 5, 9, 2, 6)  # the last is held out; 2 is too short for windows of
 
 @pytest.fixture
 def path(tmp_path):
-    """A store in two shards whose pixels say clip and time: pixel = 16 * clip + t."""
+    """A store in two shards with pixel = 16 * clip + t."""
     index, shards = [], [[], []]
     for clip, length in enumerate(LENGTHS):
         shard = shards[clip % 2]
@@ -42,14 +42,14 @@ def store(path):
 
 
 def where(frames):
-    """Clip and start of windows (N, T, 64, 64, 3), after checking that they are consecutive."""
+    """Clip and start of windows (N, T, 64, 64, 3); asserts consecutive frames."""
     values = frames[..., 0, 0, 0].astype(int)
     assert (frames == frames[..., :1, :1, :1]).all()
     assert (np.diff(values, axis=1) == 1).all()
     return [divmod(value, 16) for value in values[:, 0]]
 
 
-def test_a_batch_is_a_pure_function_of_seed_and_number(store, path):
+def test_batch_is_a_pure_function_of_seed_and_number(store, path):
     first = [store.sample(7, i, 4, 3) for i in range(5)]
     again = ClipStore.open(path)
     for i in (3, 0, 4):
@@ -59,7 +59,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_number(store, path):
     assert store.sample(8, 0, 4, 3).tobytes() != first[0].tobytes()
 
 
-def test_clips_are_uniform_and_so_are_starts_within_them(store):
+def test_clips_and_starts_are_uniform(store):
     drawn = Counter(w for i in range(1500) for w in where(store.sample(0, i, 4, 3)))
     expected = {
         (clip, start): 6000 / 3 / (LENGTHS[clip] - 2)
@@ -70,7 +70,7 @@ def test_clips_are_uniform_and_so_are_starts_within_them(store):
     assert chisquare([drawn[w] for w in expected], list(expected.values())).pvalue > 1e-3
 
 
-def test_held_out_clips_are_read_only_when_asked_for(store):
+def test_held_out_clips_are_not_sampled_for_training(store):
     assert {clip for clip, _ in where(store.sample(0, 0, 64, 3, "heldout"))} == {4}
     np.testing.assert_array_equal(store.eligible(3, "train"), [0, 1, 2])
     assert [store.labels[i] if i >= 0 else None for i in store.index["label"]] == [
@@ -82,7 +82,7 @@ def test_held_out_clips_are_read_only_when_asked_for(store):
     ]
 
 
-def test_windows_are_the_same_each_time_and_from_different_clips(store):
+def test_windows_are_deterministic_and_from_different_clips(store):
     windows = store.windows(3, 3, "train", seed=1)
     np.testing.assert_array_equal(windows, store.windows(3, 3, "train", seed=1))
     assert sorted(clip for clip, _ in where(windows)) == [0, 1, 2]
@@ -94,7 +94,7 @@ def test_no_clip_long_enough_is_an_error(store):
         store.sample(0, 0, 1, 7, "heldout")
 
 
-def test_prefetch_changes_nothing_and_ends_its_thread(store):
+def test_prefetch_equals_sample_and_ends_its_thread(store):
     threads = threading.active_count()
     batches = prefetch(store, seed=3, start=5, batch=2, length=3)
     for expected in range(5, 12):
@@ -105,12 +105,12 @@ def test_prefetch_changes_nothing_and_ends_its_thread(store):
     assert threading.active_count() == threads
 
 
-def test_prefetch_passes_errors_on(store):
+def test_prefetch_raises_errors_of_its_thread(store):
     with pytest.raises(UserError):
         next(prefetch(store, seed=0, start=0, batch=1, length=50))
 
 
-def test_a_store_with_a_missing_or_foreign_part_does_not_open(path):
+def test_store_with_missing_or_replaced_files_does_not_open(path):
     shard, index = path.with_name(shard_name(1)), path.with_name("index.npy")
     whole, right = shard.read_bytes(), index.read_bytes()
     shard.write_bytes(whole[:-5000])
@@ -127,15 +127,15 @@ def test_a_store_with_a_missing_or_foreign_part_does_not_open(path):
         ClipStore.open(path.with_name("nothing.json"))
 
 
-def test_recorded_episodes_end_more_often_than_they_begin(store):
-    """As the reference: a start past the last valid one, by up to a window, becomes that one."""
+def test_prioritize_ends_favours_the_last_window(store):
+    """As the reference: a start up to a window past the last valid one is clipped to it."""
     store.info["prioritize_ends"] = True
     starts = Counter(store.starts(np.random.default_rng(0), np.full(9000, 2), 3).tolist())
     expected = {start: 900 if start < 6 else 3600 for start in range(7)}
     assert chisquare([starts[s] for s in range(7)], list(expected.values())).pvalue > 1e-3
 
 
-def test_a_store_may_have_more_shards_than_files_may_be_open(tmp_path):
+def test_store_may_have_more_shards_than_open_files(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     frames = np.arange(3 * 12288, dtype=np.uint64).astype(np.uint8).reshape(3, 64, 64, 3)
     np.save(tmp_path / shard_name(0), frames)
@@ -155,7 +155,7 @@ def test_a_store_may_have_more_shards_than_files_may_be_open(tmp_path):
 
 
 def mixed(path, *members, **settings):
-    """A store made of the store at `path`, once for each member."""
+    """A mixture with the store at `path` as each member."""
     cfg = DatasetConfig(members=[{"dataset": "tiny", **member} for member in members], **settings)
     mix_clips("mixed", cfg, [path] * len(members), path.parent / "mixed")
     return ClipStore.open(path.parent / "mixed/store.json")
@@ -170,7 +170,7 @@ def test_mixture_in_a_linked_folder_finds_its_members(path, tmp_path):
     assert len(store) == len(ClipStore.open(path))
 
 
-def test_a_part_of_a_dataset(path):
+def test_part_of_a_dataset_is_a_nested_random_subset(path):
     part = mixed(path, {"clips": 2})
     assert part.info["clips"] == {"train": 2, "heldout": 1}
     chosen = {clip for clip, _ in where(part.sample(0, 0, 64, 2))}
@@ -185,8 +185,8 @@ def test_a_part_of_a_dataset(path):
         mixed(path, {"clips": 9})
 
 
-def test_a_mixture_draws_the_store_and_then_the_clip(path):
-    """Clips of the reference: a number below the sum of all lengths, modulo the store's own."""
+def test_mixture_draws_the_store_and_then_the_clip(path):
+    """As the reference: a number below the sum of all lengths, modulo that of the store."""
     both = mixed(path, {"clips": 1}, {"weight": 3.0})
     assert isinstance(both, Mixture)
     assert len(both) == 1 + 4 + 2
@@ -203,7 +203,7 @@ def test_a_mixture_draws_the_store_and_then_the_clip(path):
     assert both.different(2) == 2 * min(len(m.eligible(2, "heldout")) for m in both.members)
 
 
-def test_a_mixture_of_what_has_changed_does_not_open(path):
+def test_mixture_with_a_changed_member_does_not_open(path):
     mixed(path, {})
     info = json.loads(path.read_text())
     info["sha256"]["content"] = "other"
