@@ -1,8 +1,9 @@
-"""Decoding and storing against a bare ffmpeg, side by side: python bench/decode.py [--clips 60]
+"""Speed of decoding and storing against plain ffmpeg: python bench/decode.py [--clips 60]
 
-Both decode the same stand-in files with the same number of processes, in turn, three times. Bare is
-`ffmpeg -vf scale=64:64` with its frames thrown away; ours checks every file, hashes its frames and
-stores them. Then the memory of decoding many more, small clips: it must not grow with their number.
+Both decode the same stand-in files with the same number of processes, alternately, three times.
+Plain is `ffmpeg -vf scale=64:64` without output; ours also checks every file, hashes its frames and
+stores them. Then the peak memory of decoding many small clips, which must not grow with their
+number.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def compare(work: Path, clips: int, processes: int) -> dict[str, float]:
 
 
 def peak_of_many(count: int, processes: int) -> float:
-    """Peak memory in MB of a process that decodes and stores `count` copies of a small clip."""
+    """Peak memory in MB of a process that runs `many`."""
     here = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {here!r}); import decode; "
     code += f"decode.many({count}, {processes})"
@@ -87,13 +88,13 @@ def peak_of_many(count: int, processes: int) -> float:
 
 
 def many(count: int, processes: int) -> None:
-    """Decode `count` different small clips, then read batches of them; print the peak in MB."""
+    """Decode `count` small clips, then read batches of them; print the peak memory in MB."""
     work = Path(tempfile.mkdtemp())
     try:
         frames = np.zeros((5, 32, 32, 3), np.uint8)
         encode(work / "videos/0.mp4", frames, 12, H264)
         content = (work / "videos/0.mp4").read_bytes()
-        for number in range(1, count):  # bytes after the end make every file another one
+        for number in range(1, count):  # trailing bytes make every file different
             (work / f"videos/{number}.mp4").write_bytes(content + b"\0\0\0\x0cfree%04d" % number)
         store = ours(work / "videos", work / "out", processes)
         for i in range(50):

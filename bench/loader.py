@@ -1,9 +1,9 @@
-"""How fast training can read clips, and how that grows: python bench/loader.py [STORE.JSON]
+"""Speed of reading clips, and how it scales: python bench/loader.py [STORE.JSON]
 
-Without an argument: a made-up store of 400 clips of 44 frames (216 MB), and beside it the same
-frames as JPEG files read in the style of the official code, by worker processes. Then, without
-frames on disk (sparse files), what a store of 10 million clips costs against one of 10 thousand:
-as many batches from each, in turn, for the first time (cold) and once more (warm).
+Without an argument: a synthetic store of 400 clips of 44 frames (216 MB), against the same frames
+as JPEG files that worker processes read as the official code does. Then a store of 10 million clips
+against one of 10 thousand, both sparse files: the same number of batches from each, alternately,
+for the first time (cold) and once more (warm).
 """
 
 import subprocess
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(store: ClipStore, record: Record) -> float:
-    """Print the speed of every way to read; returns the batches a second of the slowest."""
+    """Print the speed of `sample` and `prefetch`; returns batches/s of the slower one."""
     ahead = prefetch(store, 0, 0, BATCH, LENGTH)
     ways: dict[str, Callable[[int], object]] = {
         "sample": lambda i: store.sample(0, i, BATCH, LENGTH),
@@ -75,7 +75,7 @@ def measure(store: ClipStore, record: Record) -> float:
 
 
 def median_seconds(read: Callable[[int], object], batches: int = BATCHES) -> float:
-    """Median over batches, after a first round that warms the page cache."""
+    """Median seconds per batch, after a first round that warms the page cache."""
     times, numbers = [], count()
     for _ in range(2 * batches):
         start = time.perf_counter()
@@ -85,7 +85,7 @@ def median_seconds(read: Callable[[int], object], batches: int = BATCHES) -> flo
 
 
 class JpegFolder(IterableDataset):
-    """A folder of frames per clip, opened one by one: how the official code reads its clips."""
+    """Clips as folders of JPEG frames, read one by one as in the official code."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,7 +100,7 @@ class JpegFolder(IterableDataset):
 
 
 def jpeg_folder(folder: Path, store: ClipStore) -> float:
-    """Batches a second of the same frames as JPEG files."""
+    """Batches/s of the same frames as JPEG files."""
     jpeg_clips(folder, store)
     batches = iter(DataLoader(JpegFolder(folder), BATCH, num_workers=WORKERS))
     return 1 / median_seconds(lambda i: next(batches), JPEG_BATCHES)
@@ -108,7 +108,7 @@ def jpeg_folder(folder: Path, store: ClipStore) -> float:
 
 @contextmanager
 def sparse_store(clips: int) -> Iterator[Path]:
-    """A store whose shards are files of holes."""
+    """The `store.json` of a store whose shards are sparse files."""
     with tempfile.TemporaryDirectory() as name:
         folder, per_shard = Path(name), SHARD_FRAMES // FRAMES
         index = np.zeros(clips, INDEX)
@@ -125,7 +125,7 @@ def sparse_store(clips: int) -> Iterator[Path]:
 
 
 def compare_sizes(paths: dict[int, Path], record: Record) -> None:
-    """Print what stores of holes cost: to open, in a process of its own, and for every batch."""
+    """Print what sparse stores cost: opening each in its own process, and every batch."""
     for clips, path in paths.items():
         command = [sys.executable, __file__, "--open", str(path)]
         row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
@@ -153,7 +153,7 @@ def compare_sizes(paths: dict[int, Path], record: Record) -> None:
 
 
 def open_and_read(path: Path) -> tuple[float, float, float]:
-    """Seconds to open a store and for the first batch of either split, and peak memory in MB."""
+    """Seconds to open a store, seconds for the first batch of each split, and peak memory in MB."""
     start = time.perf_counter()
     store = ClipStore.open(path)
     opened = time.perf_counter() - start
