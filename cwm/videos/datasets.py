@@ -174,9 +174,9 @@ def find(root: Path, cfg: DatasetConfig) -> list[Candidate]:
         raise UserError(f"no folder {root}; {_expected(cfg)}")
     files = [(base / name).relative_to(root) for base, names in walk(root) for name in names]
     paths = [path.as_posix() for path in files if path.suffix.lower() in suffixes]
-    pictures = [path for path in paths if path.lower().endswith(images.STILLS)]
+    stills = [path for path in paths if path.lower().endswith(images.STILLS)]
     clips = [Candidate(path) for path in paths if not path.lower().endswith(images.STILLS)]
-    clips += [Candidate(*clip) for clip in images.group_stills(pictures, cfg.skip, cfg.every)]
+    clips += [Candidate(*clip) for clip in images.group_stills(stills, cfg.skip, cfg.every)]
     if not clips:
         raise UserError(f"no clips in {root}; {_expected(cfg)}")
     clips.sort(key=lambda clip: clip.file)

@@ -197,10 +197,10 @@ def _complaints(log: str) -> list[str]:
     containers = ("in#0", f"in#0/{demuxer[1]}", demuxer[1])
     later = (None, *decoder.groups())  # None: ffmpeg itself
     return [
-        said[3].strip()
-        for said in MESSAGE.finditer(log)
-        if said[1] in containers or (said[1] in later and said.start() > decoder.end())
-        if said[2] != "warning" or "corrupt" in said[3]
+        message[3].strip()
+        for message in MESSAGE.finditer(log)
+        if message[1] in containers or (message[1] in later and message.start() > decoder.end())
+        if message[2] != "warning" or "corrupt" in message[3]
     ]
 
 

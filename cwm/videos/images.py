@@ -31,7 +31,7 @@ STILLS = (".jpg", ".jpeg", ".png")
 EPISODES = (".npz",)
 NUMBERED = re.compile(r"(.*?)(\d+)(\.[a-z]+)", re.IGNORECASE)
 PADDING = 200  # pixels by which the square around a person is wider than the joints
-SIDE = 1000  # pixels of the square picture that joints refer to
+SIDE = 1000  # pixels of the square image that joints refer to
 ORIENTATION = 0x112  # EXIF tag
 ONE = 2048  # OpenCV's fixed-point 1.0
 
