@@ -32,7 +32,7 @@ from bench.parts import BACKWARD, Part
 from bench.record import Record
 from cwm import config
 from cwm.agent import Agent
-from cwm.infra.cuda_graph import Graphed
+from cwm.infra.cuda_graph import CapturedFunction
 from cwm.infra.runtime import reseed, set_up
 from cwm.nn.batch import Batch
 from cwm.nn.optim import Optimizer
@@ -113,7 +113,7 @@ def finetuning(
 
 def eager(function: Callable[..., object]) -> Callable[..., object]:
     """The function without its CUDA graph, if it has one."""
-    return function.function if isinstance(function, Graphed) else function
+    return function.function if isinstance(function, CapturedFunction) else function
 
 
 def world_parts(world: ActionFreeModel | StackedModel) -> list[Part]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from cwm.behavior.actor_critic import ActorCritic, BehaviorConfig
 from cwm.behavior.bonus import BonusConfig, VideoBonus
-from cwm.infra.cuda_graph import Graphed
+from cwm.infra.cuda_graph import CapturedFunction
 from cwm.nn.batch import Batch
 from cwm.nn.dists import full, gumbel
 from cwm.nn.optim import Optimizer, OptimizerConfig, frozen, step_all
@@ -88,8 +88,8 @@ class Agent(nn.Module):
 
     def capture(self) -> None:
         """Run updates and actions as CUDA graphs from now on; the agent must be on a GPU."""
-        self.learn = Graphed(self.learn, self.mutable_state)
-        self._policy_step = Graphed(self._policy_step)
+        self.learn = CapturedFunction(self.learn, self.mutable_state)
+        self._policy_step = CapturedFunction(self._policy_step)
 
     def mutable_state(self) -> Iterator[Tensor]:
         """Every tensor that an update changes."""

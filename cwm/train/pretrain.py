@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cwm.infra.checkpoint import fill, save_weights
-from cwm.infra.cuda_graph import Graphed
+from cwm.infra.cuda_graph import CapturedFunction
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir
@@ -111,7 +111,7 @@ def learner(
         compile_regions(world)
     if device == "cuda" and runtime.graphs:
         state = (world.state_dict, optimizer.state)
-        return Graphed(learn, lambda: chain(*(part().values() for part in state)))
+        return CapturedFunction(learn, lambda: chain(*(part().values() for part in state)))
     return learn
 
 

@@ -11,7 +11,7 @@ import torch
 from emulator import install
 
 from bench import inputs, whole_runs
-from cwm.infra.cuda_graph import Graphed
+from cwm.infra.cuda_graph import CapturedFunction
 from cwm.infra.runtime import reseed
 from cwm.train.policies import DelayedPolicy
 
@@ -84,7 +84,7 @@ def same(one, other):
 
 def test_emulator_detects_overwritten_results(monkeypatch):
     """An evaluation shares the graph of the training policy and would overwrite its belief."""
-    monkeypatch.setattr(Graphed, "__call__", Graphed._replay)  # without copying the results
+    monkeypatch.setattr(CapturedFunction, "__call__", CapturedFunction._replay)  # without copying the results
     assert not any(whole_runs.compare("fine-tuning").values())
 
 
@@ -99,7 +99,7 @@ def test_emulator_detects_frozen_python_state():
             return self.count * x
 
     ten = torch.tensor([10.0])
-    eager, captured = Counter().times, Graphed(Counter().times)
+    eager, captured = Counter().times, CapturedFunction(Counter().times)
     assert [eager(ten).item() for _ in range(3)] == [20, 30, 40]
     assert [captured(ten).item() for _ in range(3)] == [50, 50, 50]
 
@@ -123,7 +123,7 @@ def test_reading_a_value_breaks_a_capture(read):
         return x + 1
 
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-        Graphed(function)(torch.ones(1))
+        CapturedFunction(function)(torch.ones(1))
 
 
 def test_capture_restores_state_and_random_numbers():
@@ -134,7 +134,7 @@ def test_capture_restores_state_and_random_numbers():
         total.add_(x)
         return total + torch.rand(1)
 
-    captured = Graphed(function, lambda: [total])
+    captured = CapturedFunction(function, lambda: [total])
     torch.manual_seed(0)
     found = [captured(torch.ones(1)) for _ in range(2)]
     assert total.item() == 2
@@ -143,7 +143,7 @@ def test_capture_restores_state_and_random_numbers():
 
 
 def test_caller_may_change_results():
-    captured = Graphed(lambda x: {"sum": x + 1, "parts": (x, None)})
+    captured = CapturedFunction(lambda x: {"sum": x + 1, "parts": (x, None)})
     first = captured(torch.ones(1))
     first["other"] = first.pop("sum").fill_(7)
     again = captured(torch.ones(1))
@@ -166,18 +166,18 @@ def test_other_threads_may_pin_memory_during_a_capture(monkeypatch):
             errors.append(error)
 
     errors = []
-    Graphed(function)(torch.ones(1))
+    CapturedFunction(function)(torch.ones(1))
     assert errors == []
     graph = torch.cuda.graph
     monkeypatch.setattr(torch.cuda, "graph", lambda g, stream, **_: graph(g, stream))
-    Graphed(function)(torch.ones(1))
+    CapturedFunction(function)(torch.ones(1))
     assert len(errors) == 1
 
 
 def test_captures_that_share_a_stream_are_an_error(monkeypatch):
     shared = torch.cuda.Stream()
     monkeypatch.setattr(torch.cuda, "Stream", lambda: shared)
-    captured = Graphed(lambda x: x + 1)
+    captured = CapturedFunction(lambda x: x + 1)
     captured(torch.ones(1))
     with pytest.raises(RuntimeError, match="stream of its own"):
         captured(torch.ones(2))
@@ -185,11 +185,11 @@ def test_captures_that_share_a_stream_are_an_error(monkeypatch):
 
 def test_each_input_type_and_structure_has_its_own_graph():
     """Types: float32 and int64. Structures: either input is None."""
-    double = Graphed(lambda x: 2 * x)
+    double = CapturedFunction(lambda x: 2 * x)
     for value in (torch.tensor([1.5]), torch.tensor([3])):
         assert double(value).tolist() == (2 * value).tolist()
     assert len(double.captured) == 2
-    either = Graphed(lambda a, b: b + 1 if a is None else a - 1)
+    either = CapturedFunction(lambda a, b: b + 1 if a is None else a - 1)
     assert either(torch.ones(1), None).item() == 0
     assert either(None, torch.ones(1)).item() == 2
     assert len(either.captured) == 2
@@ -197,7 +197,7 @@ def test_each_input_type_and_structure_has_its_own_graph():
 
 def test_dead_graphs_are_collected_before_a_capture(monkeypatch):
     """An agent and its graphs form a cycle; destroying a graph breaks a running capture."""
-    dead = Graphed(lambda x: x)
+    dead = CapturedFunction(lambda x: x)
     dead.itself, alive = dead, weakref.ref(dead)
     del dead
     graph, seen = torch.cuda.graph, []
@@ -209,7 +209,7 @@ def test_dead_graphs_are_collected_before_a_capture(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", capture)
     gc.disable()
     try:
-        Graphed(lambda x: x + 1)(torch.ones(1))
+        CapturedFunction(lambda x: x + 1)(torch.ones(1))
     finally:
         gc.enable()
     assert seen == [None]
