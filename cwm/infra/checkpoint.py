@@ -79,7 +79,7 @@ def load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], source: 
             ) from error
 
 
-def agree(mine: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+def check_state_dict(mine: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     """Raise ValueError unless names, shapes and types are the same."""
     odd = {(name, x.shape, x.dtype) for name, x in mine.items()}
     odd ^= {(name, x.shape, x.dtype) for name, x in given.items()}
@@ -87,9 +87,9 @@ def agree(mine: dict[str, Tensor], given: dict[str, Tensor]) -> None:
         raise ValueError(f"{min(name for name, _, _ in odd)} is missing or of another kind")
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_strict(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Give a module back its own tensors; ValueError where they are another's."""
-    agree(module.state_dict(), tensors)
+    check_state_dict(module.state_dict(), tensors)
     module.load_state_dict(tensors)
 
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.infra.checkpoint import agree
+from cwm.infra.checkpoint import check_state_dict
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -79,7 +79,7 @@ class Optimizer:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state` returned; ValueError if names, shapes or types differ."""
         mine = self.state()
-        agree(mine, tensors)
+        check_state_dict(mine, tensors)
         for name, tensor in tensors.items():
             mine[name].copy_(tensor)
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
-from cwm.infra.checkpoint import fill, load_parts, load_weights, save_weights
+from cwm.infra.checkpoint import load_parts, load_strict, load_weights, save_weights
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir, Score
@@ -129,7 +129,7 @@ class FinetuneLoop:
         tensors, state = found
         with self.run.checkpoints.restoring():
             self.replay.restore(state["episodes"], state["remembered"])
-            fill(self.agent, tensors["agent"])
+            load_strict(self.agent, tensors["agent"])
             for name, optimizer in self.agent.optimizers.items():
                 optimizer.load_state(tensors[f"optimizer-{name}"])
             self.step, self.learning_start = state["step"], state["begun"]

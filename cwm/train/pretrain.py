@@ -12,7 +12,7 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cwm.infra.checkpoint import fill, save_weights
+from cwm.infra.checkpoint import load_strict, save_weights
 from cwm.infra.cuda_graph import CapturedFunction
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
@@ -63,7 +63,7 @@ def pretrain(
     if resumed := run.resume():
         tensors, state = resumed
         with run.checkpoints.restoring():
-            fill(world, tensors["world"])
+            load_strict(world, tensors["world"])
             optimizer.load_state(tensors["optimizer"])
         start = state["step"]
     learn = learner(world, optimizer, runtime, device)

@@ -8,8 +8,8 @@ from torch import nn
 
 from cwm.infra.checkpoint import (
     Checkpoints,
-    fill,
     load_parts,
+    load_strict,
     load_weights,
     save_weights,
 )
@@ -136,6 +136,6 @@ def test_tensors_of_another_kind_are_not_taken_back(name, tensor):
     optimizer = Optimizer(OptimizerConfig(), module.parameters())
     moment = {"weight": "0.exp_avg", "bias": "1.exp_avg"}.get(name, name)
     with pytest.raises(ValueError, match=f"{name} is missing or of another kind"):
-        fill(module, module.state_dict() | {name: tensor})
+        load_strict(module, module.state_dict() | {name: tensor})
     with pytest.raises(ValueError, match=f"{moment} is missing or of another kind"):
         optimizer.load_state(optimizer.state() | {moment: tensor})
