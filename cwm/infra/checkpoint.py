@@ -1,8 +1,8 @@
-"""Weights and work in progress, as safetensors and JSON: written whole or not at all.
+"""Weights and checkpoints, as safetensors and JSON files that are written atomically.
 
-A checkpoint is a folder whose last-written file is `done`, which has the sha256 of the others.
-Weights are `weights.safetensors` with a small `weights.json` beside it, which names its sha256 and
-is what other steps depend on.
+A checkpoint is a folder. Its file `done` is written last and has the sha256 of the others. Weights
+are `weights.safetensors` with a small `weights.json` beside it, which has the sha256; later steps
+depend on `weights.json`.
 """
 
 import json
@@ -24,15 +24,15 @@ from cwm.infra.files import sha256, write_bytes, write_text
 
 
 class Index(TypedDict):
-    """A `weights.json`; what else it says is up to who wrote it."""
+    """Content of weights.json; the writer may add keys."""
 
     __pydantic_config__ = ConfigDict(extra="allow")
-    file: Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]  # beside it
+    file: Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]  # in the same folder
     sha256: str
 
 
 class State(TypedDict):
-    """A `state.json`; what else it says is up to the run."""
+    """Content of state.json; the run adds keys."""
 
     __pydantic_config__ = ConfigDict(extra="allow")
     step: NonNegativeInt
@@ -44,33 +44,33 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     write_bytes(path, save({name: x.detach().cpu().contiguous() for name, x in tensors.items()}))
 
 
-def save_weights(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write `weights.safetensors`, then `weights.json` with its sha256 and what it is."""
+def save_weights(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write weights.safetensors, then weights.json with its sha256 and the metadata."""
     path = folder / "weights.safetensors"
     write_tensors(path, tensors)
-    about = {"file": path.name, "sha256": sha256(path), **about}
-    write_text(folder / "weights.json", json.dumps(about, indent=1) + "\n")
+    metadata = {"file": path.name, "sha256": sha256(path), **metadata}
+    write_text(folder / "weights.json", json.dumps(metadata, indent=1) + "\n")
 
 
 def load_weights(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors that a `weights.json` describes, and the description."""
-    about = json_file.read(index, Index)
-    path = index.parent / about["file"]
+    """Return the tensors and the metadata of a weights.json; UserError if they are damaged."""
+    metadata = json_file.read(index, Index)
+    path = index.parent / metadata["file"]
     try:
-        if sha256(path) != about["sha256"]:
+        if sha256(path) != metadata["sha256"]:
             raise UserError(f"{path} is damaged: its sha256 is not the one in {index}")
-        return load_file(path), about
+        return load_file(path), metadata
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the weights of {index}: {error}") from error
 
 
 def load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], source: Path) -> None:
-    """Fill each named part from the tensors `<name>.*`; every name and shape must agree."""
+    """Load each module from the tensors `<name>.*`; UserError unless all names and shapes match."""
     for part, module in parts.items():
         prefix = part + "."
-        own = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+        state = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
         try:
-            module.load_state_dict(own)
+            module.load_state_dict(state)
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip()
             raise UserError(
@@ -79,75 +79,73 @@ def load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], source: 
             ) from error
 
 
-def check_state_dict(mine: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Raise ValueError unless names, shapes and types are the same."""
-    odd = {(name, x.shape, x.dtype) for name, x in mine.items()}
-    odd ^= {(name, x.shape, x.dtype) for name, x in given.items()}
-    if odd:
-        raise ValueError(f"{min(name for name, _, _ in odd)} is missing or of another kind")
+def check_state_dict(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Raise ValueError unless names, shapes and dtypes are the same."""
+    wrong = {(name, x.shape, x.dtype) for name, x in expected.items()}
+    wrong ^= {(name, x.shape, x.dtype) for name, x in given.items()}
+    if wrong:
+        name = min(name for name, _, _ in wrong)
+        raise ValueError(f"{name} is missing, unexpected, or has the wrong shape or dtype")
 
 
 def load_strict(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give a module back its own tensors; ValueError where they are another's."""
+    """Load a state dict; ValueError unless names, shapes and dtypes match."""
     check_state_dict(module.state_dict(), tensors)
     module.load_state_dict(tensors)
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """What `done` must say: the sha256 of every other file."""
+def _checksums(folder: Path) -> dict[str, str]:
+    """Return the content of `done`: the sha256 of every other file."""
     return {path.name: sha256(path) for path in folder.iterdir() if path.name != "done"}
 
 
-_UNFIT = (AttributeError, KeyError, TypeError, ValueError, SafetensorError)
+_MISMATCH = (AttributeError, KeyError, TypeError, ValueError, SafetensorError)
 
 
 class Checkpoints:
-    """Checkpoints of one run, in its work folder; only the newest complete one is kept."""
+    """The checkpoints of one run; only the newest complete one is kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Write a checkpoint of groups of tensors and a JSON state, then drop the older ones."""
+        """Write a checkpoint of groups of tensors and a JSON state, then delete older ones."""
         target = self.folder / f"{step:09d}"
         for old in self.folder.glob("*"):
-            if old == target or not (old / "done").exists():  # what a kill or a full disk left
+            if old == target or not (old / "done").exists():  # incomplete
                 shutil.rmtree(old)
         target.mkdir(parents=True)
         for group, named in tensors.items():
             write_tensors(target / f"{group}.safetensors", named)
         write_text(target / "state.json", json.dumps(state))
-        write_text(target / "done", json.dumps(_sums(target)))
+        write_text(target / "done", json.dumps(_checksums(target)))
         for old in self.folder.iterdir():
             if old != target:
                 shutil.rmtree(old)
 
     def latest(self) -> tuple[dict[str, dict[str, Tensor]], State] | None:
-        """The newest complete checkpoint, or None to begin at the beginning.
-
-        Raises UserError where it is not what was written.
-        """
+        """Return the newest complete checkpoint, or None; UserError if it is damaged."""
         folder = self._newest()
         if folder is None:
             return None
         try:
-            odd = json_file.read(folder / "done", dict[str, str]).items() ^ _sums(folder).items()
-            if odd:
-                raise ValueError(f"{min(odd)[0]} is not what was written")
+            expected = json_file.read(folder / "done", dict[str, str])
+            if changed := expected.items() ^ _checksums(folder).items():
+                raise ValueError(f"{min(changed)[0]} has changed since it was written")
             state = json_file.read(folder / "state.json", State)
             groups = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        except (OSError, *_UNFIT) as error:
+        except (OSError, *_MISMATCH) as error:
             raise self._damaged(error) from error
         return groups, state
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """A run takes the latest back inside; where that does not fit, it is called damaged."""
+        """Report errors of restoring the latest checkpoint, inside this context, as its damage."""
         try:
             yield
         except UserError:
             raise
-        except _UNFIT as error:
+        except _MISMATCH as error:
             raise self._damaged(error) from error
 
     def _newest(self) -> Path | None:
@@ -155,6 +153,6 @@ class Checkpoints:
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(
-            f"checkpoint {self._newest()} is damaged ({error}); put it back, or delete"
-            f" {self.folder.parent} to begin this run anew"
+            f"checkpoint {self._newest()} is damaged ({error}); restore it from a copy,"
+            f" or delete {self.folder.parent} to restart this run"
         )

@@ -1,4 +1,4 @@
-"""Checksums and sizes of files, files that are written whole or not at all, and locks."""
+"""Atomic writes, checksums, locks and directory walks."""
 
 import fcntl
 import hashlib
@@ -15,13 +15,13 @@ from cwm.infra import json_file
 from cwm.infra.errors import UserError
 
 log = logging.getLogger(__name__)
-TEMPORARY = ".tmp-"  # how the names of unfinished files begin
+TEMPORARY = ".tmp-"  # prefix of temporary files
 H = TypeVar("H")
 R = TypeVar("R")
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a regular file; OSError for anything else (a pipe would block for ever)."""
+    """Hash a regular file; OSError for anything else (reading a pipe would block)."""
     if not path.is_file():
         raise FileNotFoundError(path)
     with path.open("rb") as file:
@@ -30,9 +30,10 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; at the end its file replaces `path` atomically.
+    """Yield a temporary path in the same folder; its file then replaces `path` atomically.
 
-    After an error `path` is as it was. The name keeps its suffix, and is hidden from `walk`.
+    After an exception `path` is unchanged. The temporary path has the same suffix, and `walk` skips
+    it.
     """
     temporary = path.with_name(TEMPORARY + path.name)
     temporary.unlink(missing_ok=True)
@@ -42,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)  # also after replacing a hard link to the same file
+        temporary.unlink(missing_ok=True)  # `replace` keeps it if both are links to one file
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -57,10 +58,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """The way to a path from a folder, by names where these lead there.
+    """Return a path relative to a folder; symbolic links are resolved only where necessary.
 
-    Where the folder is reached by a symbolic link, `..` leads out of the place that the link points
-    to; then the way leads between the real places.
+    If `folder` is behind a symbolic link, `..` leads out of the link's target.
     """
     by_name = os.path.relpath(path, folder)
     if (folder / by_name).resolve() == path.resolve():
@@ -69,11 +69,11 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder from a root on, with the names of its files; hidden ones are left out.
+    """Yield every folder below a root with the names of its files; hidden entries are skipped.
 
-    Symbolic links to folders are followed, after the folders themselves. What is not listed is
-    logged: a link that leads nowhere, or to a folder that contains another listed one or is part
-    of one (so a cycle ends), and a folder that cannot be read.
+    Symbolic links to folders are followed last. Skipped with a warning: broken links, links to a
+    folder that contains or is inside a folder already listed (this ends cycles), and unreadable
+    folders.
     """
     listed, folders, links = [root.resolve()], [root], []
     while folders or links:
@@ -84,7 +84,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
                 (x for x in listed if x in (real, *real.parents) or real in x.parents), None
             )
             if twin is not None:
-                log.warning("%s is left out: it leads to %s; %s is listed", link, real, twin)
+                log.warning("%s is skipped: it links to %s; %s is listed", link, real, twin)
                 continue
             listed.append(real)
             folders.append(link)
@@ -92,7 +92,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            log.warning("%s is left out: %s", folder, error.strerror)
+            log.warning("%s is skipped: %s", folder, error.strerror)
             continue
         names = []
         for entry in entries:
@@ -106,7 +106,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
             else:
                 names.append(entry.name)
                 if entry.is_symlink() and not path.exists():
-                    log.warning("%s is a link that leads nowhere", path)
+                    log.warning("%s is a broken link", path)
         yield folder, names
 
 
@@ -123,9 +123,9 @@ def write_lines(path: Path, head: object, rows: Iterable[object]) -> None:
 
 
 def read_lines(path: Path, head: type[H], row: type[R], command: str) -> Iterator[H | R]:
-    """The head of such a file, then its rows, as they are asked for: of these types.
+    """Yield the head and then the rows of a JSON Lines file, checked against their types.
 
-    Raises UserError, with the command that writes the file, when it is missing or not one.
+    Raises UserError, which names the `command` that writes the file, if it is missing or damaged.
     """
     remedy = f"run `{command}` again"
     try:
@@ -138,7 +138,7 @@ def read_lines(path: Path, head: type[H], row: type[R], command: str) -> Iterato
 
 
 def human(size: float) -> str:
-    """`19.4 GB`: bytes in powers of 1000, as disks are sold."""
+    """Format bytes in powers of 1000, for example `19.4 GB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             break
@@ -147,17 +147,17 @@ def human(size: float) -> str:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise UserError if the disk of a folder cannot take so many bytes more."""
+    """Raise UserError if the disk of a folder has less than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"{what} needs {human(needed)}, and {human(free)} are free in {folder};"
-            " make room, and the same command goes on from what is there"
+            " make room, then run the same command to resume"
         )
 
 
 def file_lock(path: Path, doing: str) -> TextIO:
-    """Lock a file until it is closed or this process ends, however it ends.
+    """Lock a file until it is closed or this process ends, even by SIGKILL.
 
     Raises UserError, "another process is `doing`", while another process holds the lock.
     """
@@ -170,5 +170,17 @@ def file_lock(path: Path, doing: str) -> TextIO:
         except BlockingIOError:
             raise UserError(f"another process is {doing}") from None
         except FileNotFoundError:
-            pass  # its holder deleted it
+            pass  # the process that held it deleted it
         lock.close()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds `file_lock` on a file."""
+    try:
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

@@ -1,8 +1,8 @@
-"""A run is a folder; while it is being made, a work folder that survives every interruption.
+"""The folder of a run: logs, checkpoints and published results.
 
-`work/<key>` in `results/<scale>` holds the run in progress: Snakemake deletes declared outputs
-before it starts a job again, so nothing that took time may lie among them. The key is a hash of
-everything that the result depends on, so that a run never goes on from work done for another.
+A run in progress lives in `results/<scale>/work/<key>`, because Snakemake deletes a job's declared
+outputs before it starts the job again. The key is a hash of everything that the result depends on,
+so a run never resumes from the work of a different one.
 """
 
 import csv
@@ -35,18 +35,18 @@ from cwm.infra.source import commit
 
 
 class Score(NamedTuple):
-    """One episode, a row of `scores.csv`."""
+    """One episode: a row of scores.csv."""
 
     step: int  # control steps that the training environment has taken
     episode: int
     return_: float
-    success: float | None  # none: the suite does not say
+    success: float | None  # None: the suite does not define success
     length: int  # agent steps
     split: str  # train | eval
 
 
 LOGS = ("metrics.jsonl", "timing.jsonl", "scores.csv")
-FINISHED = ".finished"  # the suffix of a work folder that is being deleted
+FINISHED = ".finished"  # suffix of a work folder that is being deleted
 HEADER = "step,episode,return,success,length,split\n"
 
 
@@ -58,7 +58,7 @@ class RunSpec(NamedTuple):
     labels: dict[str, str | int]  # scale, suite, task, model, dataset, variant, seed
     config: dict[str, Any]  # resolved
     inputs: dict[str, str]  # name of an input -> sha256
-    data: str = ""  # what the dataset is and its terms of use; no part of the key
+    data: str = ""  # description and terms of use of the dataset; not part of the key
 
     @property
     def key(self) -> str:
@@ -71,7 +71,10 @@ class RunSpec(NamedTuple):
 
 
 class RunDir:
-    """Logs and checkpoints of a run in progress; `publish` moves the finished run to its place."""
+    """Logs and checkpoints of a run in progress; `publish` puts the results in the folder `out`.
+
+    Entering it locks the run and `out`; UserError if another process holds one of the locks.
+    """
 
     def __init__(self, spec: RunSpec, out: Path, checkpoint_seconds: float) -> None:
         self.spec = spec
@@ -85,19 +88,20 @@ class RunDir:
     def __enter__(self) -> "RunDir":
         root = self.folder.parent
         root.mkdir(parents=True, exist_ok=True)
-        place = _sha256(os.fsencode(self.out.resolve()))[:16]
+        out = _sha256(os.fsencode(self.out.resolve()))[:16]
         self.locks = [
             file_lock(self.folder.with_suffix(".lock"), f"making this run (in {self.folder})"),
-            file_lock(root / f"out-{place}.lock", f"making {self.out} with other settings"),
+            file_lock(root / f"out-{out}.lock", f"making {self.out} with other settings"),
         ]
         self.folder.mkdir(exist_ok=True)
-        for left in self.folder.parent.glob("*" + FINISHED):  # by a run that was killed at its end
-            shutil.rmtree(left, ignore_errors=True)
-        for path in self.folder.iterdir():  # perhaps published already, by a run killed then
+        for leftover in root.glob("*" + FINISHED):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for path in self.folder.iterdir():
+            # A killed `publish` leaves hard links. Break them, so published files stay unchanged.
             if path.is_file() and path.stat().st_nlink > 1:
-                write_bytes(path, path.read_bytes())  # its own, so that those stay as they are
+                write_bytes(path, path.read_bytes())
         write_text(self.folder / "config.yaml", _yaml(self.spec.config))
-        self._write_about()
+        self._write_run_json()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -106,37 +110,47 @@ class RunDir:
         for lock in self.locks:
             lock.close()
 
-    def _about(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
+        """Return the content of run.json."""
         spec = self.spec
-        command = shlex.join(["cwm", *sys.argv[1:]])
-        about = {"stage": spec.stage, **spec.labels, "key": spec.key, "inputs": spec.inputs}
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        gpu = torch.cuda.is_initialized()  # not yet when the run begins
-        versions["machine"] = torch.cuda.get_device_name() if gpu else processor_name()
-        return about | {"command": command, "commit": commit(), "versions": versions}
+        gpu = torch.cuda.is_initialized()  # false when the run starts, so `publish` writes it again
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": torch.cuda.get_device_name() if gpu else processor_name(),
+        }
+        return {
+            "stage": spec.stage,
+            **spec.labels,
+            "key": spec.key,
+            "inputs": spec.inputs,
+            "command": shlex.join(["cwm", *sys.argv[1:]]),
+            "commit": commit(),
+            "versions": versions,
+        }
 
-    def _write_about(self) -> None:
-        write_text(self.folder / "run.json", json.dumps(self._about(), indent=1) + "\n")
+    def _write_run_json(self) -> None:
+        write_text(self.folder / "run.json", json.dumps(self._metadata(), indent=1) + "\n")
 
     @property
     def label(self) -> str:
-        """How the run is called in logs."""
+        """Name of the run in logs."""
         labels, what = self.spec.labels, self.spec.what
         names = (labels.get(name, what) for name in ("model", "dataset", "variant", "seed"))
         return f"{self.spec.stage} {what} {'/'.join(str(name) for name in names if name != what)}"
 
-    def log(self, step: int, figures: dict[str, Tensor | float], rate: float) -> dict[str, float]:
-        """Append a line of metrics and its wall-clock side; returns the figures as numbers."""
-        values = {name: float(x) for name, x in figures.items()}
+    def log(self, step: int, metrics: dict[str, Tensor | float], rate: float) -> dict[str, float]:
+        """Append a line to metrics.jsonl and to timing.jsonl; return the metrics as floats."""
+        values = {name: float(x) for name, x in metrics.items()}
         _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
-        clock = {"step": step, "time": time.time(), "steps_per_second": rate}
-        clock["processor"] = processor_seconds()
-        _append(self.folder / "timing.jsonl", json.dumps(clock))
+        timing = {"step": step, "time": time.time(), "steps_per_second": rate}
+        timing["processor"] = processor_seconds()
+        _append(self.folder / "timing.jsonl", json.dumps(timing))
         tracking.sync(self.folder)
         return values
 
     def score(self, scores: list[Score]) -> None:
-        """Append episodes to `scores.csv`."""
+        """Append episodes to scores.csv."""
         path = self.folder / "scores.csv"
         with path.open("a", newline="") as file:
             if file.tell() == 0:
@@ -145,48 +159,51 @@ class RunDir:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint. When one is made changes no result."""
+        """Whether it is time for a checkpoint. The times of checkpoints do not affect results."""
         return time.monotonic() - self.saved >= self.checkpoint_seconds
 
     def checkpoint(self, step: int, tensors: dict[str, dict[str, Tensor]], **state: Any) -> None:
-        """Save what the run needs to go on from `step`, and how far its logs had come."""
+        """Save a checkpoint of tensors and state, with the sizes and hashes of the logs."""
         logs = {name: _content(self.folder / name) for name in LOGS}
         ends = {name: (len(content), _sha256(content)) for name, content in logs.items()}
         self.checkpoints.save(step, tensors, {"step": step, "logs": ends, **state})
         self.saved = time.monotonic()
 
     def resume(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """The last checkpoint, with the logs cut back to it; None at the beginning."""
+        """Return the latest checkpoint, or None, and truncate the logs to it.
+
+        Raises UserError if the checkpoint or a log is damaged.
+        """
         found = self.checkpoints.latest()
         ends = found[1]["logs"] if found else dict.fromkeys(LOGS, (0, _sha256(b"")))
         for name, (size, digest) in ends.items():
             path = self.folder / name
             if _sha256(_content(path)[:size]) != digest:
                 raise UserError(
-                    f"{path} is not what it was at the last checkpoint; put it back, or delete"
-                    f" {self.folder} to begin this run anew"
+                    f"{path} has changed since the last checkpoint; restore it from a copy, or"
+                    f" delete {self.folder} to restart this run"
                 )
             if path.exists():
                 os.truncate(path, size)
         return found
 
     def publish(self, *names: str) -> None:
-        """Move the finished run's files to their place, in this order; its work is then gone.
+        """Put the finished run's files into `out`, in this order, then delete the work folder.
 
-        Weights come with a card.
+        A model card is added to weights.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        self._write_about()
+        self._write_run_json()
         if "weights.json" in names:
-            write_text(self.folder / "card.md", card(self.folder, self._about(), self.spec.data))
+            write_text(self.folder / "card.md", card(self.folder, self._metadata(), self.spec.data))
             names = ("card.md", *names)
         for name in ["run.json", "config.yaml", *names]:
-            # A hard link keeps the work complete until everything is in place.
+            # A hard link keeps the work folder complete until all files are published.
             with atomic_write(self.out / name) as temporary:
                 _link(self.folder / name, temporary)
         tracking.sync(self.out)
-        with _unstoppable():
-            # At once, since what a kill leaves of a folder would be taken for work to go on from.
+        with _ignore_signals():
+            # Rename first: a half-deleted folder must not look resumable.
             finished = self.folder.rename(self.folder.with_suffix(FINISHED))
             shutil.rmtree(finished, ignore_errors=True)
             for lock in self.locks:
@@ -194,19 +211,19 @@ class RunDir:
 
 
 @contextmanager
-def _unstoppable() -> Iterator[None]:
-    """Finish what has begun: Snakemake deletes the outputs of a job that was told to stop."""
-    stops = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in stops]
+def _ignore_signals() -> Iterator[None]:
+    """Ignore SIGINT and SIGTERM: Snakemake deletes the outputs of a job that a signal ended."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(stops, before, strict=True):
+        for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
 
 
 def processor_seconds() -> float:
-    """What this process and its children that have ended took of the processor."""
+    """CPU seconds of this process and of its children that have ended."""
     usage = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in usage)
 
@@ -214,7 +231,7 @@ def processor_seconds() -> float:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 

@@ -1,4 +1,4 @@
-"""YAML files, which are all read here."""
+"""Read YAML files; every YAML file is read here."""
 
 import math
 import reprlib
@@ -10,39 +10,39 @@ import yaml
 
 from cwm.infra.errors import UserError, unknown
 
-LIMIT = 100_000  # values in a file, those counted again that it names again
+LIMIT = 100_000  # nodes of a file after alias expansion
 
 
 class _Loader(yaml.SafeLoader):
-    """The plain kinds, of which a tag may ask what a text is not, and aliases cannot explode."""
+    """SafeLoader that limits alias expansion and reports text that does not fit its tag."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None and _size(node, {}) > LIMIT:
-            raise yaml.YAMLError(f"with its aliases written out, it has more than {LIMIT} values")
+            raise yaml.YAMLError(f"with aliases expanded, it has more than {LIMIT} values")
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, OverflowError) as error:
-            said = f"{reprlib.repr(node.value)} is no {node.tag.rpartition(':')[2]}"
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
+            message = f"{reprlib.repr(node.value)} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from error
 
 
 def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """How many values there are below a node, and it; endless if it is one of them."""
+    """Count the nodes of a tree after alias expansion; infinite if a node contains itself."""
     if id(node) not in sizes:
         sizes[id(node)] = math.inf
-        below = () if isinstance(node, yaml.ScalarNode) else node.value
+        children = () if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
-            below = chain.from_iterable(below)
-        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in below)
+            children = chain.from_iterable(children)
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
     return sizes[id(node)]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """One YAML file as a mapping; an empty one says that nothing differs."""
+    """Read a YAML file as a mapping; an empty file is an empty mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -54,17 +54,21 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, source: str) -> Any:
-    """What YAML says, of which the plain kinds are known; UserError naming its source."""
+    """Parse YAML with SafeLoader's types; UserError names the `source`."""
     try:
         return _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # or a code of no character
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+    ) as error:  # bad character codes too
         raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{source} is nested too deeply") from None
 
 
 def mapping(content: Any, what: str) -> dict[str, Any]:
-    """Settings by their names; nothing is an empty mapping, anything else a UserError."""
+    """Return settings by name; None is an empty mapping, anything else a UserError."""
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Weights and checkpoints are written whole, and read only if they are."""
+"""Weights and checkpoints are written atomically; damage is detected."""
 
 import json
 
@@ -25,14 +25,14 @@ def saved(tmp_path):
     return tmp_path / "weights.json", module
 
 
-def test_weights_come_back_with_what_they_are(saved):
+def test_weights_are_saved_with_their_metadata(saved):
     path, module = saved
-    tensors, about = load_weights(path)
-    assert about["kind"] == "test"
+    tensors, metadata = load_weights(path)
+    assert metadata["kind"] == "test"
     assert all(torch.equal(x, tensors[name]) for name, x in module.state_dict().items())
 
 
-def test_damaged_weights_are_refused(saved):
+def test_damaged_weights_are_an_error(saved):
     path, _ = saved
     file = path.with_name("weights.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
@@ -65,7 +65,7 @@ def state(step):
     return {"step": step, "logs": {}}
 
 
-def test_the_newest_complete_checkpoint_counts(tmp_path):
+def test_latest_is_the_newest_complete_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoint")
     assert checkpoints.latest() is None
     checkpoints.save(1, {"a": {"x": torch.ones(2)}}, state(1))
@@ -82,18 +82,18 @@ def test_the_newest_complete_checkpoint_counts(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "state.json", "done"])
-@pytest.mark.parametrize("harm", ["missing", "changed"])
-def test_a_damaged_checkpoint_is_named_and_not_gone_on_with(tmp_path, name, harm):
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_damaged_checkpoint_is_an_error(tmp_path, name, damage):
     checkpoints = Checkpoints(tmp_path / "checkpoint")
     checkpoints.save(1, {"a": {"x": torch.ones(2)}}, state(1))
     path = tmp_path / "checkpoint/000000001" / name
-    if harm == "changed":
+    if damage == "changed":
         content = path.read_bytes()
         path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     else:
         path.unlink()
-    if (name, harm) == ("done", "missing"):
-        assert checkpoints.latest() is None  # as if it had not been finished
+    if (name, damage) == ("done", "missing"):
+        assert checkpoints.latest() is None  # incomplete
         return
     with pytest.raises(
         UserError, match=f"checkpoint {path.parent} is damaged .* delete {tmp_path}"
@@ -102,16 +102,16 @@ def test_a_damaged_checkpoint_is_named_and_not_gone_on_with(tmp_path, name, harm
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.safetensors", b"junk", "Error while deserializing"),
         ("state.json", b'{"step": 7}', "state.json is not what it should be: logs"),
         ("state.json", None, "cannot read .*state.json"),
-        ("done", b"{}", "a.safetensors is not what was written"),
-        ("b.safetensors", b"", "b.safetensors is not what was written"),
+        ("done", b"{}", "a.safetensors has changed since"),
+        ("b.safetensors", b"", "b.safetensors has changed since"),
     ],
 )
-def test_a_checkpoint_is_exactly_what_done_vouches_for(tmp_path, name, content, said):
+def test_checkpoint_has_exactly_the_files_that_done_lists(tmp_path, name, content, message):
     checkpoints = Checkpoints(tmp_path / "checkpoint")
     checkpoints.save(1, {"a": {"x": torch.ones(2)}}, state(1))
     folder = tmp_path / "checkpoint/000000001"
@@ -119,10 +119,10 @@ def test_a_checkpoint_is_exactly_what_done_vouches_for(tmp_path, name, content, 
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content)
-    if name in ("a.safetensors", "state.json"):  # with the right sums
-        sums = {p.name: sha256(p) for p in folder.iterdir() if p.name != "done"}
-        (folder / "done").write_text(json.dumps(sums))
-    with pytest.raises(UserError, match=f"checkpoint {folder} is damaged .*{said}") as error:
+    if name in ("a.safetensors", "state.json"):  # with the right checksum
+        checksums = {p.name: sha256(p) for p in folder.iterdir() if p.name != "done"}
+        (folder / "done").write_text(json.dumps(checksums))
+    with pytest.raises(UserError, match=f"checkpoint {folder} is damaged .*{message}") as error:
         checkpoints.latest()
     assert "\n" not in str(error.value)
 
@@ -131,11 +131,11 @@ def test_a_checkpoint_is_exactly_what_done_vouches_for(tmp_path, name, content, 
     ("name", "tensor"),
     [("weight", torch.zeros(1)), ("bias", torch.zeros(3).double()), ("other", torch.zeros(3))],
 )
-def test_tensors_of_another_kind_are_not_taken_back(name, tensor):
+def test_state_dict_with_wrong_name_shape_or_dtype_is_an_error(name, tensor):
     module = nn.Linear(2, 3)
     optimizer = Optimizer(OptimizerConfig(), module.parameters())
     moment = {"weight": "0.exp_avg", "bias": "1.exp_avg"}.get(name, name)
-    with pytest.raises(ValueError, match=f"{name} is missing or of another kind"):
+    with pytest.raises(ValueError, match=f"{name} is missing, unexpected, or has"):
         load_strict(module, module.state_dict() | {name: tensor})
-    with pytest.raises(ValueError, match=f"{moment} is missing or of another kind"):
+    with pytest.raises(ValueError, match=f"{moment} is missing, unexpected, or has"):
         optimizer.load_state(optimizer.state() | {moment: tensor})

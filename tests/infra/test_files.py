@@ -1,10 +1,12 @@
+"""Atomic writes, locks, sizes and relative paths."""
+
 import fcntl
 import json
 
 import pytest
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import file_lock, human, relative, write_json
+from cwm.infra.files import file_lock, human, is_locked, relative, write_json
 
 
 @pytest.mark.parametrize(
@@ -18,11 +20,11 @@ from cwm.infra.files import file_lock, human, relative, write_json
         (4e15, "4000.0 TB"),
     ],
 )
-def test_sizes_are_said_as_people_say_them(size, text):
+def test_size_has_a_readable_unit(size, text):
     assert human(size) == text
 
 
-def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
+def test_failed_write_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"b": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"b": object()})
@@ -30,15 +32,17 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_lock_is_one_process_s_also_where_the_last_one_deleted_it(tmp_path, monkeypatch):
+def test_lock_is_exclusive_even_if_its_last_holder_deleted_the_file(tmp_path, monkeypatch):
     path = tmp_path / "lock"
     first = file_lock(path, "filling it")
     with pytest.raises(UserError, match="another process is filling it"):
         file_lock(path, "filling it")
+    assert is_locked(path)
+    assert not is_locked(tmp_path / "none")
 
     flock = fcntl.flock
 
-    def late(file, how):  # the holder finishes between our opening of its file and our locking
+    def late(file, how):  # the holder ends after we opened its file, before we lock it
         if not first.closed:
             path.unlink()
             first.close()
@@ -49,7 +53,7 @@ def test_a_lock_is_one_process_s_also_where_the_last_one_deleted_it(tmp_path, mo
         file_lock(path, "filling it")
 
 
-def test_way_from_a_linked_folder_leads_from_where_the_link_points_to(tmp_path):
+def test_relative_path_from_a_linked_folder_starts_at_the_target(tmp_path):
     for name in ("project/data/own", "project/plain", "disk/far/away/results/x"):
         (tmp_path / name).mkdir(parents=True)
     data, linked = tmp_path / "project/data/own", tmp_path / "project/results"

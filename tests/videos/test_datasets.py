@@ -83,11 +83,11 @@ def test_linked_folders_are_followed_once_and_cycles_end(tmp_path, caplog):
     assert files == ["a kitchen/2.mp4", "a kitchen/attic/3.mp4", "garden/1.mp4"]
     said = [line.replace(f"{videos}/", "").replace(str(tmp_path), "") for line in caplog.messages]
     assert sorted(said) == [
-        "a kitchen/attic/kitchen is left out: it leads to /disk/kitchen; /disk/kitchen is listed",
-        "flowers is left out: it leads to garden; /videos is listed",
-        "garden/around is a link that leads nowhere",
-        "garden/up is left out: it leads to /videos; /videos is listed",
-        "gone is a link that leads nowhere",
+        "a kitchen/attic/kitchen is skipped: it links to /disk/kitchen; /disk/kitchen is listed",
+        "flowers is skipped: it links to garden; /videos is listed",
+        "garden/around is a broken link",
+        "garden/up is skipped: it links to /videos; /videos is listed",
+        "gone is a broken link",
     ]
 
 
