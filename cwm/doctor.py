@@ -47,7 +47,7 @@ class Finding:
 def diagnose() -> list[Finding]:
     """Look at everything that a study needs, of the machine and in this folder."""
     looks = [python, libraries, torch, gpu, opengl, ffmpeg, disk, home, snakemake, half_written]
-    return [look() for look in [*looks, unfinished, weights, mlflow, stale]]
+    return [look() for look in [*looks, unfinished, weights, mlflow]]
 
 
 def doctor(fix: bool = False) -> int:
@@ -247,23 +247,6 @@ def weights() -> Finding:
     detail = f"damaged: {_some(found)}" if found else "none damaged"
     remedy = f"put back a copy, or: rm {shlex.join(map(str, found))}; make all"
     return Finding("weights", not found, detail, remedy, needed=False)
-
-
-def stale() -> Finding:
-    """MLflow shows no run as running that no process is making."""
-    from cwm.infra import tracking
-
-    ours = [run for run in tracking.running() if tracking.is_local() or run.work.exists()]
-    left = [run for run in ours if not remains.is_held(run.work.with_suffix(".lock"))]
-    some = _some([run.name for run in left])
-    detail = f"{len(left)} seem to run, and nobody makes them: {some}" if left else "none stale"
-
-    def mend() -> None:
-        tracking.sync_all()  # of some it only has not heard
-        still = {run.id for run in tracking.running()}
-        tracking.end([run for run in left if run.id in still])
-
-    return Finding("tracking", not left, detail, FIX, needed=False, fix=mend)
 
 
 def _some(names: Sequence[object]) -> str:

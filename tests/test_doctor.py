@@ -295,47 +295,11 @@ def test_copies_of_weights_json_in_mlflow_are_not_damaged_weights(left, monkeypa
     folder.mkdir(parents=True)
     (folder / "run.json").write_text('{"stage": "pretrain", "key": "k", "dataset": "x"}')
     save_weights(folder, {"x": torch.ones(3)}, {})
-    assert tracking._deliver(tracking._read_run(folder))
+    assert tracking.sync_all()
     assert len(list(Path("results").rglob("weights.json"))) == 2
     assert doctor.weights().detail == "none damaged"
     (folder / "weights.safetensors").unlink()
     assert remains.damaged_weights() == [folder / "weights.json"]
-
-
-@pytest.fixture
-def shown(monkeypatch, tmp_path):
-    """A store that takes two runs to be running, of which one is."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for key in ("dead", "live"):
-        work = Path("results/smoke/work") / key
-        work.mkdir(parents=True)
-        about = f'{{"stage": "pretrain", "key": "{key}", "dataset": "{key}"}}'
-        (work / "run.json").write_text(about)
-        assert tracking._deliver(tracking._read_run(work))
-        work.with_suffix(".lock").touch()
-    with Path("results/smoke/work/live.lock").open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def test_a_stale_run_is_found_and_ended_and_goes_on_as_running(shown):
-    assert {run.name for run in tracking.running()} == {"dead", "live"}
-    found = doctor.stale()
-    assert (found.ok, found.needed) == (False, False)
-    assert found.detail.endswith("nobody makes them: dead")
-    found.fix()
-    assert [run.name for run in tracking.running()] == ["live"]
-    assert doctor.stale().ok
-    tracking._deliver(tracking._read_run(Path("results/smoke/work/dead")))
-    assert {run.name for run in tracking.running()} == {"dead", "live"}
-
-
-def test_a_run_of_another_folder_on_a_server_is_left_alone(shown, monkeypatch):
-    shutil.rmtree("results/smoke/work/dead")
-    assert not doctor.stale().ok  # in the study's own store
-    monkeypatch.setattr(tracking, "is_local", lambda: False)
-    assert doctor.stale().ok
 
 
 def test_a_missing_or_another_library_is_named_with_the_line_that_installs_it(monkeypatch):

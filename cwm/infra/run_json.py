@@ -1,0 +1,43 @@
+"""run.json, which says what a run is and how it was made; every reader of it uses this file."""
+
+from pathlib import Path
+
+from pydantic import ConfigDict, NonNegativeInt
+from typing_extensions import TypedDict
+
+from cwm.infra import json_file
+from cwm.infra.errors import UserError
+
+LABELS = ("suite", "task", "model", "dataset", "variant", "seed")
+
+
+class RunJson(TypedDict, total=False):
+    """Content of run.json; the stage decides which labels a run has."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    stage: str
+    scale: str
+    suite: str
+    task: str
+    model: str
+    dataset: str
+    variant: str
+    seed: NonNegativeInt
+    key: str
+    inputs: dict[str, str]  # name of an input -> sha256
+    command: str
+    commit: str | None
+    versions: dict[str, str]
+
+
+def read_run(folder: Path, *required: str) -> RunJson:
+    """Read FOLDER/run.json; UserError if it is damaged or lacks one of the `required` keys."""
+    run = json_file.read(folder / "run.json", RunJson)
+    if missing := [name for name in required if run.get(name) is None]:
+        raise UserError(f"{folder / 'run.json'} lacks {', '.join(missing)}")
+    return run
+
+
+def labels(run: RunJson) -> dict[str, str]:
+    """Return the labels that a run has, as text, in the order of LABELS."""
+    return {name: str(run[name]) for name in LABELS if run.get(name) not in (None, "")}
