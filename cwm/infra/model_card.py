@@ -14,7 +14,7 @@ KINDS = {
 }
 
 
-def card(folder: Path, run: dict[str, Any], data: str) -> str:
+def model_card(folder: Path, run: dict[str, Any], data: str) -> str:
     """Markdown for a run folder; `run` is its run.json, `data` the sentence about its dataset."""
     names = ("suite", "task", "model", "dataset", "variant", "seed")
     title = ", ".join(f"{name} {run[name]}" for name in names if name in run)

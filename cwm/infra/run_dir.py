@@ -29,7 +29,7 @@ from cwm.infra import tracking
 from cwm.infra.checkpoint import Checkpoints
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, file_lock, write_bytes, write_text
-from cwm.infra.model_card import card
+from cwm.infra.model_card import model_card
 from cwm.infra.runtime import processor_name
 from cwm.infra.source import commit
 
@@ -195,7 +195,9 @@ class RunDir:
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_run_json()
         if "weights.json" in names:
-            write_text(self.folder / "card.md", card(self.folder, self._metadata(), self.spec.data))
+            write_text(
+                self.folder / "card.md", model_card(self.folder, self._metadata(), self.spec.data)
+            )
             names = ("card.md", *names)
         for name in ["run.json", "config.yaml", *names]:
             # A hard link keeps the work folder complete until all files are published.

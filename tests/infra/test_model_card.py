@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from cwm.commands.run_spec import describe_dataset
-from cwm.infra.model_card import card
+from cwm.infra.model_card import model_card
 
 ROOT = Path(__file__).parents[2]
 RUN = {"key": "c0ffee", "inputs": {"clips": "ab" * 32}, "command": "cwm x", "commit": "1234"}
@@ -12,7 +12,7 @@ RUN = {"key": "c0ffee", "inputs": {"clips": "ab" * 32}, "command": "cwm x", "com
 
 def facts(folder, **run):
     data = describe_dataset(run["dataset"], run["scale"])
-    lines = card(folder, RUN | run, data).splitlines()
+    lines = model_card(folder, RUN | run, data).splitlines()
     return lines[0], dict(line[4:].split("**: ", 1) for line in lines if line.startswith("- "))
 
 
