@@ -1,11 +1,11 @@
-"""Kill every stage again and again, and see that it ends with the same bits: `make punish`.
+"""Kill every stage repeatedly and check that its results keep the same bits: `make punish`.
 
-Each stage is made once in peace. Then it is made anew, killed by SIGKILL at a random moment, mostly
-with its children, started again by the same command, and so on; what it ends with is compared, file
-by file. Half of the moments are times; the others are calls by which the stage is about to read or
-change its files (the 37th open, rename, remove, ...), so that kills fall inside checkpoints and
-publishing, which the clock seldom hits. All moments follow from the seed; those that are calls come
-again exactly. After MOST kills a making is left alone, so that no schedule goes on for ever.
+Each stage runs once without interruption as the reference. Then it runs repeatedly under SIGKILL,
+usually with its children, and is restarted by the same command until it ends; its files are
+compared with the reference. Half of the kills happen at random times. The others happen at calls
+that read or change files (for example the 37th open, rename or remove), so that kills fall inside
+checkpoints and publishing, which random times seldom hit. All moments follow from the seed; those
+at calls are exactly repeatable. After MAX_KILLS kills a run is left to finish.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-MOST = 12  # kills of one making
-CLOCK = ("timing.jsonl", "log.txt", "benchmark.tsv")  # what a run says of time, never the same
-CALLS = ("open", "os.", "shutil.", "subprocess.", "sqlite3.")  # Python's audit events that count
-REPLAY = "replay.json"  # checksums of the replay, taken when it is about to be deleted
+MAX_KILLS = 12  # of one run of a stage
+CLOCK = ("timing.jsonl", "log.txt", "benchmark.tsv")  # records of time, which differ between runs
+CALLS = ("open", "os.", "shutil.", "subprocess.", "sqlite3.")  # audit events that are counted
+REPLAY = "replay.json"  # checksums of the replay, taken just before it is deleted
 
 DATA = "something CONFIG/scale/smoke.yaml CONFIG/dataset/something.yaml settings.yaml"
 VIDEOS = "--videos results/smoke/videos/something/videos.jsonl"
@@ -44,7 +44,7 @@ SEEN = f"something {MODEL} --clips results/smoke/clips/something/store.json"
 WEIGHTS = "results/smoke/pretrain/something/contextwm/weights.json"
 LEARN = f"CONFIG/suite/SUITE.yaml {MODEL} CONFIG/variant/standard.yaml"
 SHOWN = "--study CONFIG/study/smoke.yaml"
-STAGES = {  # a command, and where the files lie that it makes; they need some of those before
+STAGES = {  # name -> command, path of its outputs; in order, as later ones need earlier ones
     "download": (f"download {DATA}", "data/something"),
     "collect": (f"collect {DATA} --cores 2", "results/smoke/videos/something"),
     "decode": (f"decode {DATA} {VIDEOS}", "results/smoke/clips/something/part-000"),
@@ -75,12 +75,12 @@ STAGES = {  # a command, and where the files lie that it makes; they need some o
         f"figure learning_curves results/smoke/tables/curves.csv results/smoke/scores.csv {SHOWN}",
         "results/smoke/figures/curves",
     ),
-    # Shows every run in MLflow at its end, a new database first.
+    # `report` creates the MLflow database and sends every run.
     "tracking": ("report results/smoke/figures/curves.json", "results/smoke/report.html"),
 }
 
 
-# All kinds of jobs, few of each; killed with their Snakemake and made again as `make all` does.
+# A study with few jobs of every kind; it is killed with Snakemake and restarted like `make all`.
 STUDY = """
 figures:
   curves:
@@ -96,11 +96,14 @@ figures:
   representations: {<<: *shown, kind: representations, title: Two motions}
 """
 MAKE = "cwm doctor --unlock && exec snakemake --cores 2 --config scale=smoke -- all"
-CLOCKED = ("results/mlflow/", "results/smoke/logs/")  # of files; what MLflow shows is compared
+CLOCKED = (
+    "results/mlflow/",
+    "results/smoke/logs/",
+)  # not compared; `shown` compares MLflow
 
 
 class Kill(NamedTuple):
-    """When, at a time or before a call; and whether the children are left to notice it."""
+    """A SIGKILL at a time or before a call, to the process group or only to its first process."""
 
     seconds: float | None
     call: int | None
@@ -111,31 +114,31 @@ class Kill(NamedTuple):
         return when + " alone" * self.alone
 
     def do(self, process: int) -> None:
-        """Kill the first process of a group, or the group."""
+        """Send it."""
         (os.kill if self.alone else os.killpg)(process, signal.SIGKILL)
 
 
 class Ended(NamedTuple):
-    """How an attempt did."""
+    """Outcome of an attempt."""
 
-    status: int  # negative: the signal
+    status: int  # negative: the number of a signal
     seconds: float
     calls: int
 
 
 class Failure(Exception):
-    """A stage did not end, or not with the same bits."""
+    """A stage failed, or its results differ."""
 
 
 def attempt(folder: Path, words: list[str], kill: Kill | None) -> Ended:
-    """Run a command of `cwm` in a folder, in a group of processes that is killed at a moment."""
+    """Run a cwm command in a folder, in a process group of its own, and kill it if asked to."""
     calls = mmap.mmap(-1, 8)
     begun = time.monotonic()
-    child = os.fork()  # not a new interpreter, which would spend most of its life on imports
+    child = os.fork()  # a new interpreter would spend most of its time on imports
     if child == 0:
         os._exit(_run(folder, words, calls, kill))
     with contextlib.suppress(OSError):
-        os.setpgid(child, child)  # as the child does: whoever is first
+        os.setpgid(child, child)  # the child does the same; either may be first
     deadline = begun + (kill.seconds if kill and kill.seconds is not None else 600)
     while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
         if time.monotonic() > deadline:
@@ -148,7 +151,7 @@ def attempt(folder: Path, words: list[str], kill: Kill | None) -> Ended:
 
 
 def _run(folder: Path, words: list[str], calls: mmap.mmap, kill: Kill | None) -> int:
-    """The child: count its calls, and die before the one that is named."""
+    """Run the command in the child; count its calls, and kill it before the chosen one."""
     from cwm import cli
 
     os.setpgid(0, 0)
@@ -191,7 +194,7 @@ def _watcher(folder: str, calls: mmap.mmap, kill: Kill | None) -> Callable:
 
 
 def _files(place: Path) -> dict[str, str]:
-    """Checksums of the files of a folder, or of those whose name begins like this."""
+    """Return checksums of all files in a folder, or of the files whose names start with `place`."""
     found = place.rglob("*") if place.is_dir() else place.parent.glob(place.name + "*")
     files = [file for file in found if file.is_file() and file.name not in CLOCK]
     return {
@@ -201,7 +204,7 @@ def _files(place: Path) -> dict[str, str]:
 
 
 def results(folder: Path, stage: str) -> dict[str, str]:
-    """What a stage has made, as checksums by name."""
+    """Return checksums of what a stage has produced."""
     found = _files(folder / STAGES[stage][1])
     if (folder / REPLAY).exists():
         found[REPLAY] = (folder / REPLAY).read_text()
@@ -211,7 +214,7 @@ def results(folder: Path, stage: str) -> dict[str, str]:
 
 
 def shown(database: Path) -> dict[str, str]:
-    """What MLflow shows of each run that is not deleted: its state and its points."""
+    """Return a hash of status and points of each MLflow run that is not deleted."""
     rows = "select tags.value, status, m.key, step, m.value from runs join tags using (run_uuid)"
     rows += " join metrics m using (run_uuid) where tags.key = 'cwm.key'"
     rows += " and lifecycle_stage = 'active' order by 1, 2, 3, 4, 5"
@@ -222,17 +225,17 @@ def shown(database: Path) -> dict[str, str]:
     return {name: hashlib.sha256(repr(rows).encode()).hexdigest() for name, rows in found.items()}
 
 
-def punish(stage: str, kills: int, before: Path, peace: Path, calm: Ended, seed: int) -> None:
-    """Make a stage from what there was `before`, with so many kills, until it is as in `peace`."""
-    rng, expected = random.Random(f"{seed} {stage}"), results(peace, stage)
-    made = 0
-    while made < kills:
-        folder = before.with_name(f"{stage}-{made}")
+def punish(stage: str, kills: int, before: Path, reference: Path, calm: Ended, seed: int) -> None:
+    """Run a stage from a copy of `before` with kills; its results must equal the reference's."""
+    rng, expected = random.Random(f"{seed} {stage}"), results(reference, stage)
+    done = 0
+    while done < kills:
+        folder = before.with_name(f"{stage}-{done}")
         shutil.copytree(before, folder)
         here: list[Kill] = []
         while True:
             kill = None
-            if len(here) < min(MOST, kills - made):
+            if len(here) < min(MAX_KILLS, kills - done):
                 seconds, call = rng.uniform(0, calm.seconds), rng.randint(1, calm.calls)
                 when = rng.choice([(seconds, None), (None, call)])
                 kill = Kill(*when, alone=rng.random() < 0.3)
@@ -240,18 +243,18 @@ def punish(stage: str, kills: int, before: Path, peace: Path, calm: Ended, seed:
             if ended.status != -signal.SIGKILL:
                 break
             here.append(kill)
-        made += len(here)
-        story = f"{stage}, killed at {', '.join(map(str, here)) or 'no moment'}"
+        done += len(here)
+        story = f"{stage}, killed at {', '.join(map(str, here)) or 'never'}"
         if ended.status:
             log = (folder / "log.txt").read_text()
             raise Failure(f"{story}: ended with {ended.status}, see {folder}:\n{log[-2000:]}")
         _compare(expected, results(folder, stage), f"{story}, in {folder}")
         print(f"  {story}: the same", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)  # of a child left alone, perhaps
+        shutil.rmtree(folder, ignore_errors=True)  # a surviving child may still write
 
 
 def punish_study(kills: int, folder: Path, seed: int) -> None:
-    """Make a study of every kind of job twice, once killing Snakemake with all its jobs."""
+    """Run a study of every kind of job twice, the second time killing Snakemake with its jobs."""
     rng, calm, found = random.Random(f"{seed} study"), 0.0, []
     for project in (folder / "study", folder / "study-killed"):
         for name in ("config", "workflow", "profiles"):
@@ -296,14 +299,14 @@ def _compare(expected: dict[str, str], found: dict[str, str], story: str) -> Non
 
 
 def command(stage: str) -> list[str]:
-    """The words of a stage's command, all but the first of them `cwm`."""
+    """Return the arguments of a stage's command, without `cwm`."""
     words, out = STAGES[stage]
     words = words.replace("CONFIG", str(ROOT / "config"))
     return [*words.split(), *([] if stage == "download" else ["--out", out])]
 
 
 def archive() -> bytes:
-    """Forty files in a zip archive, of which nothing can be pressed."""
+    """Return a zip archive of forty incompressible files."""
     out, rng = io.BytesIO(), random.Random(0)
     with zipfile.ZipFile(out, "w") as packed:
         for number in range(40):
@@ -312,7 +315,7 @@ def archive() -> bytes:
 
 
 def settings(folder: Path, address: str, content: bytes) -> None:
-    """Checkpoints wherever there can be one, and a replay that forgets."""
+    """Write settings with a checkpoint at every chance and a replay that drops episodes."""
     facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     settings = {
         "dataset": {"parts": 1, "archives": [{"file": "a.zip", "urls": [address], **facts}]},
@@ -324,7 +327,7 @@ def settings(folder: Path, address: str, content: bytes) -> None:
 
 
 def main() -> None:
-    """Make all stages in peace, and those that are asked for with kills."""
+    """Run all stages without interruption, and the chosen ones with kills."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="of all stages together")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
@@ -335,36 +338,36 @@ def main() -> None:
     print(f"python tests/punish.py --kills {options.kills} --seed {options.seed} --stages", end=" ")
     print(*options.stages, flush=True)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    os.environ["CWM_COMMIT"] = "the same"  # in run.json, though somebody may commit meanwhile
-    sys.path[0] = str(ROOT)  # not this folder, which has another `envs`
+    os.environ["CWM_COMMIT"] = "the same"  # in run.json, even after a commit
+    sys.path[0] = str(ROOT)  # tests/ has another package `envs`
     from envs.rendering import load
     from tests.videos.server import serving
 
     stages = ("evaluate.baselines", "evaluate.predict", "evaluate.represent", "train.finetune")
     for name in (*stages, "train.pretrain", "videos.build", "videos.datasets"):
-        importlib.import_module(f"cwm.{name}")  # so that the children have them
+        importlib.import_module(f"cwm.{name}")  # so that children inherit them
     for name in ("mujoco", "dm_control.suite", "metaworld", "pandas", "matplotlib.figure"):
         load(name)
     folder, content = Path(tempfile.mkdtemp(prefix="punish-")), archive()
-    before, peace = folder / "before", folder / "peace"
-    peace.mkdir()
+    before, reference = folder / "before", folder / "reference"
+    reference.mkdir()
     shares = {name: 0 for name in options.stages}
     for number in range(options.kills):
         shares[options.stages[number % len(options.stages)]] += 1
     with serving(content) as server:
-        settings(peace, server.url("slow"), content)
+        settings(reference, server.url("slow"), content)
         in_study = shares.pop("study", 0)
         for stage in itertools.takewhile(lambda _: any(shares.values()), STAGES):
-            shutil.copytree(peace, before)
-            calm = attempt(peace, command(stage), None)
+            shutil.copytree(reference, before)
+            calm = attempt(reference, command(stage), None)
             if calm.status:
-                raise Failure(f"{stage} ended with {calm.status}, see {peace}/log.txt")
+                raise Failure(f"{stage} ended with {calm.status}, see {reference}/log.txt")
             print(f"{stage}: {calm.seconds:.1f} s, {calm.calls} calls", flush=True)
-            punish(stage, shares.pop(stage, 0), before, peace, calm, options.seed)
+            punish(stage, shares.pop(stage, 0), before, reference, calm, options.seed)
             shutil.rmtree(before)
     if in_study:
         punish_study(in_study, folder, options.seed)
-    print(f"{options.kills} kills, and everything is as if there had been none")
+    print(f"{options.kills} kills; all results are the same as without kills")
     shutil.rmtree(folder)
 
 
