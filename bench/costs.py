@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import inputs, record, update
 from cwm import plan, study
 from cwm.agent import Agent
+from cwm.infra.device import set_up
 from cwm.infra.files import write_lines
 from cwm.infra.run_dir import processor_seconds
-from cwm.infra.runtime import set_up
 from cwm.infra.source import commit
 from cwm.train.policies import AgentPolicy
 from cwm.train.pretrain import heldout

@@ -36,8 +36,8 @@ try:
 
     from bench import inputs, record, reference, update, whole_runs
     from cwm import config
+    from cwm.infra.device import RuntimeConfig, reseed, set_up
     from cwm.infra.errors import UserError
-    from cwm.infra.runtime import RuntimeConfig, reseed, set_up
     from cwm.infra.source import commit
     from cwm.nn.optim import Optimizer
     from cwm.train.policies import AgentPolicy, DelayedPolicy

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from cwm import config
 from cwm.agent import Agent
+from cwm.infra.device import reseed
 from cwm.infra.files import sha256
-from cwm.infra.runtime import reseed
 from cwm.nn.batch import Batch
 from cwm.train.replay import Episode
 from cwm.videos.ffmpeg import FRAME_BYTES

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cwm.infra.runtime import processor_name
+from cwm.infra.device import processor_name
 from cwm.infra.source import commit
 
 OUT = Path(__file__).parent / "out"

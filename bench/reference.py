@@ -46,8 +46,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import inputs, update
 from bench.record import Record
 from cwm import config
-from cwm.infra import gpus
-from cwm.infra.runtime import reseed, set_up
+from cwm.infra.device import claim_gpu, reseed, set_up
 from cwm.infra.source import git_commit
 from cwm.train.replay import Episode
 
@@ -388,7 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def share_gpu(locks: Path) -> None:
     """Claim one GPU for all contenders, which share it by locks of their own in this folder."""
-    gpus.claim()
+    claim_gpu()
     os.environ |= {"CWM_GPU_LOCKS": str(locks), "CWM_JOBS_PER_GPU": "4"}
 
 

@@ -33,7 +33,7 @@ from bench.record import Record
 from cwm import config
 from cwm.agent import Agent
 from cwm.infra.cuda_graph import CapturedFunction
-from cwm.infra.runtime import reseed, set_up
+from cwm.infra.device import reseed, set_up
 from cwm.nn.batch import Batch
 from cwm.nn.optim import Optimizer
 from cwm.train.compiled import compile_regions

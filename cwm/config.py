@@ -20,8 +20,8 @@ from pydantic.dataclasses import dataclass
 from cwm.evaluate.baselines import BaselinesConfig
 from cwm.evaluate.predict import PredictConfig
 from cwm.evaluate.represent import RepresentConfig
+from cwm.infra.device import RuntimeConfig
 from cwm.infra.errors import UserError, unknown
-from cwm.infra.runtime import RuntimeConfig
 from cwm.infra.yaml_file import mapping, parse, read
 from cwm.train.finetune import FinetuneConfig
 from cwm.train.pretrain import PretrainConfig

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from cwm import remains
-from cwm.infra import gpus
+from cwm.infra import device
 from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -130,8 +130,8 @@ def gpu() -> Finding:
     try:
         import torch
 
-        found = gpus.cards()
-        driver = gpus.driver() if found else ""
+        found = device.visible_gpus()
+        driver = device._query("driver_version")[0][0] if found else ""
     except (UserError, ImportError) as error:
         return note(str(error), "reboot; if that is no help, reinstall the driver")
     if not found:

@@ -410,8 +410,8 @@ def test_a_driver_that_hangs_does_not_hang_us(monkeypatch, tmp_path):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 100\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(doctor.gpus, "SILENCE", 0.2)
-    assert "nvidia-smi was silent for 0.2 s" in doctor.gpu().detail
+    monkeypatch.setattr(doctor.device, "SMI_TIMEOUT", 0.2)
+    assert "nvidia-smi did not answer within 0.2 s" in doctor.gpu().detail
 
 
 def test_fix_mends_what_it_may_and_says_the_rest(left, monkeypatch, capsys):

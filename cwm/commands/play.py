@@ -12,8 +12,8 @@ from cwm.agent import Agent
 from cwm.config import Config, load
 from cwm.evaluate.baselines import random_policy
 from cwm.infra.checkpoint import load_weights
+from cwm.infra.device import reseed, set_up
 from cwm.infra.errors import UserError, unknown
-from cwm.infra.runtime import reseed, set_up
 from cwm.train.policies import AgentPolicy
 from cwm.train.rollout import Outcome, Policy, make, sum_up
 from cwm.videos.encode import H264, encode

@@ -11,8 +11,8 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
+from cwm.infra.device import RuntimeConfig, reseed, seed_from, set_up
 from cwm.infra.run_dir import RunDir
-from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.train.policies import AgentPolicy
 from cwm.train.rollout import EnvConfig, Outcome, Policy, evaluate, make_vector
 from cwm.world.vision import ModelConfig

@@ -13,9 +13,9 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.device import RuntimeConfig, reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
-from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.nn.batch import clip_batch
 from cwm.train.pretrain import PretrainConfig
 from cwm.videos.store import SPLITS, ClipStore

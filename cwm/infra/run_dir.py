@@ -27,10 +27,10 @@ from torch import Tensor
 from cwm import NUMERICS
 from cwm.infra import tracking
 from cwm.infra.checkpoint import Checkpoints
+from cwm.infra.device import processor_name
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, file_lock, write_bytes, write_text
 from cwm.infra.model_card import model_card
-from cwm.infra.runtime import processor_name
 from cwm.infra.source import commit
 
 

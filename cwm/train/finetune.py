@@ -15,10 +15,10 @@ from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
 from cwm.infra.checkpoint import load_parts, load_strict, load_weights, save_weights
+from cwm.infra.device import RuntimeConfig, reseed, seed_from, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir, Score
-from cwm.infra.runtime import RuntimeConfig, reseed, seed_from, set_up
 from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import NaNGuard
 from cwm.train.policies import AgentPolicy, DelayedPolicy

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cwm.infra.checkpoint import load_strict, save_weights
 from cwm.infra.cuda_graph import CapturedFunction
+from cwm.infra.device import RuntimeConfig, reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir
-from cwm.infra.runtime import RuntimeConfig, reseed, set_up
 from cwm.nn.batch import clip_batch
 from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
 from cwm.train.compiled import compile_regions

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 import envs
-from cwm.infra.runtime import seed_from
+from cwm.infra.device import seed_from
 from cwm.train.replay import Episode
 from envs import vector
 from envs.looks import Factor

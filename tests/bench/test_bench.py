@@ -239,7 +239,7 @@ import os, subprocess, sys
 from pathlib import Path
 from bench import reference
 reference.share_gpu(Path(sys.argv[1]))
-claim = "from cwm.infra import gpus; print(gpus.claim().uuid, flush=True); input()"
+claim = "from cwm.infra import device; print(device.claim_gpu().uuid, flush=True); input()"
 start = lambda: subprocess.Popen([sys.executable, "-c", claim], stdin=-1, stdout=-1, text=True)
 contenders = [start() for _ in range(4)]
 print(*(each.stdout.readline().strip() for each in contenders))

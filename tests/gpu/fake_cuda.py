@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from cwm import config
 from cwm.agent import Agent
-from cwm.infra.runtime import RuntimeConfig
+from cwm.infra.device import RuntimeConfig
 from cwm.nn.batch import Batch, clip_batch
 from cwm.nn.optim import Optimizer
 from cwm.train.pretrain import learner

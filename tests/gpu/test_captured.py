@@ -12,7 +12,7 @@ from emulator import install
 
 from bench import inputs, whole_runs
 from cwm.infra.cuda_graph import CapturedFunction
-from cwm.infra.runtime import reseed
+from cwm.infra.device import reseed
 from cwm.train.policies import DelayedPolicy
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -84,7 +84,9 @@ def same(one, other):
 
 def test_emulator_detects_overwritten_results(monkeypatch):
     """An evaluation shares the graph of the training policy and would overwrite its belief."""
-    monkeypatch.setattr(CapturedFunction, "__call__", CapturedFunction._replay)  # without copying the results
+    monkeypatch.setattr(
+        CapturedFunction, "__call__", CapturedFunction._replay
+    )  # without copying the results
     assert not any(whole_runs.compare("fine-tuning").values())
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bench import inputs
+from cwm.infra.device import reseed
 from cwm.infra.errors import UserError
-from cwm.infra.runtime import reseed
 from cwm.train.compiled import compile_regions, require_compiler
 from cwm.world.vision import RandomInputs
 

@@ -40,7 +40,7 @@ except UserError as error:
 RESULTS = f"results/{config['scale']}"
 SCALE = f"config/scale/{config['scale']}.yaml"
 
-# Cards are handed out by cwm/infra/gpus.py; Snakemake only counts them, and clusters are asked for them.
+# Cards are handed out by cwm/infra/device.py; Snakemake only counts them, and clusters are asked for them.
 os.environ.setdefault("CWM_JOBS_PER_GPU", str(config["jobs_per_gpu"]))
 SIZES = load_settings([Path(SCALE)])
 GPU = 0 if SIZES.runtime.device == "cpu" else 1
