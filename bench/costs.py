@@ -30,7 +30,7 @@ from cwm.agent import Agent
 from cwm.infra.device import set_up
 from cwm.infra.files import write_lines
 from cwm.infra.run_dir import processor_seconds
-from cwm.infra.source import commit
+from cwm.infra.source import git_commit
 from cwm.train.policies import AgentPolicy
 from cwm.train.pretrain import heldout
 from cwm.train.rollout import Collector, evaluate, make, make_vector
@@ -192,7 +192,7 @@ def measure(unit: plan.Unit, rounds: int) -> dict[str, str | float]:
     print(f"{unit.what:9} {unit.of:50} {middle:8.4f} s", flush=True)
     machine = record.machine()
     row["machine"] = machine["gpu"] if device == "cuda" else machine["cpu"]
-    return row | {"commit": commit()}
+    return row | {"commit": git_commit()}
 
 
 def main(arguments: list[str] | None = None) -> None:

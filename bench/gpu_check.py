@@ -38,7 +38,7 @@ try:
     from cwm import config
     from cwm.infra.device import RuntimeConfig, reseed, set_up
     from cwm.infra.errors import UserError
-    from cwm.infra.source import commit
+    from cwm.infra.source import git_commit
     from cwm.nn.optim import Optimizer
     from cwm.train.policies import AgentPolicy, DelayedPolicy
     from cwm.train.pretrain import learner
@@ -86,7 +86,7 @@ class Skipped(Exception):
 def machine(options: Options) -> tuple[list[Row], None]:
     """Versions, and the rate of one large matrix product."""
     set_up(RuntimeConfig(device=options.device))
-    about = record.machine() | record.versions() | {"commit": commit()}
+    about = record.machine() | record.versions() | {"commit": git_commit()}
     rate = update.product_rate(options.device, "bf16") / 1e12
     rows = [(name, str(value), "") for name, value in about.items()]
     if not options.dry:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cwm.infra.device import processor_name
-from cwm.infra.source import commit
+from cwm.infra.source import git_commit
 
 OUT = Path(__file__).parent / "out"
 
@@ -31,7 +31,7 @@ class Record:
         self.rows.append({"name": name, "value": float(f"{value:.6g}"), "unit": unit})
 
     def save(self) -> Path:
-        date, code = datetime.now(UTC), commit()
+        date, code = datetime.now(UTC), git_commit()
         about = {"script": self.script, "date": date.isoformat(timespec="seconds"), "commit": code}
         about |= {"machine": machine(), "versions": versions(), "settings": self.settings}
         OUT.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ from bench import inputs, update
 from bench.record import Record
 from cwm import config
 from cwm.infra.device import claim_gpu, reseed, set_up
-from cwm.infra.source import git_commit
+from cwm.infra.source import commit_of
 from cwm.train.replay import Episode
 
 # What the official code imports for its types and for augmentations that are not used here.
@@ -394,7 +394,7 @@ def share_gpu(locks: Path) -> None:
 def run(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.precisions = options.precisions or ["bf16"] + ["fp32"] * (device == "cpu")
-    code = git_commit(options.reference, "wmlib/__init__.py")
+    code = commit_of(options.reference, "wmlib/__init__.py")
     record = Record("reference", **vars(options) | {"reference": code})
     for name in options.cases:
         case = CASES[name]

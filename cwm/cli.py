@@ -15,8 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cwm.infra import machine
-from cwm.infra.errors import UserError, check_utf8
+from cwm.infra.errors import UserError, check_utf8, explain_system_error
 from envs.errors import EnvError
 
 LONGEST = 2000  # characters of an error
@@ -367,13 +366,13 @@ def figure(
     """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
     from cwm.analysis.draw import draw
     from cwm.analysis.provenance import About
-    from cwm.infra.source import commit
+    from cwm.infra.source import git_commit
     from cwm.study import read
 
     spec = read(study).figure(name)
     command = f"snakemake fig_{name}"
     whence = (study.as_posix(), tuple(inputs))
-    about = About(spec.title, command, commit(), spec.claim, spec.notes, *whence)
+    about = About(spec.title, command, git_commit(), spec.claim, spec.notes, *whence)
     draw(spec.kind, inputs, out, about)
 
 
@@ -464,7 +463,7 @@ def main() -> None:
     except (UserError, EnvError) as error:
         _fail(str(error))
     except (OSError, MemoryError, RuntimeError) as error:
-        if not (said := machine.limit(error)):
+        if not (said := explain_system_error(error)):
             raise
         _fail(said)
 

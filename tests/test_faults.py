@@ -1,28 +1,24 @@
-"""Machines that refuse (disks, memory) and two who want the same: one line, and work is kept."""
+"""Full or read-only disks, file size limits, lack of memory: a one-line error, and work is kept."""
 
 import os
 import resource
 import subprocess
 import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from squares import settings, store
 
-from cwm import doctor
-from cwm.infra import machine
+from cwm.infra.errors import explain_system_error
 from cwm.videos.encode import H264, VP9, encode
 
 CWM = [sys.executable, "-c", "from cwm.cli import main; main()"]
-MADE = ("weights.safetensors", "metrics.jsonl", "config.yaml")
+OUTPUTS = ("weights.safetensors", "metrics.jsonl", "config.yaml")
 
 
 def cwm(folder, *words, limit=None):
-    """A command in a folder: its status, and what it said last. limit: of a resource, in bytes."""
+    """Run a command in a folder: its exit status and last line. limit: a resource, and bytes."""
     preexec = limit and partial(resource.setrlimit, limit[0], (limit[1], limit[1]))
     argv = [*CWM, *map(str, words)]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, preexec_fn=preexec)
@@ -35,8 +31,8 @@ def content(folder, *names):
 
 
 @pytest.fixture(scope="module")
-def watch(tmp_path_factory):
-    """The words of a pre-training with a checkpoint after each of its 8 updates."""
+def pretrain(tmp_path_factory):
+    """The command of a pre-training run with a checkpoint after each of its 8 updates."""
     clips = store(tmp_path_factory.mktemp("clips"))
     sets = ["--set", "pretrain.checkpoint_seconds=0", "--set", "pretrain.log_every=1"]
     return ["pretrain", "squares", *settings(), *sets, "--clips", clips, "--out", "out"]
@@ -44,7 +40,7 @@ def watch(tmp_path_factory):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of its own: `disk("size=1m")` mounts it, or changes it."""
+    """A file system of its own: `disk("size=1m")` mounts or remounts it."""
     folder = tmp_path / "disk"
 
     def mount(options):
@@ -62,49 +58,52 @@ def disk(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory, watch):
-    """What a run that nothing refuses ends with."""
-    folder = tmp_path_factory.mktemp("straight")
-    assert cwm(folder, *watch)[0] == 0
-    return content(folder / "out", *MADE)
+def expected(tmp_path_factory, pretrain):
+    """Outputs of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("expected")
+    assert cwm(folder, *pretrain)[0] == 0
+    return content(folder / "out", *OUTPUTS)
 
 
-def test_a_disk_that_fills_and_is_then_read_only_costs_nothing(disk, watch, straight):
-    for size, complete in ((400, 0), (1000, 1)):  # kB; a checkpoint has 700, and two meet
+def test_run_resumes_after_a_full_and_a_read_only_disk(disk, pretrain, expected):
+    for size, complete in (
+        (400, 0),
+        (1000, 1),
+    ):  # kB; a checkpoint takes 700
         folder = disk(f"size={size}k")
-        status, said = cwm(folder, *watch)
+        status, said = cwm(folder, *pretrain)
         assert (status, said) == (
             2,
-            f"cwm: No space left on device: {folder}; make room: what is there is kept, and the"
-            " same command goes on from it",
+            f"cwm: No space left on device: {folder}; free some space, then run the same command"
+            " again to resume",
         )
         assert len(list(folder.glob("results/smoke/work/*/checkpoint/*/done"))) == complete
     before = content(folder, *(path for path in folder.rglob("*") if path.is_file()))
     disk("ro,size=9m")
-    status, said = cwm(folder, *watch)
+    status, said = cwm(folder, *pretrain)
     assert status == 2
     assert said.startswith("cwm: Read-only file system: results/smoke/work/")
     assert before == content(folder, *(path for path in folder.rglob("*") if path.is_file()))
     disk("rw,size=9m")
-    assert cwm(folder, *watch)[0] == 0
-    assert content(folder / "out", *MADE) == straight
+    assert cwm(folder, *pretrain)[0] == 0
+    assert content(folder / "out", *OUTPUTS) == expected
 
 
-@pytest.mark.parametrize("size", [2000, 200_000])  # bytes: of the log of metrics, of the weights
-def test_files_that_may_not_grow_cost_nothing(size, watch, straight, tmp_path):
-    watch = [*watch, "--set", "pretrain.checkpoint_seconds=900"] if size == 2000 else watch
-    status, said = cwm(tmp_path, *watch, limit=(resource.RLIMIT_FSIZE, size))
+@pytest.mark.parametrize("size", [2000, 200_000])  # bytes: in the metrics log, in the weights
+def test_run_resumes_after_a_file_size_limit(size, pretrain, expected, tmp_path):
+    pretrain = [*pretrain, "--set", "pretrain.checkpoint_seconds=900"] if size == 2000 else pretrain
+    status, said = cwm(tmp_path, *pretrain, limit=(resource.RLIMIT_FSIZE, size))
     assert status == 2
-    assert said.startswith(f"cwm: File too large: {tmp_path}; raise the limit on the size of files")
+    assert said.startswith(f"cwm: File too large: {tmp_path}; raise the file size limit")
     (metrics,) = tmp_path.glob("results/smoke/work/*/metrics.jsonl")
-    assert (metrics.stat().st_size == size) == (size == 2000)  # half a line is cut off again
-    assert cwm(tmp_path, *watch)[0] == 0
-    assert content(tmp_path / "out", *MADE[:2]) == {name: straight[name] for name in MADE[:2]}
+    assert (metrics.stat().st_size == size) == (size == 2000)  # ends in half a line
+    assert cwm(tmp_path, *pretrain)[0] == 0
+    assert content(tmp_path / "out", *OUTPUTS[:2]) == {name: expected[name] for name in OUTPUTS[:2]}
 
 
-def test_a_disk_that_fills_with_frames_costs_nothing(disk, tmp_path):
+def test_decoding_resumes_after_a_full_disk(disk, tmp_path):
     rng = np.random.default_rng(0)
-    for number in range(3):  # whose frames take 490 kB each
+    for number in range(3):  # 490 kB of frames each
         frames = rng.integers(0, 256, (40, 64, 64, 3), np.uint8)
         encode(tmp_path / f"videos/one/{number}.webm", frames, 12, VP9)
     words = ["videos", *settings()[:1], "--set", f"dataset.folder={tmp_path / 'videos'}"]
@@ -116,7 +115,7 @@ def test_a_disk_that_fills_with_frames_costs_nothing(disk, tmp_path):
     assert status == 2
     assert said.startswith("cwm: No space left on device: ")
     journal = (folder / "part/journal.jsonl").read_text()
-    assert journal.count("\n") == 2  # its key, and the first video, which is not decoded again
+    assert journal.count("\n") == 2  # the key and the first video, which is not decoded again
     disk("size=9m")
     assert cwm(folder, *words)[0] == 0
     assert (folder / "part/journal.jsonl").read_text().startswith(journal)
@@ -126,7 +125,7 @@ def test_a_disk_that_fills_with_frames_costs_nothing(disk, tmp_path):
 
 
 @pytest.mark.parametrize("codec", [VP9, H264])
-def test_a_film_that_does_not_fit_is_not_there(disk, codec):
+def test_video_is_not_written_to_a_full_disk(disk, codec):
     folder = disk("size=16k")
     frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
     with pytest.raises(OSError, match="No space left on device"):
@@ -134,55 +133,26 @@ def test_a_film_that_does_not_fit_is_not_there(disk, codec):
     assert not (folder / "film.mp4").exists()
 
 
-def test_a_film_of_an_impossible_name_is_refused_in_the_systems_words(tmp_path):
+def test_video_with_a_too_long_name_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="File name too long") as refused:
         encode(tmp_path / f"{'x' * 300}.mp4", np.zeros((4, 64, 64, 3), np.uint8), 12, H264)
-    assert machine.limit(refused.value).startswith("File name too long")
+    assert explain_system_error(refused.value).startswith("File name too long")
 
 
-def test_too_large_a_batch_is_named(watch, tmp_path):
-    words = [*watch, "--set", "pretrain.batch=900"]
+def test_too_large_batch_is_an_out_of_memory_error(pretrain, tmp_path):
+    words = [*pretrain, "--set", "pretrain.batch=900"]
     status, said = cwm(tmp_path, *words, limit=(resource.RLIMIT_AS, 4 << 30))
     assert status == 2
     assert said.startswith("cwm: out of memory (")
-    assert "Needed is a smaller batch" in said
+    assert "use a smaller batch" in said
 
 
-def test_a_folder_where_weights_belong_is_named(watch, tmp_path, straight):
+def test_folder_in_place_of_weights_is_an_error(pretrain, tmp_path, expected):
     out = tmp_path / "out"
     (out / "weights.json").mkdir(parents=True)
-    status, said = cwm(tmp_path, *watch)
+    status, said = cwm(tmp_path, *pretrain)
     assert status == 2
-    assert "Is a directory: out/weights.json; this folder is in a file's place: move it" in said
+    assert "Is a directory: out/weights.json; move away this folder" in said
     (out / "weights.json").rmdir()
-    assert cwm(tmp_path, *watch)[0] == 0
-    assert content(out, *MADE) == straight
-
-
-def test_what_a_gpu_and_numpy_say_is_understood_and_other_errors_are_not():
-    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
-    assert machine.limit(full).startswith("out of memory (CUDA out of memory. Tried to allocate")
-    with pytest.raises(MemoryError) as error:
-        np.empty(1 << 50)
-    assert "Unable to allocate 8.00 PiB" in machine.limit(error.value)
-    assert machine.limit(RuntimeError("shapes differ")) is None
-    assert machine.limit(FileNotFoundError(2, "No such file", "a")) is None
-
-
-def test_a_second_snakemake_is_refused_and_the_first_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    wait = "touch begun; until [ -e go ]; do sleep 0.1; done; touch {output}"
-    Path("Snakefile").write_text(f"rule work:\n  output: 'done.txt'\n  shell: '{wait}'\n")
-    argv = [sys.executable, "-m", "snakemake", "--cores", "1"]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as first:
-        while not Path("begun").exists():
-            assert first.poll() is None
-            time.sleep(0.05)
-        second = subprocess.run(argv, capture_output=True, text=True)
-        assert second.returncode == 1
-        assert "Directory cannot be locked" in second.stderr
-        assert doctor.unlock() == 1  # with which `make all` begins
-        assert f"locked by process {first.pid}" in capsys.readouterr().err
-        Path("go").touch()
-    assert first.returncode == 0
-    assert Path("done.txt").exists()
+    assert cwm(tmp_path, *pretrain)[0] == 0
+    assert content(out, *OUTPUTS) == expected

@@ -9,7 +9,8 @@ from cwm import config
 from cwm.commands.run_spec import run_spec
 from cwm.evaluate.predict import predict_clips
 from cwm.infra import json_file
-from cwm.infra.run_dir import RunDir, RunSpec, commit
+from cwm.infra.run_dir import RunDir, RunSpec
+from cwm.infra.source import git_commit
 from cwm.train.pretrain import pretrain
 from cwm.videos.build import make_clips
 from cwm.videos.datasets import collect
@@ -63,7 +64,7 @@ def _show(folder: Path, out: Path, store: Path, weights: Path) -> None:
     command = shlex.join(["cwm", "videos", str(folder), "--out", str(out)])
     errors = out / "prediction/errors.csv"
     title = "Prediction of a video that was not trained on"
-    about = About(title, command, commit(), data=(errors,))
+    about = About(title, command, git_commit(), data=(errors,))
     draw_prediction([errors], out / "prediction/strip", about)
     strip = out / "prediction/strip.json"
     scale = json_file.read(strip)["scale"]

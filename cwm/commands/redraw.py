@@ -9,7 +9,7 @@ from cwm.analysis.report import write_report
 from cwm.analysis.scores import collect
 from cwm.analysis.tables import make_table
 from cwm.infra.errors import UserError
-from cwm.infra.source import commit
+from cwm.infra.source import git_commit
 from cwm.study import Figure, finetune_runs, pretrained_runs, read
 
 FILES = {  # that a kind of figure needs of each of its runs; other kinds show frames or times
@@ -46,7 +46,7 @@ def redraw(results: Path, study: Path, out: Path) -> None:
             inputs = [table.with_suffix(".csv"), scores]
         notes = (*figure.notes, f"Missing runs: {', '.join(missing)}.") if missing else figure.notes
         whence = (str(study), tuple(inputs))
-        about = About(figure.title, command, commit(), figure.claim, notes, *whence)
+        about = About(figure.title, command, git_commit(), figure.claim, notes, *whence)
         draw(figure.kind, inputs, out / "figures" / name, about)
         drawn[name] = files
     if not drawn:

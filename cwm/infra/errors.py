@@ -1,14 +1,20 @@
-"""The one kind of error that a user's mistake raises, and the sentence that helps them on."""
+"""Errors that users see as one line: their own mistakes and the limits of the machine."""
 
 import difflib
+import errno
 import lzma
+import os
+import reprlib
 import struct
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from tokenize import TokenError
 from zipfile import BadZipFile
 
-# What `np.load` raises on a damaged file, or whoever looks for an array in it.
+from pydantic import ValidationError
+
+# What `np.load`, or reading an array from its result, raises for a damaged file.
 DAMAGED_ARRAYS = (
     OSError,
     ValueError,
@@ -24,14 +30,38 @@ DAMAGED_ARRAYS = (
     struct.error,
     zlib.error,
 )
+OS_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EROFS: "mount it writable",
+    errno.EACCES: "change its owner or permissions",
+    errno.EPERM: "change its owner or permissions",
+    errno.EIO: "check the disk for I/O errors",
+    errno.EISDIR: "move away this folder, which has the name of a file",
+    errno.ENOTDIR: "move away the file that has the name of a folder",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs: this machine has too many open files",
+    errno.ENOMEM: "free memory, or run fewer jobs at once",
+    errno.EAGAIN: "raise the process limit (ulimit -u), or run fewer jobs at once",
+    errno.EINTR: "free memory, or run fewer jobs at once; if it happens again, move this file away",
+}
+OUT_OF_MEMORY = (  # in the messages of torch (CPU and GPU) and numpy
+    "out of memory",
+    "can't allocate memory",
+    "Unable to allocate",
+    "ALLOC_FAILED",
+    os.strerror(errno.ENOMEM),
+)
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for; the command line prints it as one line and exits with 2."""
+    """A user's mistake; the command line prints it as one line and exits with status 2."""
 
 
 def check_utf8(word: str) -> None:
-    """Raise UserError for an argument that run.json, cards and pages could not quote."""
+    """Raise UserError for an argument that is not UTF-8, which JSON files could not hold."""
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -39,8 +69,35 @@ def check_utf8(word: str) -> None:
 
 
 def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
-    """The error for a mistyped name: what it was, and the nearest names that would be valid."""
+    """The error for an unknown name, with the nearest valid names."""
     choices = sorted(valid)
     nearest = difflib.get_close_matches(name, choices, n=3, cutoff=0.5) or choices[:8]
     hint = ", ".join(nearest) if choices else "none exist"
     return UserError(f"unknown {what} {name!r}; did you mean: {hint}?")
+
+
+def explain_validation(source: str, error: ValidationError) -> str:
+    """The first mistake that pydantic found: source, key, value and what would be valid."""
+    first = error.errors(include_url=False)[0]
+    where = f"{source}: {'.'.join(map(str, first['loc'])) or 'content'}"
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{where} is an unknown key"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{where} is missing"
+    return f"{where} is {reprlib.repr(first['input'])}: {first['msg']}"
+
+
+def explain_system_error(error: BaseException) -> str | None:
+    """One line with a remedy for an OSError or a lack of memory; None for any other error."""
+    if isinstance(error, OSError) and error.errno in OS_REMEDIES:
+        place = error.filename2 or error.filename or Path.cwd()
+        remedy = OS_REMEDIES[error.errno]
+        return f"{error.strerror}: {place}; {remedy}, then run the same command again to resume"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        first = next(iter(str(error).splitlines()), "") or "no details"
+        return (
+            f"out of memory ({first.strip()[:160]}); run fewer jobs at once, or use a smaller batch"
+            " (pretrain.batch, finetune.batch), shorter sequences or a smaller"
+            " finetune.replay.capacity, which each start a new run"
+        )
+    return None

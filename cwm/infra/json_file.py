@@ -1,4 +1,4 @@
-"""JSON files, whose content is checked here against the type that it must have."""
+"""Read JSON files and check their content against a type."""
 
 import json
 from functools import cache
@@ -7,15 +7,15 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from cwm.infra.errors import UserError
+from cwm.infra.errors import UserError, explain_validation
 
 T = TypeVar("T")
 
 
 def read(path: Path, kind: type[T] = dict[str, Any], remedy: str = "") -> T:
-    """The content of a file as `kind`, a type that pydantic knows.
+    """Content of a file as `kind`, any type that pydantic can validate.
 
-    Raises UserError naming the file, what is wrong, and the remedy, if there is one.
+    Raises UserError with the file, the problem, and `remedy` if there is one.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -27,20 +27,18 @@ def read(path: Path, kind: type[T] = dict[str, Any], remedy: str = "") -> T:
 
 
 def parse(text: str, kind: type[T], source: str, remedy: str = "") -> T:
-    """The same of a text."""
+    """Parse a JSON string as `read` does; `source` names it in errors."""
     try:
         return _adapter(kind).validate_python(json.loads(text))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        said = f"{source} is not what it should be: {where}: {first['msg']}"
+        problem = explain_validation(source, error)
     except (ValueError, RecursionError) as error:
-        said = f"{source} is not JSON: {error}"
-    raise UserError(_with(remedy, said))
+        problem = f"{source} is not JSON: {error}"
+    raise UserError(_with(remedy, problem))
 
 
 _adapter = cache(TypeAdapter)
 
 
-def _with(remedy: str, said: str) -> str:
-    return f"{said}; {remedy}" if remedy else said
+def _with(remedy: str, problem: str) -> str:
+    return f"{problem}; {remedy}" if remedy else problem

@@ -31,7 +31,7 @@ from cwm.infra.device import processor_name
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, file_lock, write_bytes, write_text
 from cwm.infra.model_card import model_card
-from cwm.infra.source import commit
+from cwm.infra.source import git_commit
 
 
 class Score(NamedTuple):
@@ -125,7 +125,7 @@ class RunDir:
             "key": spec.key,
             "inputs": spec.inputs,
             "command": shlex.join(["cwm", *sys.argv[1:]]),
-            "commit": commit(),
+            "commit": git_commit(),
             "versions": versions,
         }
 

@@ -1,4 +1,4 @@
-"""Which code this is."""
+"""The git commit of the code."""
 
 import os
 import subprocess
@@ -8,17 +8,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def commit() -> str:
-    """The code's git commit, as `git_commit`; in an image, which has no .git, CWM_COMMIT."""
-    return os.environ.get("CWM_COMMIT") or git_commit(ROOT, "cwm/infra/source.py")
+def git_commit() -> str:
+    """Commit of this code: CWM_COMMIT if set (images have no .git), else `commit_of` it."""
+    return os.environ.get("CWM_COMMIT") or commit_of(ROOT, "cwm/infra/source.py")
 
 
-@cache  # a run is of the code that it was started with
-def git_commit(root: Path, file: str) -> str:
-    """The commit of a checkout, with `-dirty` after uncommitted edits of tracked files.
+@cache  # later edits do not change the code of a running process
+def commit_of(root: Path, file: str) -> str:
+    """Commit of a checkout, with `-dirty` if tracked files have uncommitted changes.
 
-    It is `unknown` unless `root` is the top folder of a repository that tracks `file`: a repository
-    around it, or one that GIT_DIR names, is another one.
+    `unknown` unless `root` is the top folder of a repository that tracks `file`. A repository in a
+    parent folder, or one named by GIT_DIR, does not count.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 

@@ -1,4 +1,4 @@
-"""Ranges that settings lie in, beside those that pydantic names."""
+"""Types of settings: numbers between 0 and 1."""
 
 from typing import Annotated
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cwm.infra.errors import OS_REMEDIES
 from cwm.infra.files import atomic_write
-from cwm.infra.machine import DISK
 from cwm.videos.ffmpeg import ffmpeg_exe
 
 # One thread, and no dates or random identifiers: equal frames give equal bytes.
@@ -33,7 +33,7 @@ def encode(path: Path, frames: Iterable[np.ndarray], rate: int, codec: dict[str,
         done = subprocess.run(argv, input=pixels.tobytes(), capture_output=True, check=False)
         if done.returncode != 0:
             message = done.stderr.decode(errors="replace").strip()
-            for code in DISK:
+            for code in OS_REMEDIES:
                 if os.strerror(code) in message:
                     raise OSError(code, os.strerror(code), str(path))
             raise RuntimeError(f"ffmpeg cannot write {path}: {message}")

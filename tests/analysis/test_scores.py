@@ -97,7 +97,7 @@ def test_missing_and_wrong_runs_are_named(tmp_path):
         scores.collect([run], [study.baselines(tmp_path, {"randon": 1.0})], out)
     with pytest.raises(UserError, match=r"run.json is not JSON"):
         scores.collect([broken(run, "run.json", "{")], [], out)
-    with pytest.raises(UserError, match=r"run.json is not what it should be"):
+    with pytest.raises(UserError, match=r"run.json: content is"):
         scores.collect([broken(run, "run.json", "[]")], [], out)
     (run / "scores.csv").unlink()
     study.write_json(run / "run.json", study.identity(suite="a"))

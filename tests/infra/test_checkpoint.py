@@ -45,7 +45,7 @@ def test_damaged_weights_are_an_error(saved):
     with pytest.raises(UserError, match=r"weights\.json is not JSON"):
         load_weights(path)
     path.write_text('{"file": "../weights.safetensors", "sha256": ""}')
-    with pytest.raises(UserError, match=r"weights\.json is not what it should be: file"):
+    with pytest.raises(UserError, match=r"weights\.json: file is"):
         load_weights(path)
 
 
@@ -105,7 +105,7 @@ def test_damaged_checkpoint_is_an_error(tmp_path, name, damage):
     ("name", "content", "message"),
     [
         ("a.safetensors", b"junk", "Error while deserializing"),
-        ("state.json", b'{"step": 7}', "state.json is not what it should be: logs"),
+        ("state.json", b'{"step": 7}', "state.json: logs is missing"),
         ("state.json", None, "cannot read .*state.json"),
         ("done", b"{}", "a.safetensors has changed since"),
         ("b.safetensors", b"", "b.safetensors has changed since"),

@@ -28,64 +28,64 @@ def checkout(tmp_path):
     git(tmp_path, "init", "-q", str(root))
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "code")
-    git(root, "tag", "-a", "v1", "-m", "a tag, which is no part of the answer")
+    git(root, "tag", "-a", "v1", "-m", "a tag, which must not be reported")
     return root
 
 
 @pytest.fixture
 def other(tmp_path):
-    """Somebody's own repository with one commit, in a folder above."""
+    """Another repository with one commit, in a parent folder."""
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "notes")
     return tmp_path
 
 
-def test_a_clean_checkout_has_the_commit(checkout):
-    commit = source.git_commit(checkout, FILE)
+def test_clean_checkout_has_its_commit(checkout):
+    commit = source.commit_of(checkout, FILE)
     assert re.fullmatch("[0-9a-f]{40}", commit)
     assert commit == git(checkout, "rev-parse", "HEAD")
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_uncommitted_edits_are_marked_dirty_and_new_files_are_not(checkout, staged):
+def test_edits_are_marked_dirty_and_new_files_are_not(checkout, staged):
     head = git(checkout, "rev-parse", "HEAD")
-    (checkout / "config.yaml").write_text("a user's own\n")
-    assert source.git_commit.__wrapped__(checkout, FILE) == head
+    (checkout / "config.yaml").write_text("not tracked\n")
+    assert source.commit_of.__wrapped__(checkout, FILE) == head
     (checkout / FILE).write_text("2\n")
     if staged:
         git(checkout, "add", FILE)
-    assert source.git_commit.__wrapped__(checkout, FILE) == f"{head}-dirty"
+    assert source.commit_of.__wrapped__(checkout, FILE) == f"{head}-dirty"
 
 
-def test_a_repository_around_the_code_is_not_named(other):
+def test_repository_in_a_parent_folder_does_not_count(other):
     (other / "unpacked" / FILE).parent.mkdir(parents=True)
     (other / "unpacked" / FILE).write_text("1\n")
-    assert source.git_commit.__wrapped__(other / "unpacked", FILE) == "unknown"
+    assert source.commit_of.__wrapped__(other / "unpacked", FILE) == "unknown"
     git(other, "add", ".")
     git(other, "commit", "-q", "-m", "a copy of the code")
-    assert source.git_commit.__wrapped__(other / "unpacked", FILE) == "unknown"
+    assert source.commit_of.__wrapped__(other / "unpacked", FILE) == "unknown"
 
 
-def test_a_repository_in_the_same_folder_that_does_not_track_the_code_is_not_named(other):
+def test_repository_that_does_not_track_the_code_does_not_count(other):
     (other / FILE).parent.mkdir(parents=True)
     (other / FILE).write_text("1\n")
-    assert source.git_commit(other, FILE) == "unknown"
+    assert source.commit_of(other, FILE) == "unknown"
 
 
-def test_variables_of_git_do_not_redirect_to_another_repository(checkout, other, monkeypatch):
+def test_git_variables_are_ignored(checkout, other, monkeypatch):
     head = git(checkout, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / "index"))
-    assert source.git_commit(checkout, FILE) == head
+    assert source.commit_of(checkout, FILE) == head
 
 
-def test_a_run_keeps_the_commit_that_it_was_started_with(checkout):
-    head = source.git_commit(checkout, FILE)
-    (checkout / FILE).write_text("edited while the run goes on\n")
-    assert source.git_commit(checkout, FILE) == head
+def test_commit_does_not_change_while_running(checkout):
+    head = source.commit_of(checkout, FILE)
+    (checkout / FILE).write_text("edited while running\n")
+    assert source.commit_of(checkout, FILE) == head
 
 
-def test_the_commit_of_an_image_is_what_it_was_built_with(monkeypatch):
+def test_image_has_the_commit_it_was_built_from(monkeypatch):
     monkeypatch.setenv("CWM_COMMIT", "c0ffee-dirty")
-    assert source.commit() == "c0ffee-dirty"
+    assert source.git_commit() == "c0ffee-dirty"

@@ -344,7 +344,7 @@ def test_damaged_lines_are_reported(folder, caplog):
     assert json.loads(right)["sha256"]["content"] == content(out)
     listed = out / "videos.jsonl"
     lines = listed.read_text().splitlines(keepends=True)
-    for line, wrong in (("[1]\n", "line 3 of .* is not what it should be"), ("\xff", "codec")):
+    for line, wrong in (("[1]\n", "line 3 of .*: "), ("\xff", "codec")):
         listed.write_text("".join([*lines[:2], line, *lines[3:]]), encoding="latin-1")
         with pytest.raises(UserError, match=f"{wrong}.*run `cwm collect` again"):
             make_clips("own", cfg, listed, out)

@@ -128,7 +128,7 @@ def test_annotations_select_the_clips(tmp_path):
         ("videos/4.webm", label, "heldout", False),
     ]
     (tmp_path / "labels/train.json").write_text('[{"id": 1}]')
-    with pytest.raises(UserError, match=r"train\.json is not what it should be: 0\.template"):
+    with pytest.raises(UserError, match=r"train\.json: 0\.template"):
         find(tmp_path, cfg)
     (tmp_path / "labels/train.json").unlink()
     with pytest.raises(UserError, match=r"0 files \*\*/\*train\.json in .*, expected one"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cwm.infra import machine
+from cwm.infra import errors
 from cwm.videos import ffmpeg
 from cwm.videos.encode import H264, VP9, encode
 from cwm.videos.ffmpeg import DecodeError, Geometry, decode
@@ -316,7 +316,7 @@ def test_machine_errors_are_not_failures_of_the_file(end, webm, tmp_path, monkey
     with pytest.raises(OSError) as error:
         decode(webm, Geometry())
     assert error.value.errno == ENDS[end]
-    assert machine.limit(error.value)
+    assert errors.explain_system_error(error.value)
 
 
 def test_crash_of_ffmpeg_is_a_failure_of_the_file(webm, tmp_path, monkeypatch):
@@ -336,7 +336,7 @@ def test_file_size_limit_is_not_a_failure_of_the_file(webm):
             decode(webm, Geometry())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "ulimit -f" in machine.limit(error.value)
+    assert "ulimit -f" in errors.explain_system_error(error.value)
 
 
 def test_cuts_are_refused_across_a_change_of_size(tmp_path):
