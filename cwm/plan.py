@@ -1,216 +1,182 @@
-"""What a figure or a study costs, before anything runs.
+"""Estimate what a figure or a study costs before it runs: hours, disk and downloads.
 
-A job is a sum of units (an update, a clip filmed, ...), which `bench/costs.py` measures apart from
-any run. A unit goes by the settings that its time depends on: edit them, and it has not been
-measured.
+Finished jobs in `results/<scale>` give the seconds per unit (clip, update, step, ...) of a kind of
+job. For kinds without finished jobs, costs.csv has seconds that `bench/costs.py` measured. What was
+never measured is listed as such.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from cwm import study
 from cwm.analysis.cost import measured
 from cwm.analysis.runs import read_csv
-from cwm.config import Config, load, resolved
+from cwm.config import Config, load
 from cwm.infra import yaml_file
 from cwm.videos.datasets import folder_of
 
-CONSTANTS = 9  # actions that `cwm baselines` tries in two dimensions, and about as many in others
+CONSTANTS = 9  # constant actions that `cwm baselines` tries in two dimensions, fewer in one
 PREDICTED = ("prediction", "prediction_errors", "composition", "cost")  # kinds of figures
-PRICES = ["seconds", "low", "high", "bytes"]  # of a unit; bytes are of a clip, or of a whole run
-PER_CLIP = ("film", "decode")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Something that takes the same time whenever it is done with the same settings."""
-
-    what: str  # start | draw | film | decode | pretrain | watch | update | collect | evaluate
-    of: str = ""  # a stand-in, a model, or suite/task/model
-    settings: str = ""  # hash of those that the time depends on
-    cfg: Config | None = field(default=None, compare=False)
+COLUMNS = ["stage", "of", "scale", "device"]  # of costs.csv
+PRICES = ["seconds", "bytes"]  # of a unit; of a job, but per clip in the stages below
+PER_CLIP = ("videos", "clips")
+ON_GPU = ("pretrain", "predict", "represent", "baselines", "finetune")
 
 
 class Job(NamedTuple):
-    """What a job does; its folder below `results/<scale>` if Snakemake times it."""
+    """A job of the workflow. Jobs of the same stage and `of` take equally long per unit."""
 
     stage: str
-    folder: str
-    work: dict[Unit, float]
-    gpu: bool = False
-
-
-START, DRAW = Unit("start"), Unit("draw")
+    of: str  # a dataset or its generator, a model, a suite, or suite/model
+    units: float  # clips, updates, episodes or control steps; NaN: unknown
+    folder: str = ""  # below results/<scale>, if Snakemake times the job
+    cfg: Config | None = None
 
 
 @cache
 def settings(scale: str, task: str | None = None, **names: str) -> Config:
-    """The settings that the rules give a run; `names` of files in config/."""
+    """Settings of a run as the workflow's rules load them; `names` are files in config/."""
     names["scale"] = scale
     order = [name for name in ("suite", "scale", "dataset", "model", "variant") if name in names]
     return load([study.CONFIG / name / f"{names[name]}.yaml" for name in order], task=task)
 
 
-def unit(what: str, of: str, cfg: Config) -> Unit:
-    """A unit of a run with these settings."""
-    values = resolved(cfg, ("runtime", "model", "env", "pretrain", "finetune"))
-    pretrain, finetune, env = values["pretrain"], values["finetune"], values["env"]
-    env.pop("server")
-    depends = {
-        "pretrain": {name: pretrain[name] for name in ("world", "optimizer", "batch", "length")},
-        "watch": {name: pretrain[name] for name in ("batch", "length")},
-        "update": {name: finetune[name] for name in ("agent", "batch", "length")},
-        "collect": env,
-        "evaluate": [env, finetune["eval_envs"]],
-    }
-    told = json.dumps([values["runtime"], values["model"], depends[what]], sort_keys=True)
-    return Unit(what, of, hashlib.sha256(told.encode()).hexdigest()[:12], cfg)
-
-
 def jobs(scale: str, of: study.Study) -> Iterator[Job]:
-    """Every job of a study."""
+    """Every job of a study that takes time."""
     figures = of.figures.values()
     for name in study.datasets(of):
         data = settings(scale, dataset=name).dataset
-        standin, stage = data.source == "standin", "videos and clips"
+        synthetic = data.source == "standin"
         if not data.members:
-            clips = data.standin.clips if standin else math.nan
-            film = {Unit("film", data.standin.name): clips} if standin else {}
-            yield Job(stage, f"videos/{name}", {START: 1} | film)
-            part = {START: 1, Unit("decode", data.standin.name): clips / data.parts}
-            yield from (Job(stage, f"clips/{name}/part-{i:03d}", part) for i in range(data.parts))
-        yield Job(stage, "", {START: 1})
+            clips = data.standin.clips if synthetic else math.nan
+            kind = data.standin.name if synthetic else name
+            yield Job("videos", kind, clips, f"videos/{name}")
+            for part in range(data.parts):
+                yield Job("clips", kind, clips / data.parts, f"clips/{name}/part-{part:03d}")
     for run in study.all_pretrained(of):
         cfg = settings(scale, dataset=study.videos_of(run.dataset), model=run.model)
-        pretrain, watch = (unit(what, run.model, cfg) for what in ("pretrain", "watch"))
-        looks = cfg.pretrain.updates // cfg.pretrain.heldout_every
-        work = {pretrain: cfg.pretrain.updates, watch: looks * cfg.pretrain.heldout_clips}
-        folder, official = "/".join(map(str, run)), run.dataset.startswith(study.OFFICIAL)
-        yield Job(
-            "pre-training", f"pretrain/{folder}", {START: 1} | ({} if official else work), True
-        )
+        folder = "/".join(map(str, run))
+        if not run.dataset.startswith(study.OFFICIAL):
+            yield Job("pretrain", run.model, cfg.pretrain.updates, f"pretrain/{folder}", cfg)
         kinds = {figure.kind for figure in figures if run in study.pretrained_runs(figure)}
-        data = cfg.dataset
-        there = data.standin.clips if data.source == "standin" else math.inf
         if kinds.intersection(PREDICTED):
-            seen = {START: 1, watch: min(cfg.predict.clips, data.heldout * there)}
-            yield Job("prediction", f"predict/{folder}", seen, True)
-        if "representations" in kinds:  # of two labels and both splits, trained and untrained
-            seen = {START: 1, watch: 2 * min(4 * cfg.represent.clips, there / 2)}
-            yield Job("prediction", f"represent/{folder}", seen, True)
+            yield Job("predict", run.model, cfg.predict.clips, f"predict/{folder}")
+        if "representations" in kinds:
+            yield Job("represent", run.model, cfg.represent.clips, f"represent/{folder}")
     tuned = sorted({run for figure in figures for run in study.finetune_runs(figure)})
     for suite, task in sorted({(run.suite, run.task) for run in tuned}):
-        cfg = settings(scale, task, suite=suite, model="contextwm")
-        policies = 1 + bool(cfg.baselines.trials) + cfg.baselines.untrained
-        episodes = cfg.baselines.episodes * policies + CONSTANTS * cfg.baselines.trials
-        work = {START: 1, unit("evaluate", f"{suite}/{task}/contextwm", cfg): episodes}
-        yield Job("baselines", f"baselines/{suite}/{task}", work, True)
+        cfg = settings(scale, task, suite=suite, model="contextwm").baselines
+        policies = 1 + bool(cfg.trials) + cfg.untrained
+        episodes = cfg.episodes * policies + CONSTANTS * cfg.trials
+        yield Job("baselines", suite, episodes, f"baselines/{suite}/{task}")
     for run in tuned:
         names = {"suite": run.suite, "model": run.model, "variant": run.variant}
         cfg = settings(scale, run.task, **names)
-        c, where = cfg.finetune, f"{run.suite}/{run.task}/{run.model}"
-        updates = c.offline_updates + -(-(c.steps - c.prefill) // c.train_every)
-        episodes = (1 + -(-(c.steps - c.prefill) // c.eval_every)) * c.eval_episodes
-        work = {unit("update", f"{where}/{run.variant}", cfg): updates}
-        work |= {unit("collect", where, cfg): c.steps, unit("evaluate", where, cfg): episodes}
         folder = "/".join(["finetune", *map(str, run)])
-        yield Job(f"fine-tuning, {run.suite}", folder, {START: 1} | work, True)
+        yield Job("finetune", f"{run.suite}/{run.model}", cfg.finetune.steps, folder, cfg)
     drawn = len(figures) + 2 * sum(bool(figure.runs) for figure in figures) + 1
-    yield from [Job("figures and report", "", {DRAW: 1})] * drawn
+    yield from [Job("figures", "", 1)] * drawn
+
+
+def on_gpu(scale: str) -> bool:
+    """Whether a scale's models compute on GPUs."""
+    return settings(scale).runtime.device != "cpu"
+
+
+def finished(scale: str, all_jobs: list[Job]) -> pd.DataFrame:
+    """Seconds and bytes of finished jobs: processor time on a CPU, wall time on a GPU."""
+    rows = []
+    for job in all_jobs:
+        folder = Path("results", scale, job.folder)
+        if job.folder and (folder / "benchmark.tsv").exists():
+            clock = "wall" if job.stage in ON_GPU and on_gpu(scale) else "processor"
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            if job.stage in PER_CLIP:
+                size /= job.units
+            rows.append((job.stage, job.of, measured(folder)[clock] / job.units, size))
+    table = pd.DataFrame(rows, columns=["stage", "of", "seconds", "bytes"])
+    return table.groupby(["stage", "of"]).agg(
+        seconds=("seconds", "mean"), bytes=("bytes", "mean"), done=("bytes", "size")
+    )
 
 
 def plan(target: str | None, scale: str | None, table: Path, cores: int, gpus: int) -> str:
-    """In words, what a figure costs, or a study (`all`), or without a target every scale.
+    """The cost of a figure or a study (`all`) as text; without a target, a line per scale.
 
-    table: of bench/costs.py. cores, gpus: of the machine that it will run on.
+    table: written by bench/costs.py. cores, gpus: of the machine that will run it.
     """
-    rows = read_csv(table, ["what", "of", "settings", "machine", "commit"], PRICES)
-    units = (Unit(*names) for names in rows[["what", "of", "settings"]].itertuples(index=False))
-    costs = dict(zip(units, rows[PRICES].to_numpy(), strict=True))
+    costs = read_csv(table, COLUMNS, PRICES)
     if target is None:
         names = sorted(path.stem for path in (study.CONFIG / "study").glob("*.yaml"))
-        return "\n".join(f"{x:9} {_priced(x, study.load(x), costs, cores, gpus)[0]}" for x in names)
+        texts = (_text(name, study.load(name), costs, cores, gpus)[0] for name in names)
+        return "\n".join(f"{name:9} {text}" for name, text in zip(names, texts, strict=True))
     scale = scale or yaml_file.read(Path("config/config.yaml"))["scale"]
     of = study.load(scale)
     if target != "all":
         name = target.removeprefix("fig_")
         of = study.Study({name: of.figure(name)})
-    words, stages = _priced(scale, of, costs, cores, gpus)
-    code = rows["commit"].str[:7] + rows["commit"].str[40:]  # with `-dirty`
-    where = sorted(set(rows["machine"] + ", commit " + code))
-    lines = [f"{scale}, {target}: {words}", stages, *_wanting(scale, of)]
-    if missing := {unit for job in jobs(scale, of) for unit in job.work} - costs.keys():
-        names = ", ".join(sorted(f"{unit.what} {unit.of}" for unit in missing))
-        lines.append(f"Not measured: {names}. `python bench/costs.py {scale}` does it, there.")
-    return "\n".join([*lines, f"Measured on {'; '.join(where)}."])
+    total, *lines = _text(scale, of, costs, cores, gpus)
+    return "\n".join([f"{scale}, {target}: {total}", *lines, *_missing_files(scale, of)])
 
 
-def _priced(
-    scale: str, of: study.Study, costs: dict[Unit, np.ndarray], cores: int, gpus: int
-) -> tuple[str, str]:
-    """A line on all of a study, and a table of its stages beside what is done of them."""
-    unknown, rows = np.full(len(PRICES), math.nan), []
-    gpu = settings(scale).runtime.device != "cpu"
-    for job in jobs(scale, of):
-        each = [[n, n, n, n if unit.what in PER_CLIP else 1] for unit, n in job.work.items()]
-        prices = sum(costs.get(unit, unknown) * n for unit, n in zip(job.work, each, strict=True))
-        rows.append((job.stage, job.gpu and gpu, *prices, _spent(scale, job, gpu)))
-    table = pd.DataFrame(rows, columns=["stage", "gpu", *PRICES, "spent"])
-    slots = np.where(table["gpu"], gpus or math.nan, cores)
-    by_stage = table.groupby("stage", sort=False)
-    # Stages wait for each other, so none is over before its longest job.
-    wall = max((table["seconds"] / slots).sum(skipna=False), by_stage["seconds"].max().sum())
+def _text(
+    scale: str, of: study.Study, costs: pd.DataFrame, cores: int, gpus: int
+) -> tuple[str, ...]:
+    """A line for the whole study, a table of its stages, and where the numbers come from."""
+    found = list(jobs(scale, of))
+    keys = ["stage", "of"]
+    table = pd.DataFrame([job[:3] for job in found], columns=[*keys, "units"])
+    known = costs[costs["scale"] == scale].set_index(keys)
+    recorded = finished(scale, found)
+    prices = recorded.combine_first(known[PRICES])
+    table = table.join(prices, on=keys)
+    table["hours"] = table["seconds"] * table["units"] / 3600
+    per_clip = table["stage"].isin(PER_CLIP)
+    table["gigabytes"] = table["bytes"] * table["units"].where(per_clip, 1) / 1e9
+    gpu = table["stage"].isin(ON_GPU) & on_gpu(scale)
+    slots = gpu.map({True: max(gpus, 1), False: cores})
+    stages = table.groupby("stage", sort=False)
+    # Stages wait for each other, so a stage takes at least as long as its longest job.
+    wall = max((table["hours"] / slots).sum(), stages["hours"].max().sum())
     runs = {run for figure in of.figures.values() for run in study.finetune_runs(figure)}
-    words = (
-        f"{len(runs)} fine-tuning runs, {len(study.all_pretrained(of))} pre-trained models: "
-        + f"{_hours(table[table['gpu']])} GPU-hours, " * gpu
-        + f"{_hours(table[~table['gpu']])} core-hours, {_number(wall / 3600)} hours on "
-        + f"{gpus} GPUs and " * gpu
-        + f"{cores} cores, {_number(table['bytes'].sum(skipna=False) / 1e9)} GB"
-    )
-    lines = [f"{'':28}{'jobs':>4}  {'hours [spread]':24}done: measured hours (as predicted)"]
-    for stage, of_stage in by_stage:
-        line = f"{stage:28}{len(of_stage):4}  {_hours(of_stage):24}"
-        if len(done := of_stage.dropna(subset="spent")):
-            measured, predicted = (done[name].sum() / 3600 for name in ("spent", "seconds"))
-            line += f"{len(done)}: {_number(measured)} ({_number(predicted)})"
-        lines.append(line.rstrip())
-    return words, "\n".join(lines)
+    parts = [_total(table["hours"][gpu], "GPU-hours")] if gpu.any() else []
+    parts.append(_total(table["hours"][~gpu], "core-hours"))
+    where = f"{max(gpus, 1)} GPUs and {cores} cores" if gpu.any() else f"{cores} cores"
+    parts.append(_total(table["hours"], f"hours on {where}", wall))
+    parts.append(_total(table["gigabytes"], "GB"))
+    counts = f"{len(runs)} fine-tuning runs, {len(study.all_pretrained(of))} pre-trained models"
+    lines = [f"{'':12}{'jobs':>5}{'done':>6}  time"]
+    for stage, own in stages:
+        done = int(recorded["done"].get(stage, pd.Series(dtype=int)).sum())
+        line = f"{stage:12}{len(own):5}{done:6}  {_total(own['hours'], 'hours')}"
+        missing = sorted(set(own["of"][own["hours"].isna()]))
+        lines.append(line + f" (not measured: {', '.join(missing)})" * any(missing))
+    sources = [f"finished jobs in results/{scale}"] if len(recorded) else []
+    sources += sorted(set(known.loc[known.index.difference(recorded.index), "device"]))
+    lines.append(f"Estimated from: {'; '.join(sources) or f'none; run bench/costs.py {scale}'}.")
+    return f"{counts}: {', '.join(parts)}", *lines
 
 
-def _spent(scale: str, job: Job, gpu: bool) -> float:
-    """Seconds that a job took, of the processor or beside a GPU; NaN if not all of it was timed."""
-    folder = Path("results", scale, job.folder)
-    if not job.folder or not (folder / "benchmark.tsv").exists():
-        return math.nan
-    return measured(folder)["wall" if job.gpu and gpu else "processor"]
+def _total(values: pd.Series, unit: str, total: float | None = None) -> str:
+    """The sum of what is known, marked `at least` if something is not."""
+    if values.isna().all():
+        return f"{unit} not measured"
+    number = f"{values.sum() if total is None else total:.3g} {unit}"
+    return f"at least {number}" if values.isna().any() else number
 
 
-def _wanting(scale: str, of: study.Study) -> Iterator[str]:
-    """What has yet to be downloaded, or fetched by a person."""
+def _missing_files(scale: str, of: study.Study) -> Iterator[str]:
+    """What must still be downloaded, or fetched by hand under a licence."""
     for name in study.datasets(of):
         data = settings(scale, dataset=name).dataset
         if data.source == "folder" and not data.members and not folder_of(name, data).exists():
-            known = [archive.bytes or math.nan for archive in data.archives] or [math.nan]
-            size = _number(data.gigabytes or sum(known) / 1e9)
-            yield f"To get: {name}, {size} GB. {' '.join(data.by_hand.split())}"
+            size = data.gigabytes or sum(archive.bytes or 0 for archive in data.archives) / 1e9
+            amount = f"{size:.3g} GB" if size else "size unknown"
+            yield f"To get: {name}, {amount}. {' '.join(data.by_hand.split())}"
     if any(run.suite == "carla" for f in of.figures.values() for run in study.finetune_runs(f)):
-        yield "To get: CARLA's server, see docs/carla.md."
-
-
-def _number(value: float) -> str:
-    return "not measured" if math.isnan(value) else f"{value:.3g}"
-
-
-def _hours(table: pd.DataFrame) -> str:
-    value, low, high = (_number(table[x].sum(skipna=False) / 3600) for x in PRICES[:3])
-    return value if value == low else f"{value} [{low}, {high}]"
+        yield "To get: the CARLA server, see docs/carla.md."
