@@ -107,7 +107,7 @@ ui: setup
 bench: setup
 	@for each in update loader environment decode; do python "bench/$$each.py"; done
 	$(if $(REFERENCE),python bench/reference.py --reference $(call quote,$(REFERENCE)))
-	echo "The results are in bench/out; python bench/compare.py A.json B.json sets two side by side."
+	echo "The results are in bench/out; python bench/ratio.py A.json B.json sets two side by side."
 
 # The GPU path: right, and how fast; nine minutes at most, results in OUT. It needs no set-up.
 # REFERENCE=DIR as for bench. `make gpu-check --dry` (or DRY=1) tries every step on a CPU, tiny.

@@ -1,6 +1,6 @@
-"""What a benchmark measured, on which machine and of which code: rows in a JSON file.
+"""Benchmark results as JSON: measured rows, the machine and the commit.
 
-A row is a name, a value and a unit; `bench/compare.py` sets two files side by side.
+A row is a name, a value and a unit. `bench/ratio.py` compares two files.
 """
 
 import json
@@ -20,7 +20,7 @@ OUT = Path(__file__).parent / "out"
 
 
 class Record:
-    """The rows of one run of a script; `save` writes them."""
+    """The rows that one run of a benchmark measured."""
 
     def __init__(self, script: str, **settings: Any) -> None:
         self.script = script
@@ -42,13 +42,13 @@ class Record:
 
 
 def peak_memory() -> float:
-    """Most memory that this process ever had, MB; `ru_maxrss` would count its parent's too."""
+    """Peak resident memory of this process in MB (`ru_maxrss` would include the parent's)."""
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(peak) / 1024
 
 
 def machine() -> dict[str, Any]:
-    """What decides how fast the same code is; two results compare only where it is the same."""
+    """The hardware that determines speed; only results of equal machines are comparable."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     about = {
         "cpu": processor_name(),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bench import compare, environment, inputs, loader, parts, record, reference, update
+from bench import environment, inputs, loader, parts, ratio, record, reference, update
 from bench.parts import BACKWARD, Part
 
 ROOT = Path(__file__).parents[2]
@@ -161,21 +161,21 @@ def result(path, machine="one", commit="a", **rows):
 def test_compare_matches_hand_computed_ratios(tmp_path, capsys):
     a = result(tmp_path / "a.json", whole=200.0, part=50.0, gone=1.0)
     b = result(tmp_path / "b.json", commit="b", whole=100.0, part=75.0)
-    compare.main([a, b])
+    ratio.main([a, b])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "commit: a and b"
     assert [line.split() for line in lines[2:4]] == [
         ["whole", "200", "100", "0.50", "ms"],
         ["part", "50", "75", "1.50", "ms"],
     ]
-    assert lines[4] == "rows that only one of them has: 1"
+    assert lines[4] == "rows in only one of the two: 1"
 
 
 def test_compare_refuses_results_of_other_machines(tmp_path, capsys):
     files = [result(tmp_path / f"{name}.json", machine=name, whole=1.0) for name in ("one", "two")]
     with pytest.raises(SystemExit, match="machine: one and two"):
-        compare.main(files)
-    compare.main([*files, "--anyway"])
+        ratio.main(files)
+    ratio.main([*files, "--anyway"])
     assert "machine: one and two" in capsys.readouterr().out
 
 
