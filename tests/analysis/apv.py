@@ -1,10 +1,9 @@
-"""The numbers in cwm/analysis/published.csv, from the scores that the authors of APV released.
+"""Compute cwm/analysis/published.csv from the scores that the authors of APV released.
 
 git clone https://github.com/younggyoseo/apv
 python tests/analysis/apv.py apv > cwm/analysis/published.csv
 
-That repository names no licence, so its scores of single seeds are not copied here; means and
-intervals over them are.
+That repository has no licence, so we publish means and intervals, not its scores of single seeds.
 """
 
 import pickle
@@ -23,11 +22,14 @@ from cwm.analysis.statistics import (
 )
 
 FIRST, BETWEEN = {"metaworld": 5000, "dmc": 2000}, {"metaworld": 10_000, "dmc": 20_000}
-UNIT = {"metaworld": 1, "dmc": 1000}  # over tasks, returns are divided by the highest possible
+UNIT = {
+    "metaworld": 1,
+    "dmc": 1000,
+}  # returns are divided by the maximum before averaging over tasks
 
 
 class Arrays(pickle.Unpickler):
-    """Reads arrays and nothing that runs code."""
+    """Unpickle arrays only, so no code runs."""
 
     def find_class(self, module, name):
         if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype"):

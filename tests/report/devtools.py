@@ -1,4 +1,4 @@
-"""A headless Chromium, told what to do by its DevTools protocol over a pair of pipes."""
+"""Control a headless Chromium by the DevTools protocol over a pair of pipes."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ import time
 
 
 class Chromium:
-    """`with Chromium() as browser`: one page of a browser that has no way to the internet."""
+    """One page of an offline browser: `with Chromium() as browser`."""
 
     def __enter__(self):
         self.home = tempfile.TemporaryDirectory()
@@ -42,7 +42,7 @@ class Chromium:
         self.home.cleanup()
 
     def __call__(self, method, **params):
-        """The result of a command; what happens meanwhile is put to `events`."""
+        """Send a command and return its result; events that arrive meanwhile go to `events`."""
         number = next(self.numbers)
         message = {"id": number, "method": method, "params": params}
         if self.session:
@@ -64,13 +64,13 @@ class Chromium:
         return json.loads(message)
 
     def open(self, path):
-        """Show a file, and wait until it is loaded."""
+        """Open a file and wait until it has loaded."""
         self.events.clear()
         self("Page.navigate", url=path.absolute().as_uri())
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
     def evaluate(self, script):
-        """The value of a script, or of what it promises."""
+        """The value of a script; a promise is awaited."""
         result = self("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
@@ -78,11 +78,11 @@ class Chromium:
     def wait(self, condition, seconds=30):
         end = time.monotonic() + seconds
         while not self.evaluate(condition):
-            assert time.monotonic() < end, f"never came true: {condition}"
+            assert time.monotonic() < end, f"timed out waiting for {condition}"
             time.sleep(0.05)
 
     def complaints(self):
-        """What a person would see in the console: errors, warnings, refused loads."""
+        """Console messages: errors, warnings and blocked loads."""
         found = []
         for event in self.events:
             params = event.get("params", {})
@@ -96,6 +96,6 @@ class Chromium:
         return found
 
     def requests(self):
-        """Addresses that were asked for."""
+        """Requested URLs."""
         sent = [e["params"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [params["request"]["url"] for params in sent]

@@ -1,4 +1,4 @@
-"""Figures of published runs: drawn without torch, from files that no rule can overwrite."""
+"""Figures of published runs need no torch, and no rule can overwrite the published files."""
 
 import json
 import os
@@ -34,8 +34,8 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     for name in ("config", "workflow", "profiles", "results/published"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Snakefile", tmp_path)
-    gone = tmp_path / "results/published/evidence/finetune/toy/sphere/dreamer/none/standard/3"
-    shutil.rmtree(gone)
+    removed = tmp_path / "results/published/evidence/finetune/toy/sphere/dreamer/none/standard/3"
+    shutil.rmtree(removed)
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
 
@@ -58,7 +58,7 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     assert list(facts["seeds"].values()) == [1, 1]
     for suffix in ("pdf", "png"):
         assert (drawn / f"figures/learning_sphere.{suffix}").stat().st_size > 10_000
-    about = json.loads((gone.with_name("2") / "run.json").read_text())
+    about = json.loads((removed.with_name("2") / "run.json").read_text())
     assert about["commit"][:7] in (drawn / "report.html").read_text()
     again = run("snakemake", "--cores", "1", "published_figures")
     assert "Nothing to be done" in again.stdout + again.stderr
@@ -73,13 +73,13 @@ def test_no_rule_writes_to_the_published_runs(monkeypatch):
     assert {"redraw", "finetune", "scores", "report", "published_figures"} < rules.keys()
     for name, files in rules.items():
         for file in filter(None, files):
-            known = file.constant_prefix()  # up to the first wildcard
-            assert not known.startswith("results/published/"), name
-            assert not "results/published/".startswith(known), name
+            prefix = file.constant_prefix()  # up to the first wildcard
+            assert not prefix.startswith("results/published/"), name
+            assert not "results/published/".startswith(prefix), name
 
 
 @pytest.mark.parametrize("scale", ["published", "published/evidence"])
-def test_no_scale_has_its_results_there(monkeypatch, scale):
+def test_no_scale_writes_to_the_published_folder(monkeypatch, scale):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r"unknown scale|not a plain name"):
         study.load(scale)
