@@ -325,13 +325,10 @@ def plan(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="folder or pattern of runs, or TABLE.csv:PATTERN")],
-    b: Annotated[str, typer.Argument(help="the same, to compare with")],
+    a: Annotated[str, typer.Argument(help="folder or quoted glob of runs, or CSV of cwm scores")],
+    b: Annotated[str, typer.Argument(help="likewise, to compare A with")],
 ) -> None:
-    """Say how much better one set of runs is than another, and how sure that is.
-
-    A PATTERN is of SUITE/TASK/MODEL/DATASET/VARIANT, as */no-bonus. Quote patterns.
-    """
+    """Compare two sets of runs: differences with confidence intervals, and missing runs."""
     from cwm.analysis.compare import compare as words
 
     typer.echo(words(a, b))
@@ -365,15 +362,15 @@ def figure(
 ) -> None:
     """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
     from cwm.analysis.draw import draw
-    from cwm.analysis.provenance import About
+    from cwm.analysis.provenance import FigureMeta
     from cwm.infra.source import git_commit
     from cwm.study import read
 
     spec = read(study).figure(name)
     command = f"snakemake fig_{name}"
     whence = (study.as_posix(), tuple(inputs))
-    about = About(spec.title, command, git_commit(), spec.claim, spec.notes, *whence)
-    draw(spec.kind, inputs, out, about)
+    meta = FigureMeta(spec.title, command, git_commit(), spec.claim, spec.notes, *whence)
+    draw(spec.kind, inputs, out, meta)
 
 
 @app.command()

@@ -68,7 +68,7 @@ class Figure:
         "prediction_errors",
         "composition",
         "representations",
-        "cost",
+        "cost",  # a table only
     ]
     title: str
     claim: str = ""  # the paper's

@@ -1,7 +1,6 @@
-"""Two sets of runs side by side: how much better is A than B, and how sure is that?"""
+"""Compare two sets of runs: differences, probability of improvement, and what is missing."""
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from cwm.analysis.caveats import of_task
 from cwm.analysis.normalise import RULE, add_scaled, comparable_tasks
-from cwm.analysis.remarks import by_method, of_agents
 from cwm.analysis.runs import read_identity
-from cwm.analysis.scores import METHOD, TASK, gather, load, points
+from cwm.analysis.scores import METHOD, TASK, by_method, gather, load, points
 from cwm.analysis.statistics import (
     LAST_EVALUATIONS,
     Statistic,
@@ -25,157 +24,139 @@ from cwm.analysis.statistics import (
     interquartile_mean,
     mean,
 )
-from cwm.analysis.style import scale_words
+from cwm.analysis.style import scale_note
 from cwm.analysis.tables import number
 from cwm.infra.errors import UserError
 from cwm.infra.files import walk
 
-WORDS = (
-    f"Final: the mean of a run's last {LAST_EVALUATIONS} evaluations; AUC: of all of them. On a "
-    "task the mean over runs, over tasks the interquartile mean (IQM). P: the probability that a "
-    "run of A beats one of B on the same task. Brackets: 95 % bootstrap intervals, runs resampled "
-    "within tasks."
+CAPTION = (
+    f"Final: mean of a run's last {LAST_EVALUATIONS} evaluations. AUC: mean of all its "
+    "evaluations. On a task, the mean over runs; across tasks, the interquartile mean (IQM). "
+    "P: probability of improvement of A over B on the same task. Brackets: 95 % bootstrap "
+    "confidence intervals (CI), resampling runs within tasks. If the CI of A - B includes 0, the "
+    "comparison is inconclusive."
 )
-
-Name = tuple[str, str]  # suite and task
+Task = tuple[str, str]  # suite and name
 
 
 class Side(NamedTuple):
-    """One of the two sets: agents' evaluations, and those of the policies that learn nothing."""
+    """One of the two sets: evaluations of its runs and of the baseline policies beside them."""
 
-    said: str
+    name: str
     scale: str
     agents: pd.DataFrame
-    levels: pd.DataFrame
-    sources: set[str]  # of the runs
+    baselines: pd.DataFrame
+    sources: set[Path]
 
 
 def compare(first: str, second: str) -> str:
-    """What to say of two sets of runs, for people.
+    """Compare two sets of runs in a text table with caveats.
 
-    A set is a folder, or a pattern of folders, below which every fine-tuning run counts; or a table
-    of scores, TABLE.csv or TABLE.csv:SUITE/TASK/MODEL/DATASET/VARIANT, where `*` stands for
-    anything. Raises UserError where a set is empty or broken, the two overlap, or share no task.
+    A set is a folder or a glob of folders, which stands for all fine-tuning runs in them, or a CSV
+    that `cwm scores` wrote. UserError if a set is empty or broken, if a run is in both, or if they
+    have no task in common.
     """
-    sides = {"A": _side(first), "B": _side(second)}
-    a, b = sides.values()
+    a, b = _read(first), _read(second)
     if both := a.sources & b.sources:
         raise UserError(f"{min(both)} is in both sets")
-    agents = {name: side.agents.assign(side=name) for name, side in sides.items()}
-    levels = pd.concat([a.levels, b.levels]).drop_duplicates([*TASK, "policy", "seed"])
-    scored = add_scaled(pd.concat([*agents.values(), levels]))
-    on = {
-        name: dict(list(scored[scored["side"] == name].groupby(TASK, sort=False))) for name in sides
-    }
-    tasks = [task for task in on["A"] if task in on["B"]]
+    agents = [a.agents.assign(side="A"), b.agents.assign(side="B")]
+    baselines = pd.concat([a.baselines, b.baselines]).drop_duplicates([*TASK, "policy", "seed"])
+    scored = add_scaled(pd.concat([*agents, baselines]))
+    of_a, of_b = (_by_task(scored[scored["side"] == side]) for side in "AB")
+    tasks = [task for task in of_a if task in of_b]
     if not tasks:
         raise UserError(f"no task is in both {first} and {second}")
-    for task in tasks:
-        if len({on[name][task]["measure"].iloc[0] for name in sides}) > 1:
-            raise UserError(f"{'/'.join(task)}: only one of the two sets reports success")
-    comparable = [task for task in comparable_tasks(scored) if task in tasks]
     rows = [["task", "", "A", "B", "A - B", "P(A > B)", "runs"]]
     for task in tasks:
-        column = [[on[name][task]] for name in sides]
-        rows += _rows("/".join(task), *column, "score", mean)
-    pooled, unit = (tasks, "score") if len(tasks) == 1 else (comparable, "scaled")
-    if pooled:
-        over = [[on[name][task] for task in pooled] for name in sides]
-        rows += _rows(
-            f"IQM, {len(pooled)} task{'s'[: len(pooled) > 1]}", *over, unit, interquartile_mean
-        )
-    lines = [f"{name}: {side.said}" for name, side in sides.items()]
-    lines += ["", *_aligned(rows), "", WORDS]
-    if unit == "scaled":
-        lines.append(f"{RULE}.")
-    lines += [f"- {note}" for note in _notes(on, tasks, comparable)]
-    lines += dict.fromkeys(scale_words(side.scale) for side in sides.values())
+        if of_a[task]["measure"].iloc[0] != of_b[task]["measure"].iloc[0]:
+            raise UserError(f"{'/'.join(task)}: only one of the two sets reports success")
+        rows += _rows("/".join(task), [of_a[task]], [of_b[task]], "score", mean)
+    comparable = [task for task in comparable_tasks(scored) if task in tasks]
+    averaged = len(comparable) > 1
+    if averaged:
+        sides = ([side[task] for task in comparable] for side in (of_a, of_b))
+        rows += _rows(f"IQM, {len(comparable)} tasks", *sides, "scaled", interquartile_mean)
+    lines = [f"A: {a.name}", f"B: {b.name}", "", *_aligned(rows), "", CAPTION]
+    lines += [f"{RULE}."] * averaged
+    lines += [f"- {note}." for note in _caveats(of_a, of_b)]
+    if averaged and (omitted := ["/".join(task) for task in tasks if task not in comparable]):
+        lines.append(f"- The IQM omits {', '.join(omitted)}, whose returns cannot be scaled.")
+    lines += dict.fromkeys(scale_note(side.scale) for side in (a, b))
     return "\n".join(lines)
 
 
-def _side(what: str) -> Side:
-    """Read a set of runs."""
-    table, _, pattern = what.partition(":")
-    if table.endswith(".csv") and Path(table).is_file():
-        tidy = load(Path(table))
-        names = tidy[[*TASK, *METHOD[1:]]].agg("/".join, axis=1)
-        chosen = names.map(lambda name: fnmatchcase(name, pattern or "*"))
-        chosen &= tidy["policy"] == "agent"
-        sources = {f"{name} of {table}" for name in names[chosen]}
-        tidy = tidy[chosen | (tidy["policy"] != "agent")]
+def _read(name: str) -> Side:
+    path = Path(name)
+    if path.suffix == ".csv" and path.is_file():
+        tidy, sources = load(path), {path.resolve()}
     else:
-        # A folder of this very name comes before a pattern. Path.glob takes no absolute pattern.
-        places = [Path(what)] if Path(what).exists() else map(Path, glob(what))  # noqa: PTH207
+        # A folder of this name takes precedence. Path.glob accepts no absolute pattern.
+        places = [path] if path.exists() else map(Path, glob(name))  # noqa: PTH207
         folders = [found for place in places if place.is_dir() for found in walk(place)]
-        found = [folder / "scores.csv" for folder, names in folders if "scores.csv" in names]
-        stages = {path.parent: read_identity(path.parent, "stage") for path in sorted(found)}
-        runs = [folder for folder, run in stages.items() if run["stage"] == "finetune"]
+        scored = sorted(folder for folder, names in folders if "scores.csv" in names)
+        runs = [run for run in scored if read_identity(run, "stage")["stage"] == "finetune"]
         if not runs:
-            raise UserError(f"no runs in {what}")
-        tidy, sources = gather(runs, _beside(runs)), {str(run.resolve()) for run in runs}
+            raise UserError(f"no runs in {name}")
+        tidy, sources = gather(runs, _baselines_of(runs)), {run.resolve() for run in runs}
     evaluated = points(tidy)
     is_agent = evaluated["policy"] == "agent"
     agents = evaluated[is_agent]
     if agents.empty:
-        raise UserError(f"no runs in {what}")
-    names = "; ".join(method.label for method in by_method(agents))
-    count = len(_runs(agents))
-    said = f"{what}: {count} run{'s'[: count > 1]} of {names}"
-    return Side(said, tidy["scale"].iloc[0], agents, evaluated[~is_agent], sources)
+        raise UserError(f"no runs in {name}")
+    count = len(agents[[*TASK, *METHOD, "seed"]].drop_duplicates())
+    methods = "; ".join(method.label for method in by_method(agents))
+    text = f"{name}: {count} run{'s'[: count > 1]} of {methods}"
+    return Side(text, tidy["scale"].iloc[0], agents, evaluated[~is_agent], sources)
 
 
-def _beside(runs: list[Path]) -> list[Path]:
-    """The baselines of the tasks of `runs`, where these lie in a study."""
+def _baselines_of(runs: list[Path]) -> list[Path]:
+    """The baselines of the runs' tasks, if the runs lie in the results of a study."""
     found = []
     for run in runs:
         if len(up := run.absolute().parents) > 6:  # ROOT/finetune/SUITE/TASK/MODEL/DATASET/VARIANT
             found.append(up[6] / "baselines" / up[4].name / up[3].name)
-    return [place for place in dict.fromkeys(found) if (place / "scores.csv").exists()]
+    return [folder for folder in dict.fromkeys(found) if (folder / "scores.csv").exists()]
 
 
-def _runs(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    return [run for _, run in rows.groupby([*TASK, *METHOD, "seed"], sort=False)]
+def _by_task(rows: pd.DataFrame) -> dict[Task, pd.DataFrame]:
+    return dict(list(rows.groupby(TASK, sort=False)))
 
 
 def _rows(
     name: str, a: list[pd.DataFrame], b: list[pd.DataFrame], unit: str, statistic: Statistic
 ) -> Iterator[list[str]]:
-    """The lines of one task, or of all of them together."""
+    """The table rows of one task, or of several together: final score and area under the curve."""
     measure = a[0]["measure"].iloc[0] if unit == "score" else "score"
     for what, reduce in ((f"final {measure}", final_score), ("AUC", area_under_curve)):
         strata: list[Strata] = [
-            [np.array([reduce(run[unit].to_numpy()) for run in _runs(task)]) for task in side]
+            [
+                np.array(
+                    [reduce(run.to_numpy()) for _, run in task.groupby([*METHOD, "seed"])[unit]]
+                )
+                for task in side
+            ]
             for side in (a, b)
         ]
         numbers = [number(*estimate(side, statistic)) for side in strata]
         numbers += [number(*difference(*strata, statistic)), number(*improvement(*strata))]
-        counts = " and ".join(str(sum(map(len, side))) for side in strata)
-        yield [name, what, *numbers, counts]
+        yield [name, what, *numbers, " and ".join(str(sum(map(len, side))) for side in strata)]
 
 
-def _notes(
-    on: dict[str, dict[Name, pd.DataFrame]], tasks: list[Name], comparable: list[Name]
-) -> Iterator[str]:
-    """What is missing or thin."""
-    for side, of in on.items():
-        if only := ["/".join(task) for task in of if task not in tasks]:
-            yield f"Only {side} has {', '.join(only)}, which is left out."
-    for task in tasks:
-        name = "/".join(task)
-        seeds = {side: set(of[task]["seed"]) for side, of in on.items()}
-        for side, other in (("A", "B"), ("B", "A")):
-            if only := sorted(seeds[side] - seeds[other]):
-                yield f"{name}: seed {', '.join(map(str, only))} in {side} only."
-        ends = [of[task]["step"].max() for of in on.values()]
+def _caveats(of_a: dict[Task, pd.DataFrame], of_b: dict[Task, pd.DataFrame]) -> Iterator[str]:
+    """Tasks and seeds in only one set, unequal training lengths, and too few seeds."""
+    for side, ours, other in (("A", of_a, of_b), ("B", of_b, of_a)):
+        for task, rows in ours.items():
+            name = "/".join(task)
+            if task not in other:
+                yield f"{name} is in {side} only and is left out"
+                continue
+            if only := sorted(set(rows["seed"]) - set(other[task]["seed"])):
+                yield f"{name}: seed {', '.join(map(str, only))} in {side} only"
+            yield from (f"{name}, {side}: {fact}" for fact in of_task(rows))
+    for task in of_a.keys() & of_b.keys():
+        ends = [side[task]["step"].max() for side in (of_a, of_b)]
         if ends[0] != ends[1]:
-            yield f"{name}: A ends at step {ends[0]:.0f}, B at step {ends[1]:.0f}."
-        for side, of in on.items():
-            yield from (f"{name}, {side}: {fact}." for fact in of_agents(by_method(of[task])))
-        if len(tasks) > 1 and task not in comparable:
-            yield (
-                f"{name} is not in the IQM: its returns have no scale, since no random policy was "
-                "measured or nothing did better than it."
-            )
+            yield f"{'/'.join(task)}: A ends at step {ends[0]:.0f}, B at step {ends[1]:.0f}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

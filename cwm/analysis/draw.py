@@ -1,37 +1,38 @@
-"""A figure by its kind (config/study): what it is drawn from, and who draws it."""
+"""Draw a figure by its kind in config/study."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from cwm.analysis import figures, video
-from cwm.analysis.cost import draw_cost
-from cwm.analysis.provenance import About
+from cwm.analysis import figures, video_figures
+from cwm.analysis.provenance import FigureMeta
+from cwm.infra.errors import unknown
 
 
-def _representations(inputs: Sequence[Path], out: Path, about: About) -> None:
-    from cwm.analysis.representations import draw_representations  # scikit-learn takes its time
+def _representations(inputs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+    from cwm.analysis.representations import draw_representations  # scikit-learn imports slowly
 
-    draw_representations(inputs, out, about)
+    draw_representations(inputs, out, meta)
 
 
-OF_SCORES = {  # from a table and the scores that it was made of
+FROM_SCORES = {  # inputs: a table, and the scores it was made from
     "curves": figures.draw_curves,
     "domains": figures.draw_domains,
     "ablations": figures.draw_ablations,
 }
-OF_RUNS = {  # from runs, or files in them
-    "pretraining": video.draw_pretraining,
-    "prediction": video.draw_prediction,
-    "prediction_errors": video.draw_prediction_errors,
-    "composition": video.draw_composition,
+FROM_RUNS = {  # inputs: run folders, or files in them
+    "pretraining": video_figures.draw_pretraining,
+    "prediction": video_figures.draw_prediction,
+    "prediction_errors": video_figures.draw_prediction_errors,
+    "composition": video_figures.draw_composition,
     "representations": _representations,
-    "cost": draw_cost,
 }
 
 
-def draw(kind: str, inputs: Sequence[Path], out: Path, about: About) -> None:
-    """OUT.pdf, OUT.png, and OUT.json with the caption and provenance."""
-    if kind in OF_SCORES:
-        OF_SCORES[kind](*inputs, out, about)
+def draw(kind: str, inputs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+    """Write OUT.pdf, OUT.png and OUT.json; UserError for a kind without a figure, as `cost`."""
+    if kind in FROM_SCORES:
+        FROM_SCORES[kind](*inputs, out, meta)
+    elif kind in FROM_RUNS:
+        FROM_RUNS[kind](inputs, out, meta)
     else:
-        OF_RUNS[kind](inputs, out, about)
+        raise unknown("kind of figure", kind, [*FROM_SCORES, *FROM_RUNS])

@@ -1,8 +1,7 @@
-"""Estimates with intervals: learning curves, final scores by domain, prediction errors.
+"""Estimates with confidence intervals: learning curves and final scores.
 
-The first two take `scores.points` with the column `scaled` of `normalise.add_scaled`. On a task the
-estimate is the mean over seeds; over all tasks (rows of suite and task "all") it is the
-interquartile mean.
+Input is `scores.points` with the column `scaled` of `normalise.add_scaled`. On a task the estimate
+is the mean over seeds; over all tasks (suite and task "all") it is the interquartile mean.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cwm.analysis.normalise import comparable_tasks
-from cwm.analysis.remarks import by_method
-from cwm.analysis.scores import TASK
+from cwm.analysis.scores import TASK, by_method
 from cwm.analysis.statistics import (
     Statistic,
     Strata,
@@ -27,33 +25,33 @@ from cwm.analysis.statistics import (
 )
 from cwm.analysis.style import Method
 
-ALL = {"suite": "all", "task": "all", "measure": "scaled"}
-NOTHING = (np.nan, np.nan, np.nan)
+ALL_TASKS = {"suite": "all", "task": "all", "measure": "scaled"}
+UNDEFINED = (np.nan, np.nan, np.nan)
 
 
 def curves(scored: pd.DataFrame) -> pd.DataFrame:
     """One row per task, method and evaluated step: value, low, high, and n runs averaged.
 
-    A baseline has one row without a step. Rows over all tasks go by `progress`, the step's share
-    of the task's longest run, because budgets differ between tasks.
+    A baseline has one row without a step. Rows over all tasks use `progress`, the step divided by
+    that of the task's longest run, because training lengths differ between tasks.
     """
     longest = scored.groupby(TASK)["step"].transform("max").clip(lower=1)
     scored = scored.assign(progress=scored["step"] / longest)
     rows = []
     for where, task in _tasks(scored):
-        for method, of_method in by_method(task).items():
-            for step, strata in _along([of_method], "step", "score"):
+        for method, evaluations in by_method(task).items():
+            for step, strata in _along([evaluations], "step", "score"):
                 at = {"step": step, "progress": step / max(1, task["step"].max())}
                 rows.append(where | at | _row(method, strata, mean))
     for method, by_task in _over_tasks(scored).items():
         for share, strata in _along(by_task, "progress", "scaled"):
             at = {"step": np.nan, "progress": share}
-            rows.append(ALL | at | _row(method, strata, interquartile_mean))
+            rows.append(ALL_TASKS | at | _row(method, strata, interquartile_mean))
     return pd.DataFrame(rows)
 
 
 def domains(scored: pd.DataFrame) -> pd.DataFrame:
-    """One row per task and method: final score (`value`) and area under the curve with intervals.
+    """One row per task and method: final score (`value`) and area under the curve (`auc`).
 
     `better` is the probability of improvement over the same model and variant from scratch.
     """
@@ -61,47 +59,23 @@ def domains(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablations(scored: pd.DataFrame) -> pd.DataFrame:
-    """One row per task and method, as `domains` has it, but `better` is over the whole method.
-
-    The whole method of an ablation is its model without the words after the dash, in the standard
-    variant, on the same data.
-    """
-    return _finals(scored, whole)
+    """Like `domains`, but `better` compares with the full method."""
+    return _finals(scored, full_method)
 
 
-def whole(method: Method) -> Method:
-    """The method that an ablation takes something from."""
+def full_method(method: Method) -> Method:
+    """The method that an ablation removes a part from: `contextwm-x` ablates `contextwm`."""
     return method._replace(model=method.model.partition("-")[0], variant="standard")
 
 
-def _finals(scored: pd.DataFrame, against: Callable[[Method], Method]) -> pd.DataFrame:
+def _finals(scored: pd.DataFrame, reference: Callable[[Method], Method]) -> pd.DataFrame:
     rows = []
     for where, task in _tasks(scored):
-        groups = {method: [of_method] for method, of_method in by_method(task).items()}
-        rows += _final_rows(where, groups, "score", mean, against)
+        groups = {method: [evaluations] for method, evaluations in by_method(task).items()}
+        rows += _final_rows(where, groups, "score", mean, reference)
     over = _over_tasks(scored)
-    return pd.DataFrame(rows + _final_rows(ALL, over, "scaled", interquartile_mean, against))
-
-
-def by_horizon(frames: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean of an error over clips, by the number of frames predicted `ahead`, with its interval.
-
-    frames: rows of the errors.csv of one or more seeds, with their `seed`. Clips where the error is
-    not defined do not count.
-    """
-    predicted = frames[frames["phase"] == "predicted"].dropna(subset=column)
-    ahead = predicted["t"] - frames.loc[frames["phase"] == "observed", "t"].max()
-    rows = []
-    for distance, clips in predicted.groupby(ahead)[column]:
-        units = repeated(clips, predicted.loc[clips.index, "seed"])
-        rows.append({"ahead": distance, "n": len(units)} | _named("value", estimate([units], mean)))
-    return pd.DataFrame(rows, columns=["ahead", "n", "value", "value_low", "value_high"])
-
-
-def repeated(clips: pd.Series, seed: pd.Series) -> np.ndarray:
-    """What an interval resamples: means of the pre-training seeds, or the clips of a single one."""
-    of_seeds = clips.groupby(seed).mean()
-    return (of_seeds if len(of_seeds) > 1 else clips).to_numpy()
+    rows += _final_rows(ALL_TASKS, over, "scaled", interquartile_mean, reference)
+    return pd.DataFrame(rows)
 
 
 def _tasks(scored: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
@@ -110,7 +84,7 @@ def _tasks(scored: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]
 
 
 def _over_tasks(scored: pd.DataFrame) -> dict[Method, list[pd.DataFrame]]:
-    """Rows of each task, for the methods that ran on every task with a scale, if there are two."""
+    """Evaluations by task, of methods that ran on all comparable tasks; {} below two tasks."""
     tasks = comparable_tasks(scored)
     if len(tasks) < 2:
         return {}
@@ -124,7 +98,7 @@ def _over_tasks(scored: pd.DataFrame) -> dict[Method, list[pd.DataFrame]]:
 
 def _along(by_task: list[pd.DataFrame], x: str, y: str) -> list[tuple[float, Strata]]:
     """Seeds' scores, one array per task, at each x where every task has one."""
-    if by_task[0][x].isna().all():  # a baseline: a level, not a curve
+    if by_task[0][x].isna().all():  # a baseline has a level, not a curve
         return [(np.nan, [rows[y].to_numpy() for rows in by_task])]
     grid = np.unique(np.concatenate([rows[x].unique() for rows in by_task]))
     seeds = [
@@ -140,15 +114,15 @@ def _final_rows(
     groups: dict[Method, list[pd.DataFrame]],
     y: str,
     statistic: Statistic,
-    against: Callable[[Method], Method],
+    reference: Callable[[Method], Method],
 ) -> list[dict[str, Any]]:
     finals = {m: [_per_seed(rows, y, final_score) for rows in groups[m]] for m in groups}
     rows = []
     for method, final in finals.items():
-        areas = [_per_seed(of_task, y, area_under_curve) for of_task in groups[method]]
-        other = finals.get(against(method))
-        better = NOTHING
-        if method.policy == "agent" and other and against(method) != method:
+        areas = [_per_seed(evaluations, y, area_under_curve) for evaluations in groups[method]]
+        other = finals.get(reference(method))
+        better = UNDEFINED
+        if method.policy == "agent" and other and reference(method) != method:
             better = improvement(final, other)
         row = where | _row(method, final, statistic)
         row |= _named("auc", estimate(areas, statistic)) | _named("better", better)
@@ -157,13 +131,13 @@ def _final_rows(
 
 
 def _per_seed(rows: pd.DataFrame, y: str, reduce: Callable[[np.ndarray], float]) -> np.ndarray:
-    """Each seed's evaluations in order to one number, (seeds,)."""
+    """Reduce each seed's evaluations, in order, to one number, (seeds,)."""
     return np.array([reduce(run.to_numpy()) for _, run in rows.groupby("seed")[y]])
 
 
 def _row(method: Method, strata: Strata, statistic: Statistic) -> dict[str, Any]:
-    who = method._asdict() | {"method": method.label, "n": sum(map(len, strata))}
-    return who | _named("value", estimate(strata, statistic))
+    name = method._asdict() | {"method": method.label, "n": sum(map(len, strata))}
+    return name | _named("value", estimate(strata, statistic))
 
 
 def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:

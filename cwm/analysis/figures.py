@@ -1,7 +1,7 @@
-"""Figures of scores: tables in, STEM.pdf, STEM.png and STEM.json out.
+"""Figures of scores: learning curves, and final scores by pre-training data or ablation.
 
-Every function raises UserError naming the file that is missing or broken. Where a table holds the
-estimate it is drawn, not estimated again.
+Estimates are drawn from the table's CSV, single seeds from the tidy scores it was made from. Every
+function raises UserError naming the file that is missing or broken.
 """
 
 from collections import defaultdict
@@ -13,107 +13,113 @@ import numpy as np
 import pandas as pd
 
 from cwm.analysis import panels, published
+from cwm.analysis.caveats import caveats
 from cwm.analysis.normalise import RULE, add_scaled, comparable_tasks
-from cwm.analysis.provenance import About, Shown, save
-from cwm.analysis.remarks import by_method, remarks
+from cwm.analysis.provenance import FigureData, FigureMeta, save
 from cwm.analysis.runs import read_csv
-from cwm.analysis.scores import METHOD, TASK, load, points
+from cwm.analysis.scores import METHOD, TASK, by_method, load, points
 from cwm.analysis.statistics import LAST_EVALUATIONS, final_score
-from cwm.analysis.style import RC, Method, looks, model_label
+from cwm.analysis.style import RC, Method, line_styles, model_label
 from cwm.infra.errors import UserError
 
 ESTIMATE = [*TASK, *METHOD, "measure", "method"]
 
 
-def draw_curves(table: Path, scores: Path, out: Path, about: About) -> None:
-    """Learning curves: `table` is the curves table's CSV, `scores` the tidy table it came from."""
-    scored, shown = _scored(scores)
+def draw_curves(table: Path, scores: Path, out: Path, meta: FigureMeta) -> None:
+    """Draw learning curves; at paper scale, with the published bands of the same tasks."""
+    scored, data = _scored(scores)
     estimates = _estimates(table, scored, ["step", "progress"])
-    drawn = looks(by_method(scored))
+    styles = line_styles(by_method(scored))
     labels = {method: _with_seeds(rows, method) for method, rows in by_method(scored).items()}
     tasks = estimates.groupby(TASK, sort=False)
-    behind = ""
+    source = ""
     with mpl.rc_context(RC):
         figure, axes = panels.grid(len(tasks), height=1.55)
         for ax, (name, task) in zip(axes, tasks, strict=True):
             x = "progress" if name[0] == "all" else "step"
-            ran = comparable_tasks(scored) if name[0] == "all" else [name]
-            bands = published.curves(ran) if shown.scale == "paper" else {}
+            shown = comparable_tasks(scored) if name[0] == "all" else [name]
+            bands = published.curves(shown) if data.scale == "paper" else {}
             for method, rows in bands.items():
                 along = rows["step"] / (1 if x == "step" else scored["step"].max())
                 panels.published(ax, method, along, rows)
-                behind = f" {published.SOURCE}."
+                source = f" {published.SOURCE}."
             for method, rows in by_method(task).items():
                 if method.policy != "agent":
-                    panels.level(ax, method, rows["value"].iloc[0])
+                    panels.baseline(ax, method, rows["value"].iloc[0])
                     continue
-                panels.seed_lines(ax, _rows(scored, name, method), drawn[method])
-                panels.line(ax, rows[x], rows, labels[method], drawn[method])
+                panels.seed_lines(ax, _rows(scored, name, method), styles[method])
+                panels.line(ax, rows[x], rows, labels[method], styles[method])
             panels.title(ax, name, task["measure"].iloc[0])
             if x == "step":
-                panels.steps(ax, "environment steps")
+                panels.step_axis(ax, "environment steps")
             else:
                 ax.set_xlabel("share of training")
         panels.legend(figure, axes, labels.values())
-        words = (
-            "Learning curves: bold lines are means over seeds, thin lines single seeds, bands 95 % "
-            "bootstrap intervals over seeds within tasks. Over all tasks the line is the "
-            f"interquartile mean over runs. {RULE}.{behind}"
+        caption = (
+            "Learning curves. Bold lines are means over seeds (over all tasks, interquartile means "
+            "over runs), thin lines single seeds, bands 95 % bootstrap confidence intervals over "
+            f"seeds within tasks. {RULE}.{source}"
         )
-        save(figure, out, words, shown, about)
+        save(figure, out, caption, data, meta)
 
 
-def draw_domains(table: Path, scores: Path, out: Path, about: About) -> None:
-    """Final score by pre-training data: `table` is the domains table's CSV, `scores` its source."""
-    _draw_finals(table, scores, out, about, "by pre-training data", lambda method: method.source)
+def draw_domains(table: Path, scores: Path, out: Path, meta: FigureMeta) -> None:
+    """Draw final scores grouped by pre-training data."""
+    _draw_finals(table, scores, out, meta, "by pre-training data", lambda method: method.source)
 
 
-def draw_ablations(table: Path, scores: Path, out: Path, about: About) -> None:
-    """Final score with parts removed: `table` is the ablations table's CSV, `scores` its source."""
+def draw_ablations(table: Path, scores: Path, out: Path, meta: FigureMeta) -> None:
+    """Draw final scores grouped by ablation."""
     what = "with parts of the method removed or changed"
-    _draw_finals(table, scores, out, about, what, lambda method: method.label)
+    _draw_finals(table, scores, out, meta, what, lambda method: method.label)
 
 
 def _draw_finals(
-    table: Path, scores: Path, out: Path, about: About, what: str, group: Callable[[Method], str]
+    table: Path,
+    scores: Path,
+    out: Path,
+    meta: FigureMeta,
+    what: str,
+    group: Callable[[Method], str],
 ) -> None:
-    """A column for each group of methods; within it, models side by side."""
-    scored, shown = _scored(scores)
+    """One column per group of methods, with the models side by side in it."""
+    scored, data = _scored(scores)
     estimates = _estimates(table, scored, [])
-    drawn = looks(by_method(scored))
-    agents = [method for method in drawn if method.policy == "agent"]
+    styles = line_styles(by_method(scored))
     groups = defaultdict(list)
-    for method in sorted(agents, key=lambda method: method.dataset == "none"):
+    for method in sorted(styles, key=lambda method: method.dataset == "none"):
         groups[group(method)].append(method)
-    shift = {m: (i + 0.5) / len(ms) - 0.5 for ms in groups.values() for i, m in enumerate(ms)}
-    place = {name: at for at, name in enumerate(groups)}
+    offset = {m: (i + 0.5) / len(ms) - 0.5 for ms in groups.values() for i, m in enumerate(ms)}
+    columns = {name: at for at, name in enumerate(groups)}
     tasks = estimates.groupby(TASK, sort=False)
     with mpl.rc_context(RC):
         figure, axes = panels.grid(len(tasks), height=1.9, columns=2)
         for ax, (name, task) in zip(axes, tasks, strict=True):
             for method, rows in by_method(task).items():
                 if method.policy != "agent":
-                    panels.level(ax, method, rows["value"].iloc[0])
+                    panels.baseline(ax, method, rows["value"].iloc[0])
                     continue
                 runs = _rows(scored, name, method).groupby("seed")["score"]
                 seeds = np.array([final_score(run.to_numpy()) for _, run in runs])
-                at = place[group(method)] + 0.6 * shift[method]
-                panels.bar(ax, at, rows.iloc[0], seeds, drawn[method], model_label(method.model))
+                at = columns[group(method)] + 0.6 * offset[method]
+                panels.bar(ax, at, rows.iloc[0], seeds, styles[method], model_label(method.model))
             panels.title(ax, name, task["measure"].iloc[0])
-            ax.set_xticks(range(len(place)), place, rotation=25, ha="right", rotation_mode="anchor")
-            ax.set_xlim(-0.5, len(place) - 0.5)
-        panels.legend(figure, axes, dict.fromkeys(model_label(m.model) for m in agents))
-        words = (
-            f"Final score {what}: large markers are means over seeds (over all tasks "
+            ax.set_xticks(
+                range(len(columns)), columns, rotation=25, ha="right", rotation_mode="anchor"
+            )
+            ax.set_xlim(-0.5, len(columns) - 0.5)
+        panels.legend(figure, axes, dict.fromkeys(model_label(method.model) for method in styles))
+        caption = (
+            f"Final score {what}. Large markers are means over seeds (over all tasks, "
             "interquartile means over runs), hollow without pre-training; bars are 95 % bootstrap "
-            "intervals over seeds within tasks, dots single seeds, each the mean of its last "
-            f"{LAST_EVALUATIONS} evaluations. {RULE}."
+            "confidence intervals over seeds within tasks; dots are single seeds, each the mean of "
+            f"its last {LAST_EVALUATIONS} evaluations. {RULE}."
         )
-        save(figure, out, words, shown, about)
+        save(figure, out, caption, data, meta)
 
 
-def _scored(scores: Path) -> tuple[pd.DataFrame, Shown]:
-    """Seeds' evaluations with their scaled scores, and what to say of them."""
+def _scored(scores: Path) -> tuple[pd.DataFrame, FigureData]:
+    """Evaluations with their scaled scores, and the figure's data for its caption."""
     tidy = load(scores)
     scored = add_scaled(points(tidy))
     seeds = {
@@ -124,13 +130,13 @@ def _scored(scores: Path) -> tuple[pd.DataFrame, Shown]:
     agents = scored[scored["policy"] == "agent"]
     names = agents[[*TASK, *METHOD[1:], "seed"]].drop_duplicates().astype(str)
     runs = tuple("/".join(["finetune", *name]) for name in names.itertuples(index=False))
-    return scored, Shown(tidy["scale"].iloc[0], runs, seeds, tuple(remarks(scored)))
+    return scored, FigureData(tidy["scale"].iloc[0], runs, seeds, tuple(caveats(scored)))
 
 
 def _estimates(table: Path, scored: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
     estimates = read_csv(table, ESTIMATE, [*numbers, "value", "value_low", "value_high"])
     if other := by_method(estimates).keys() - by_method(scored).keys():
-        raise UserError(f"{table} is not a table of these scores: it has {other.pop().label}")
+        raise UserError(f"{table} was not made from these scores: it has {other.pop().label}")
     return estimates
 
 
@@ -139,7 +145,7 @@ def _rows(scored: pd.DataFrame, name: tuple[str, str], method: Method) -> pd.Dat
 
 
 def _with_seeds(rows: pd.DataFrame, method: Method) -> str:
-    """The method's label, and for an agent its number of seeds per task, fewest to most."""
+    """The method's label, and for an agent its number of seeds per task, as a range."""
     if method.policy != "agent":
         return method.label
     counts = rows.groupby(TASK)["seed"].nunique()

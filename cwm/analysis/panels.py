@@ -1,4 +1,4 @@
-"""The parts figures are put together from: grids of panels, lines, levels, bars and legends."""
+"""Building blocks of figures: grids of panels, frame mosaics, lines, bars and legends."""
 
 from collections.abc import Iterable
 
@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from cwm.analysis.style import GREY, MODELS, POLICIES, WIDTH, Look, Method
+from cwm.analysis.style import GREY, MODELS, POLICIES, WIDTH, LineStyle, Method
 
 MEASURES = {"success": "success rate", "return": "return", "scaled": "scaled score"}
 
 
 def grid(panels: int, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure of the paper's column width with this many panels, each `height` inches tall."""
+    """A figure of the paper's text width with this many panels, each `height` inches tall."""
     columns = 2 if panels == 4 and columns == 3 else min(panels, columns)
     rows = -(-panels // columns)
     height = 2.3 if panels == 1 else rows * height
@@ -27,7 +27,7 @@ def grid(panels: int, height: float, columns: int = 3) -> tuple[Figure, list[Axe
 
 
 def mosaic(rows: list[tuple[str, list[np.ndarray | None]]], columns: list[str]) -> Figure:
-    """A figure of frames, uint8 (H, W, 3) all of one size, or nothing, named by row and column."""
+    """A figure of labelled rows of frames, uint8 (H, W, 3) of one size; None leaves a gap."""
     names, films = zip(*rows, strict=True)
     size = next(frame for frame in films[0] if frame is not None).shape[0]
     step = size + size // 16  # a narrow gap
@@ -36,8 +36,8 @@ def mosaic(rows: list[tuple[str, list[np.ndarray | None]]], columns: list[str]) 
         for j, frame in enumerate(frames):
             if frame is not None:
                 image[i * step : i * step + size, j * step : j * step + size] = frame
-    names_wide = 0.055 * max(map(len, names))
-    height = (WIDTH - names_wide) / len(columns) * len(rows) + 0.45
+    label_width = 0.055 * max(map(len, names))
+    height = (WIDTH - label_width) / len(columns) * len(rows) + 0.45
     figure = Figure((WIDTH, height), layout="constrained")
     ax = figure.subplots()
     ax.imshow(image, interpolation="nearest")
@@ -50,61 +50,60 @@ def mosaic(rows: list[tuple[str, list[np.ndarray | None]]], columns: list[str]) 
 
 
 def title(ax: Axes, name: tuple[str, str], measure: str) -> None:
-    """Name the task and what is measured."""
+    """Label a panel with its task and measure."""
     ax.set_title("all tasks" if name[0] == "all" else "/".join(name))
     ax.set_ylabel(MEASURES[measure])
     if measure == "success":
         ax.set_ylim(-0.04, 1.04)
 
 
-def line(ax: Axes, x: pd.Series, rows: pd.DataFrame, label: str, look: Look) -> None:
-    """Values with the band from low to high; where there is no interval there is no band."""
-    ax.fill_between(
-        x, rows["value_low"], rows["value_high"], color=look.colour, alpha=0.18, linewidth=0
-    )
-    style = {"marker": look.marker, "markerfacecolor": look.fill, "markeredgewidth": 0.8}
+def line(ax: Axes, x: pd.Series, rows: pd.DataFrame, label: str, style: LineStyle) -> None:
+    """Draw `value` over x, with a band between `value_low` and `value_high` where these exist."""
+    low, high, colour = rows["value_low"], rows["value_high"], style.colour
+    ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    marks = {"marker": style.marker, "markerfacecolor": style.fill, "markeredgewidth": 0.8}
     every = max(1, len(rows) // 8)
-    ax.plot(
-        x, rows["value"], color=look.colour, ls=look.dash, label=label, markevery=every, **style
-    )
+    ax.plot(x, rows["value"], color=colour, ls=style.dash, label=label, markevery=every, **marks)
 
 
 def published(ax: Axes, method: str, x: pd.Series, rows: pd.DataFrame) -> None:
-    """What others have published, as a band behind everything of ours."""
+    """Draw a published interval as a band in the background."""
     colour = MODELS["dreamer" if method == "DreamerV2" else "plain"][1]
     low, high = rows["value_low"], rows["value_high"]
     label = f"{method}, published"
     ax.fill_between(x, low, high, color=colour, alpha=0.12, lw=0, zorder=0, label=label)
 
 
-def seed_lines(ax: Axes, runs: pd.DataFrame, look: Look) -> None:
-    """Each seed's evaluations as a thin line."""
+def seed_lines(ax: Axes, runs: pd.DataFrame, style: LineStyle) -> None:
+    """Draw each seed's evaluations as a thin line."""
     for _, run in runs.groupby("seed"):
-        ax.plot(run["step"], run["score"], color=look.colour, lw=0.5, alpha=0.5, zorder=1)
+        ax.plot(run["step"], run["score"], color=style.colour, lw=0.5, alpha=0.5, zorder=1)
 
 
-def bar(ax: Axes, at: float, row: pd.Series, seeds: np.ndarray, look: Look, label: str) -> None:
-    """A value with its interval, and the seeds beside it as dots."""
-    ax.plot([at, at], [row["value_low"], row["value_high"]], color=look.colour, lw=1.5)
-    ax.plot(np.full(len(seeds), at + 0.09), seeds, ".", color=look.colour, ms=3.5, mew=0)
-    style = {"marker": look.marker, "mfc": look.fill, "color": look.colour, "ms": 4, "ls": "none"}
-    ax.plot([at], [row["value"]], label=label, **style)
+def bar(
+    ax: Axes, at: float, row: pd.Series, seeds: np.ndarray, style: LineStyle, label: str
+) -> None:
+    """Draw a value with its interval, and the seeds (N,) beside it as dots."""
+    ax.plot([at, at], [row["value_low"], row["value_high"]], color=style.colour, lw=1.5)
+    ax.plot(np.full(len(seeds), at + 0.09), seeds, ".", color=style.colour, ms=3.5, mew=0)
+    marks = {"marker": style.marker, "mfc": style.fill, "color": style.colour, "ms": 4}
+    ax.plot([at], [row["value"]], label=label, ls="none", **marks)
 
 
-def steps(ax: Axes, label: str) -> None:
-    """An x axis of counts that may be large."""
+def step_axis(ax: Axes, label: str) -> None:
+    """Label the x axis and abbreviate large counts, as 100k."""
     ax.set_xlabel(label)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def level(ax: Axes, method: Method, value: float) -> None:
-    """A baseline policy as a line across the panel."""
+def baseline(ax: Axes, method: Method, value: float) -> None:
+    """Draw a baseline policy's score as a horizontal line."""
     dash = POLICIES[method.policy][1]
     ax.axhline(value, color=GREY, lw=0.9, ls=dash, label=method.label, zorder=1)
 
 
 def fit_to_end(ax: Axes) -> None:
-    """Fit the y axis to what follows the first tenth of a training, which would flatten it."""
+    """Fit the y axis to the lines after the first tenth of training, where losses are large."""
     ends = [np.empty(0)]
     ends += [
         drawn.get_ydata()[drawn.get_xdata() >= 0.1 * max(drawn.get_xdata())] for drawn in ax.lines
@@ -116,7 +115,7 @@ def fit_to_end(ax: Axes) -> None:
 
 
 def legend(figure: Figure, axes: list[Axes], order: Iterable[str]) -> None:
-    """One legend below for all panels, each label once and those of `order` in order."""
+    """Draw one legend below all panels, with each label once; labels in `order` come first."""
     drawn: dict[str, Artist] = {}
     for ax in axes:
         for mark, label in zip(*ax.get_legend_handles_labels(), strict=True):

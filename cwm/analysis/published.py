@@ -1,8 +1,8 @@
-"""What others have published on the same tasks, to be seen behind our curves.
+"""Published results on the same tasks, drawn as bands behind our curves.
 
 published.csv holds means over 8 seeds (over all tasks, interquartile means over runs) with 95 %
-bootstrap intervals, computed by `statistics` from scores that the authors of APV released; see
-tests/analysis/apv.py. `quantity` is "curve" at a step, or "final" and "auc" as in our tables.
+bootstrap confidence intervals. tests/analysis/apv.py computes them with `statistics` from scores
+that the authors of APV released. `quantity` is "curve" at a step, "final" or "auc".
 """
 
 from collections.abc import Iterable
@@ -13,8 +13,9 @@ import pandas as pd
 from cwm.analysis.runs import read_csv
 
 SOURCE = (
-    "Bands without a line are published: 95 % bootstrap intervals over 8 seeds of DreamerV2 and of "
-    "APV, a pre-trained plain world model, from the scores released with Seo et al. 2022"
+    "Bands without a line are published results: 95 % bootstrap confidence intervals over 8 seeds "
+    "of DreamerV2 and of APV, a pre-trained plain world model, from the scores released with Seo "
+    "et al. 2022"
 )
 METAWORLD = (
     "button-press-topdown-wall", "dial-turn", "door-lock", "drawer-open", "lever-pull", "reach"
@@ -29,9 +30,9 @@ def load() -> pd.DataFrame:
 
 
 def curves(tasks: Iterable[tuple[str, str]]) -> dict[str, pd.DataFrame]:
-    """Published curves by method: of one (suite, task), or over the six of Meta-world together.
+    """Published curves by method, of one (suite, task) or over the six tasks of Meta-world.
 
-    Over other tasks there are none, since returns are scaled otherwise than ours.
+    Other sets of tasks have none, because their returns are scaled differently from ours.
     """
     table = load()
     table = table[table["quantity"] == "curve"]

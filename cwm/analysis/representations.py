@@ -1,6 +1,6 @@
-"""What pre-trained models' features know of the motion: a picture, and a linear probe's accuracy.
+"""The representation figure: t-SNE of pre-trained features, and a linear probe of the motion label.
 
-From the features.npz of `cwm represent`: clips of two labels, (N, F).
+Input is features.npz of `cwm represent`: features (N, F) of clips of two labels.
 """
 
 from collections.abc import Sequence
@@ -17,66 +17,66 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cwm.analysis import models, panels
-from cwm.analysis.provenance import About, save
-from cwm.analysis.runs import read_arrays
-from cwm.analysis.style import GREY, RC, Look, Method, model_label
+from cwm.analysis import panels
+from cwm.analysis.provenance import FigureMeta, figure_data, save
+from cwm.analysis.runs import read_arrays, single_runs
+from cwm.analysis.style import GREY, RC, LineStyle, Method, model_label, model_styles
 from cwm.infra.errors import UserError
 
-ENOUGH = 20  # held-out clips of each label: with fewer a probe is scored on all clips
+ENOUGH_CLIPS = 20  # held-out clips per label; with fewer, the probe is cross-validated
 FOLDS = 10
 CHANCE = 0.5
-KINDS = (("o", "#D55E00"), ("^", "#56B4E9"))  # marker and colour of the two labels
+LABELS = (("o", "#D55E00"), ("^", "#56B4E9"))  # marker and colour
 
 
 class Probe(NamedTuple):
-    """How many clips a linear probe told right, and whether it was fitted on folds of them all."""
+    """Correct predictions of a linear probe; `folded` if it was cross-validated."""
 
-    right: int
+    correct: int
     clips: int
     folded: bool
 
     @property
     def accuracy(self) -> float:
-        """Share of the clips."""
-        return self.right / self.clips
+        """Share of the clips that were classified correctly."""
+        return self.correct / self.clips
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval, which takes the clips for independent."""
-        return binomtest(self.right, self.clips).proportion_ci(method="wilson")
+        """Wilson's 95 % confidence interval, assuming independent clips."""
+        return binomtest(self.correct, self.clips).proportion_ci(method="wilson")
 
 
 def probe(features: np.ndarray, label: np.ndarray, heldout: np.ndarray) -> Probe:
-    """Logistic regression from features (N, F) to a label (N,) of 0 or 1.
+    """Score logistic regression from features (N, F) to a label (N,) of 0 or 1.
 
-    Fitted on the clips that are not held out and scored on those that are; with too few of these,
-    by cross-validation over all.
+    It is fitted on the clips that are not held out and scored on the held-out ones. If these are
+    too few, all clips are cross-validated. UserError below two clips of a label.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    if np.bincount(label[heldout], minlength=2).min() >= ENOUGH:
+    if np.bincount(label[heldout], minlength=2).min() >= ENOUGH_CLIPS:
         model.fit(features[~heldout], label[~heldout])
-        right = model.predict(features[heldout]) == label[heldout]
-        return Probe(int(right.sum()), len(right), folded=False)
+        correct = model.predict(features[heldout]) == label[heldout]
+        return Probe(int(correct.sum()), len(correct), folded=False)
     folds = min(FOLDS, np.bincount(label, minlength=2).min())
     if folds < 2:
         raise UserError("a linear probe needs two clips of each label")
     parts = StratifiedKFold(folds, shuffle=True, random_state=0)
-    right = cross_val_predict(model, features, label, cv=parts) == label
-    return Probe(int(right.sum()), len(right), folded=True)
+    correct = cross_val_predict(model, features, label, cv=parts) == label
+    return Probe(int(correct.sum()), len(correct), folded=True)
 
 
 def embed(features: np.ndarray) -> np.ndarray:
-    """t-SNE of standardised features, (N, 2); the same features give the same picture."""
+    """t-SNE of standardised features, (N, 2), with a fixed seed."""
     perplexity = min(30.0, (len(features) - 1) / 3)
     scaled = StandardScaler().fit_transform(features)
     return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(scaled)
 
 
-def draw_representations(runs: Sequence[Path], out: Path, about: About) -> None:
-    """Clips as points for each model, and beside them what a linear probe tells of the labels."""
-    folders = models.folders(runs)
-    drawn = models.looks_of(folders)
+def draw_representations(runs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+    """Draw the clips of each model as points, and the accuracy of linear probes."""
+    folders = single_runs(runs)
+    styles = model_styles(folders)
     names = ("features", "untrained", "label", "heldout", "labels")
     data = {m: read_arrays(folder / "features.npz", *names) for m, folder in folders.items()}
     probes = {
@@ -86,38 +86,38 @@ def draw_representations(runs: Sequence[Path], out: Path, about: About) -> None:
     with mpl.rc_context(RC):
         figure, axes = panels.grid(len(folders) + 1, height=1.9)
         for ax, (method, of) in zip(axes, data.items(), strict=False):
-            _cloud(ax, of)
+            _points(ax, of)
             ax.set_title(f"{model_label(method.model)}, {method.dataset}")
-        _accuracies(axes[-1], probes, drawn)
+        _accuracies(axes[-1], probes, styles)
         panels.legend(figure, axes, [])
-        words = (
-            "Features of clips of two labels (posterior latents at their modes and recurrent "
-            "state of the action-free model, averaged over the frames of each clip), standardised "
-            "and drawn by t-SNE (perplexity at most 30, fixed seed), whose axes mean nothing. "
+        caption = (
+            "Features of clips of two labels (modes of the posterior latents and recurrent state "
+            "of the action-free model, averaged over the frames of each clip), standardised and "
+            "embedded by t-SNE (perplexity at most 30, fixed seed); the axes have no meaning. "
             "Right: accuracy of a linear probe (logistic regression, L2, C = 1) on the features, "
-            "with Wilson's 95 % interval over clips; hollow, on those of the same network before "
-            "training; the dashed line is chance."
+            "with Wilson's 95 % confidence interval over clips; hollow, on features of the same "
+            "network before training; the dashed line is chance."
         )
         notes = [note for method in data for note in _notes(method, data[method], probes[method])]
-        save(figure, out, words, models.shown(folders.values(), notes), about)
+        save(figure, out, caption, figure_data(folders.values(), notes), meta)
 
 
-def _cloud(ax: Axes, of: dict[str, np.ndarray]) -> None:
-    """Clips as points: those that are held out are filled."""
+def _points(ax: Axes, of: dict[str, np.ndarray]) -> None:
+    """Draw clips as points, held-out clips filled."""
     points = embed(of["features"])
-    for kind, (marker, colour) in enumerate(KINDS):
-        name = str(of["labels"][kind]).replace("-", " ")
+    for label, (marker, colour) in enumerate(LABELS):
+        name = str(of["labels"][label]).replace("-", " ")
         for heldout, fill, split in ((False, "none", ""), (True, colour, ", held out")):
-            those = points[(of["label"] == kind) & (of["heldout"] == heldout)]
+            those = points[(of["label"] == label) & (of["heldout"] == heldout)]
             style = {"marker": marker, "mfc": fill, "mec": colour, "ls": "", "mew": 0.8, "ms": 3.5}
             ax.plot(*those.T, label=name + split, **style)
     ax.set_xticks([])
     ax.set_yticks([])
 
 
-def _accuracies(ax: Axes, probes: dict[Method, list[Probe]], drawn: dict[str, Look]) -> None:
+def _accuracies(ax: Axes, probes: dict[Method, list[Probe]], styles: dict[str, LineStyle]) -> None:
     for at, (method, (trained, untrained)) in enumerate(probes.items()):
-        colour = drawn[method.model].colour
+        colour = styles[method.model].colour
         for x, found, fill in ((at - 0.15, trained, colour), (at + 0.15, untrained, "white")):
             ax.plot([x, x], found.interval, color=colour, lw=1.5)
             ax.plot([x], [found.accuracy], "o", mfc=fill, color=colour, ms=4.5)
@@ -132,12 +132,12 @@ def _accuracies(ax: Axes, probes: dict[Method, list[Probe]], drawn: dict[str, Lo
 
 
 def _notes(method: Method, of: dict[str, np.ndarray], probes: list[Probe]) -> list[str]:
-    """What the probe was scored on, and how much it told."""
+    """The accuracies, and how the probe was scored if few clips are held out."""
     few = np.bincount(of["label"][of["heldout"]], minlength=2)
     trained, untrained = ("{:.0%} [{:.0%}, {:.0%}]".format(p.accuracy, *p.interval) for p in probes)
     notes = [
-        f"{method.label}: the probe tells {trained} of {probes[0].clips} clips right, untrained "
-        f"{untrained}, chance {CHANCE:.0%}."
+        f"{method.label}: the probe classifies {trained} of {probes[0].clips} clips correctly, "
+        f"untrained {untrained}, chance {CHANCE:.0%}."
     ]
     if probes[0].folded:
         notes.append(

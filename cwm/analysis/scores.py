@@ -1,7 +1,7 @@
-"""Many runs and baselines to one tidy table of episodes, and that table to one score per seed.
+"""Gather runs and baselines in one tidy table of episodes, and average it per evaluation.
 
-The tidy table has one row per episode, COLUMNS wide. `policy` is "agent" for a run; a baseline
-(random, constant, untrained) has its own name there, no model and no step.
+The tidy table has one row per episode, with COLUMNS. `policy` is "agent" for a run. A baseline has
+its name there (random, constant, untrained), and no model or step.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cwm.analysis.runs import folder_of, read_csv, read_identity
-from cwm.analysis.style import POLICIES
+from cwm.analysis.runs import common_scale, folder_of, read_csv, read_identity
+from cwm.analysis.style import POLICIES, Method, legend_order
 from cwm.infra.errors import UserError, unknown
 
 TASK = ["suite", "task"]
@@ -21,7 +21,7 @@ COLUMNS = ["scale", *TASK, *METHOD, *NUMBERS, "split"]
 
 
 def collect(runs: Sequence[Path], baselines: Sequence[Path], out: Path) -> None:
-    """Write the tidy table of `runs` and `baselines` to `out`; refuses what `gather` does."""
+    """Write the tidy table of `runs` and `baselines` to `out`; errors as in `gather`."""
     tidy = gather(runs, baselines)
     out.parent.mkdir(parents=True, exist_ok=True)
     tidy.to_csv(out, index=False, float_format=_shortest)
@@ -30,8 +30,8 @@ def collect(runs: Sequence[Path], baselines: Sequence[Path], out: Path) -> None:
 def gather(runs: Sequence[Path], baselines: Sequence[Path]) -> pd.DataFrame:
     """The tidy table of `runs` and `baselines` (folders, or their scores.csv).
 
-    Raises UserError naming the file where one is missing, broken or without evaluations, where a
-    run is given twice, and where runs of several scales are mixed.
+    UserError naming the file if one is missing, broken or has no evaluations, if a run is given
+    twice, or if the scales differ.
     """
     if not runs:
         raise UserError("no runs to collect scores from")
@@ -41,29 +41,27 @@ def gather(runs: Sequence[Path], baselines: Sequence[Path]) -> pd.DataFrame:
     for part, path in zip(parts, [*runs, *baselines], strict=True):
         for key in part[[*TASK, *METHOD, "seed"]].drop_duplicates().itertuples(index=False):
             if key in seen:
-                raise UserError(f"{path} and {seen[key]} hold scores of one and the same run")
+                raise UserError(f"{path} and {seen[key]} hold scores of the same run")
             seen[key] = path
     tidy = pd.concat(parts, ignore_index=True)[COLUMNS].astype({"seed": int})
-    if len(scales := tidy["scale"].unique()) > 1:
-        raise UserError(f"a table holds one scale, but these runs are of {', '.join(scales)}")
+    common_scale(tidy["scale"])
     return tidy
 
 
 def load(path: Path) -> pd.DataFrame:
-    """A table that `collect` wrote."""
+    """Read a table that `collect` wrote."""
     text = [name for name in COLUMNS if name not in NUMBERS]
     frame = read_csv(path, text, NUMBERS)
-    _refuse_gaps(frame, path, ["seed"])
-    if not (frame["split"] == "eval").any():
-        raise UserError(f"{path} has no evaluation (no row with split eval)")
+    _check_finite(frame, path, ["seed"])
+    _check_evaluated(frame, path)
     return frame.astype({"seed": int})[COLUMNS]
 
 
 def points(tidy: pd.DataFrame) -> pd.DataFrame:
     """Mean over the episodes of each evaluation, sorted by task, method, seed and step.
 
-    Beside TASK, METHOD, seed and step (NaN for a baseline): `measure`, which is "success" where
-    every evaluation of the task reports it and "return" elsewhere, and `score`, its mean.
+    Adds `measure`, "success" where every evaluation of the task reports it and "return" elsewhere,
+    and `score`, its mean. A baseline's step is NaN.
     """
     tidy = tidy[tidy["split"] == "eval"]
     keys = [*TASK, *METHOD, "seed", "step"]
@@ -77,38 +75,44 @@ def points(tidy: pd.DataFrame) -> pd.DataFrame:
     return means.drop(columns=["return", "success"])
 
 
+def by_method(points: pd.DataFrame) -> dict[Method, pd.DataFrame]:
+    """The rows of each method, in legend order."""
+    groups = {Method(*key): rows for key, rows in points.groupby(METHOD, sort=False)}
+    return {method: groups[method] for method in legend_order(groups)}
+
+
 def _read_run(folder: Path) -> pd.DataFrame:
-    """A fine-tuning run's scores with its identity in front."""
     path = folder / "scores.csv"
     keys = ("scale", *TASK, "model", "dataset", "variant")
     run = read_identity(folder, *keys, "seed")
-    numbers = [name for name in NUMBERS if name != "seed"]
-    frame = read_csv(path, ["split"], numbers)
-    if not (frame["split"] == "eval").any():
-        raise UserError(f"{path} has no evaluation (no row with split eval)")
-    _refuse_gaps(frame, path, ["step", "return"])
+    frame = read_csv(path, ["split"], [name for name in NUMBERS if name != "seed"])
+    _check_evaluated(frame, path)
+    _check_finite(frame, path, ["step", "return"])
     return frame.assign(**{key: str(run[key]) for key in keys}, policy="agent", seed=run["seed"])
 
 
 def _read_baseline(folder: Path) -> pd.DataFrame:
-    """A task's baseline scores in the same columns."""
     path = folder / "scores.csv"
     run = read_identity(folder, "scale", *TASK)
-    numbers = [name for name in NUMBERS if name != "step"]
-    frame = read_csv(path, ["policy"], numbers)
-    _refuse_gaps(frame, path, ["seed", "return"])
+    frame = read_csv(path, ["policy"], [name for name in NUMBERS if name != "step"])
+    _check_finite(frame, path, ["seed", "return"])
     if strangers := set(frame["policy"]) - POLICIES.keys():
         raise unknown(f"policy in {path}:", strangers.pop(), POLICIES)
-    nobody = {"model": "", "dataset": "", "variant": "", "step": np.nan, "split": "eval"}
-    return frame.assign(**{key: str(run[key]) for key in ("scale", *TASK)}, **nobody)
+    absent = {"model": "", "dataset": "", "variant": "", "step": np.nan, "split": "eval"}
+    return frame.assign(**{key: str(run[key]) for key in ("scale", *TASK)}, **absent)
 
 
 def _shortest(number: float) -> str:
-    """Counts without a point, and of other numbers every digit."""
+    """Integers without a decimal point, other numbers with every digit."""
     return f"{number:.0f}" if number == round(number) else repr(float(number))
 
 
-def _refuse_gaps(frame: pd.DataFrame, path: Path, names: list[str]) -> None:
+def _check_evaluated(frame: pd.DataFrame, path: Path) -> None:
+    if not (frame["split"] == "eval").any():
+        raise UserError(f"{path} has no evaluation (no row with split eval)")
+
+
+def _check_finite(frame: pd.DataFrame, path: Path, names: list[str]) -> None:
     for name in names:
         if not np.isfinite(frame[name]).all():
             raise UserError(f"{path}, column {name}: empty or not finite in some rows")

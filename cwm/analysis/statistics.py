@@ -1,7 +1,7 @@
 """Statistics of scores, as pure functions of arrays.
 
-The unit that is repeated is the seed: the episodes of one evaluation are averaged before any of
-this. `strata` is one array of scores per task, (seeds,) each, seeds differing in number at will.
+The unit of replication is the seed: the episodes of one evaluation are averaged first. `strata` is
+one array of scores per task, (seeds,) each; the number of seeds may differ between tasks.
 Definitions: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
 Precipice", section 4 (interquartile mean, stratified bootstrap, probability of improvement).
 """
@@ -14,7 +14,7 @@ Strata = Sequence[np.ndarray]
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores (..., N), weights (N,) -> (...)
 
 RESAMPLES = 5000
-LEVELS = (0.025, 0.975)  # of a 95 % interval
+QUANTILES = (0.025, 0.975)  # of a 95 % confidence interval
 LAST_EVALUATIONS = 2  # single evaluations dip, so a seed's final score averages this many
 
 
@@ -26,8 +26,8 @@ def mean(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def interquartile_mean(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean over the last axis without the lowest and the highest quarter.
 
-    A quarter is floor(N / 4) of N scores, so that with equal weights this is
-    `scipy.stats.trim_mean(scores, 0.25)`; with others that share of the weight is cut.
+    A quarter is floor(N / 4) of N scores, so with equal weights this is
+    `scipy.stats.trim_mean(scores, 0.25)`. Unequal weights are trimmed by the same share.
     """
     order = np.argsort(scores, axis=-1)
     weight = (weights / weights.sum())[order]
@@ -38,28 +38,28 @@ def interquartile_mean(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def final_score(evaluations: np.ndarray) -> float:
-    """One seed's evaluations in order, (T,), to the mean of its last `LAST_EVALUATIONS`."""
+    """Mean of the last `LAST_EVALUATIONS` of one seed's evaluations, (T,) in order."""
     return float(np.mean(evaluations[-LAST_EVALUATIONS:]))
 
 
 def area_under_curve(evaluations: np.ndarray) -> float:
-    """One seed's evaluations, (T,), to their mean: the area per step of an evenly spaced curve."""
+    """Mean of one seed's evaluations, (T,): the area per step of an evenly spaced curve."""
     return float(np.mean(evaluations))
 
 
 def on_grid(steps: np.ndarray, evaluations: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """A seed's curve read at `grid`, (G,): linear between evaluations, NaN outside their range.
+    """Interpolate a seed's curve at `grid`, (G,); NaN outside its range.
 
-    A run that stopped early is thus absent from the later points instead of prolonged into them.
+    A run that stopped early is therefore absent from later points, not extrapolated.
     """
     return np.interp(grid, steps, evaluations, left=np.nan, right=np.nan)
 
 
 def estimate(strata: Strata, statistic: Statistic) -> tuple[float, float, float]:
-    """`statistic` of the pooled scores, tasks weighing the same, with its 95 % interval.
+    """`statistic` of the pooled scores, with equal task weights, and its 95 % confidence interval.
 
-    The interval is the percentile interval over resampling seeds within tasks. It is (NaN, NaN) if
-    a task has a single seed, which says nothing about the spread between seeds.
+    The interval is the percentile bootstrap interval, resampling seeds within tasks. It is
+    (NaN, NaN) if a task has a single seed, because the spread between seeds is then unknown.
     """
     weights = _weights(strata)
     value = float(statistic(np.concatenate(strata), weights))
@@ -70,7 +70,7 @@ def estimate(strata: Strata, statistic: Statistic) -> tuple[float, float, float]
 
 
 def difference(strata: Strata, minus: Strata, statistic: Statistic) -> tuple[float, float, float]:
-    """`statistic` of the one minus that of the other, with its 95 % interval as in `estimate`."""
+    """`statistic` of `strata` minus that of `minus`, with its interval as in `estimate`."""
     value = estimate(strata, statistic)[0] - estimate(minus, statistic)[0]
     if min(len(scores) for scores in [*strata, *minus]) < 2:
         return value, np.nan, np.nan
@@ -82,9 +82,9 @@ def difference(strata: Strata, minus: Strata, statistic: Statistic) -> tuple[flo
 
 
 def improvement(strata: Strata, over: Strata) -> tuple[float, float, float]:
-    """Mean over tasks of P(a seed of `strata` beats a seed of `over`), with its 95 % interval.
+    """Probability of improvement: mean over tasks of P(a seed of `strata` > a seed of `over`).
 
-    A tie counts one half. Both sides are resampled; the interval is NaN as in `estimate`.
+    A tie counts one half. Both sides are resampled for the interval, which is NaN as in `estimate`.
     """
     value = float(np.mean([_wins(x, y) for x, y in zip(strata, over, strict=True)]))
     if min(len(scores) for scores in [*strata, *over]) < 2:
@@ -94,22 +94,22 @@ def improvement(strata: Strata, over: Strata) -> tuple[float, float, float]:
 
 
 def _weights(strata: Strata) -> np.ndarray:
-    """Of the pooled scores, such that tasks weigh the same."""
+    """Weights of the pooled scores that give tasks equal weight."""
     return np.concatenate([np.full(len(scores), 1 / len(scores)) for scores in strata])
 
 
 def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(..., N) and (..., M) to the share of the N x M pairs that x wins, (...)."""
+    """Share of the N x M pairs of (..., N) and (..., M) in which x is larger, (...)."""
     x, y = x[..., :, None], y[..., None, :]
     return np.mean((x > y) + 0.5 * (x == y), axis=(-2, -1))
 
 
 def _resampled(strata: Strata, seed: int) -> list[np.ndarray]:
-    """One (RESAMPLES, seeds) array per task; the fixed seed makes a figure the same twice."""
+    """One (RESAMPLES, seeds) array per task; a fixed seed makes figures reproducible."""
     rng = np.random.default_rng(seed)
     return [scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))] for scores in strata]
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, LEVELS)
+    low, high = np.quantile(values, QUANTILES)
     return float(low), float(high)

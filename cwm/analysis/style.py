@@ -1,17 +1,17 @@
-"""One look for all figures: names, colours, order, sizes and fonts.
+"""The style of all figures: names, colours, order, sizes and fonts.
 
-Colours are Okabe and Ito's, told apart with any colour vision; the methods' also differ in
-lightness, and dashes and markers repeat what colour says, so a grey print reads too.
+The colours are Okabe and Ito's, which are distinguishable with any colour vision. The models'
+colours also differ in lightness, and dashes and markers repeat the information for grey prints.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-WIDTH = 5.5  # inches, the text column of the paper
+WIDTH = 5.5  # inches, the text width of the paper
 GREY = "#707070"
 RC = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same
     "font.size": 7,
     "axes.titlesize": 7.5,
     "axes.spines.top": False,
@@ -22,7 +22,7 @@ RC = {
     "lines.linewidth": 1.2,
     "lines.markersize": 3,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # TrueType, embedded: text stays text, and journals accept it
+    "pdf.fonttype": 42,  # embed TrueType fonts, which keeps text selectable
     "savefig.dpi": 200,
 }
 
@@ -50,7 +50,7 @@ POLICIES = {
 
 
 class Method(NamedTuple):
-    """What one curve, dot or bar stands for; a baseline policy has empty other fields."""
+    """What one curve, dot or bar shows. For a baseline policy only `policy` is not empty."""
 
     policy: str
     model: str
@@ -59,27 +59,25 @@ class Method(NamedTuple):
 
     @property
     def source(self) -> str:
-        """What it was pre-trained on, and its variant: a row of the domain table."""
+        """Pre-training data and variant, a row of the domain table."""
         dataset = "none (scratch)" if self.dataset == "none" else self.dataset
-        return (
-            dataset
-            if self.variant == "standard"
-            else f"{dataset}, {self.variant.replace('-', ' ')}"
-        )
+        if self.variant == "standard":
+            return dataset
+        return f"{dataset}, {self.variant.replace('-', ' ')}"
 
     @property
     def label(self) -> str:
-        """The method's name in figures and tables."""
+        """Name of the method in figures and tables."""
         if self.policy != "agent":
             return POLICIES[self.policy][0]
         if self.model == "dreamer" and self.source == "none (scratch)":
-            return model_label(self.model)  # never pre-trained: nothing to tell apart
+            return model_label(self.model)  # DreamerV2 is never pre-trained
         return f"{model_label(self.model)}, {self.source}"
 
 
 @dataclass(frozen=True)
-class Look:
-    """How one method is drawn; the marker of a method trained from scratch is hollow."""
+class LineStyle:
+    """Colour, dash and marker of a method; without pre-training the marker is hollow."""
 
     colour: str
     dash: str | tuple
@@ -88,24 +86,24 @@ class Look:
 
 
 def model_label(model: str) -> str:
-    """The model's name in figures: `plain-small` is "Plain WM, small", an unknown one its own."""
+    """Display name: `plain-small` becomes "Plain WM, small"; unknown models keep their name."""
     family, _, change = model.partition("-")
     if family not in MODELS:
         return model
     return MODELS[family][0] + (f", {change.replace('-', ' ')}" if change else "")
 
 
-def in_order(methods: Iterable[Method]) -> list[Method]:
-    """Ours first, then plain, then others; the pre-trained before scratch; baselines last."""
+def legend_order(methods: Iterable[Method]) -> list[Method]:
+    """Sort by model (ContextWM first), dataset (scratch last) and variant; baselines last."""
 
     def rank(method: Method) -> tuple:
         return (
             method.policy != "agent",
-            _place(method.policy, POLICIES),
-            _place(method.model.partition("-")[0], MODELS),
+            _position(method.policy, POLICIES),
+            _position(method.model.partition("-")[0], MODELS),
             method.model,
             method.dataset == "none",
-            _place(method.dataset, DATASETS),
+            _position(method.dataset, DATASETS),
             method.variant != "standard",
             method.variant,
         )
@@ -113,16 +111,16 @@ def in_order(methods: Iterable[Method]) -> list[Method]:
     return sorted(methods, key=rank)
 
 
-def looks(methods: Iterable[Method]) -> dict[Method, Look]:
-    """Colour by model, dash by dataset, marker by variant; the unnamed share the spare ones."""
-    agents = [method for method in in_order(methods) if method.policy == "agent"]
+def line_styles(methods: Iterable[Method]) -> dict[Method, LineStyle]:
+    """Agents' styles: colour by model, dash by dataset, marker by variant."""
+    agents = [method for method in legend_order(methods) if method.policy == "agent"]
     colours = {name: colour for name, (_, colour) in MODELS.items()}
-    colours |= _spread({m.model for m in agents} - MODELS.keys(), SPARE_COLOURS)
-    dashes = DATASETS | _spread({m.dataset for m in agents} - DATASETS.keys(), SPARE_DASHES)
+    colours |= _assign({m.model for m in agents} - MODELS.keys(), SPARE_COLOURS)
+    dashes = DATASETS | _assign({m.dataset for m in agents} - DATASETS.keys(), SPARE_DASHES)
     variants = {m.variant for m in agents} - {"standard"}
-    markers = {"standard": MARKERS[0]} | _spread(variants, MARKERS[1:])
+    markers = {"standard": MARKERS[0]} | _assign(variants, MARKERS[1:])
     return {
-        m: Look(
+        m: LineStyle(
             colour=colours[m.model],
             dash=dashes[m.dataset],
             marker=markers[m.variant],
@@ -132,8 +130,14 @@ def looks(methods: Iterable[Method]) -> dict[Method, Look]:
     }
 
 
-def scale_words(scale: str) -> str:
-    """What a caption must say about the scale."""
+def model_styles(methods: Iterable[Method]) -> dict[str, LineStyle]:
+    """One style per model, whatever its dataset, in legend order."""
+    styles = line_styles(method._replace(dataset="something") for method in methods)
+    return {method.model: style for method, style in styles.items()}
+
+
+def scale_note(scale: str) -> str:
+    """The sentence on the scale that every caption contains."""
     match scale:
         case "paper":
             return "Scale: paper."
@@ -143,10 +147,11 @@ def scale_words(scale: str) -> str:
             return f"Scale: {scale}, too small for claims about the paper."
 
 
-def _place(name: str, order: Iterable[str]) -> tuple[int, str]:
+def _position(name: str, order: Iterable[str]) -> tuple[int, str]:
     names = list(order)
     return (names.index(name) if name in names else len(names), name)
 
 
-def _spread(names: Iterable[str], values: tuple) -> dict:
+def _assign(names: Iterable[str], values: tuple) -> dict:
+    """Values for names in alphabetical order, repeating when there are too few."""
     return {name: values[i % len(values)] for i, name in enumerate(sorted(names))}

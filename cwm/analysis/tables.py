@@ -1,4 +1,4 @@
-"""Tables of estimates with intervals: STEM.csv for machines, STEM.md and STEM.tex for readers."""
+"""Tables of estimates with confidence intervals, as STEM.csv, STEM.md and STEM.tex."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,34 +7,36 @@ from typing import NamedTuple
 import pandas as pd
 
 from cwm.analysis import estimates
+from cwm.analysis.caveats import caveats
 from cwm.analysis.normalise import RULE, add_scaled
-from cwm.analysis.remarks import remarks
 from cwm.analysis.scores import METHOD, TASK, load, points
 from cwm.analysis.statistics import LAST_EVALUATIONS
-from cwm.analysis.style import Method, model_label, scale_words
+from cwm.analysis.style import Method, model_label, scale_note
 from cwm.infra.errors import unknown
 
 INTERVALS = (
-    "On a task a value is the mean over seeds, over all tasks the interquartile mean over runs; "
-    "brackets are 95 % bootstrap intervals, seeds resampled within tasks"
+    "A value is the mean over seeds on a task, and the interquartile mean over runs across tasks. "
+    "Brackets are 95 % bootstrap confidence intervals (CI), resampling seeds within tasks"
+)
+FINALS = (
+    f"The final score of a seed averages its last {LAST_EVALUATIONS} evaluations, the area under "
+    f"the curve (AUC) all of them. {INTERVALS}. P is the probability of improvement over"
 )
 CAPTIONS = {
     "curves": f"Score at the last evaluation. {INTERVALS}. {RULE}.",
     "domains": (
-        f"Final score by pre-training data. A seed's final score averages its last "
-        f"{LAST_EVALUATIONS} evaluations, its area under the curve (AUC) all of them. {INTERVALS}. "
-        f"P is the probability that a seed beats one of the same model from scratch. {RULE}."
+        f"Final score by pre-training data. {FINALS} the same model from scratch; a CI of P that "
+        f"includes 0.5 is inconclusive. {RULE}."
     ),
     "ablations": (
-        f"Final score with parts of the method removed or changed. A seed's final score averages "
-        f"its last {LAST_EVALUATIONS} evaluations, its area under the curve (AUC) all of them. "
-        f"{INTERVALS}. P is the probability that a seed beats one of the whole method. {RULE}."
+        f"Final score with parts of the method removed or changed. {FINALS} the full method; a CI "
+        f"of P that includes 0.5 is inconclusive. {RULE}."
     ),
 }
 
 
-class Reading(NamedTuple):
-    """A table for people: a heading over rows of words."""
+class TextTable(NamedTuple):
+    """A table as it is read: headings, and rows of formatted cells."""
 
     heading: list[str]
     rows: list[list[str]]
@@ -43,133 +45,106 @@ class Reading(NamedTuple):
 def make_table(kind: str, scores: Path, out: Path) -> None:
     """Write the table `kind` (one of KINDS) of the tidy `scores` to out.csv, .md and .tex.
 
-    Raises UserError for an unknown kind and for scores that `scores.load` refuses.
+    UserError for an unknown kind, and for scores that `scores.load` refuses.
     """
     if kind not in KINDS:
         raise unknown("table", kind, KINDS)
-    estimate, read = KINDS[kind]
+    estimated, formatted = KINDS[kind]
     tidy = load(scores)
     scored = add_scaled(points(tidy))
-    table = estimate(scored)
-    caption = f"{CAPTIONS[kind]} {scale_words(tidy['scale'].iloc[0])}"
-    notes = [*_levels(table), *remarks(scored)]
-    write(out, table, read(table), caption, notes)
+    table = estimated(scored)
+    caption = f"{CAPTIONS[kind]} {scale_note(tidy['scale'].iloc[0])}"
+    write(out, table, formatted(table), caption, [*_baselines(table), *caveats(scored)])
 
 
 def write(
-    out: Path, table: pd.DataFrame, reading: Reading, caption: str, notes: Sequence[str]
+    out: Path, table: pd.DataFrame, text: TextTable, caption: str, notes: Sequence[str]
 ) -> None:
-    """A table as out.csv, and as it is read as out.md and out.tex."""
+    """Write the numbers to out.csv, and the text to out.md and out.tex."""
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(out.with_name(f"{out.name}.csv"), index=False)
-    for suffix, written in (("md", _markdown), ("tex", _latex)):
-        text = written(reading, caption, notes)
-        out.with_name(f"{out.name}.{suffix}").write_text(text, encoding="utf-8")
+    for suffix, render in (("md", _markdown), ("tex", _latex)):
+        path = out.with_name(f"{out.name}.{suffix}")
+        path.write_text(render(text, caption, notes), encoding="utf-8")
 
 
 def number(value: float, low: float, high: float) -> str:
-    """A value with its interval in brackets, both with as many decimals as the value deserves."""
+    """A value with its interval in brackets, with decimals that suit the value's size."""
     decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    words = f"{value:.{decimals}f}"
-    return words if pd.isna(low) else f"{words} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    text = f"{value:.{decimals}f}"
+    return text if pd.isna(low) else f"{text} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
-def _read_curves(table: pd.DataFrame) -> Reading:
-    """The end of each curve."""
+def _curves(table: pd.DataFrame) -> TextTable:
+    """The last point of each curve."""
     agents = table[table["policy"] == "agent"]
     ends = agents.groupby([*TASK, *METHOD], sort=False).tail(1)
-    rows = []
-    for row in ends.itertuples():
-        score = number(row.value, row.value_low, row.value_high)
-        rows.append([_task(row), row.method, row.measure, score, str(row.n)])
-    return Reading(["Task", "Method", "Measure", "Score", "n"], rows)
+    rows = [
+        [_task(row), row.method, row.measure, _cell(row, "value"), str(row.n)]
+        for row in ends.itertuples()
+    ]
+    return TextTable(["Task", "Method", "Measure", "Score", "n"], rows)
 
 
-def _read_domains(table: pd.DataFrame) -> Reading:
-    """Datasets down, models across, task under task."""
+def _domains(table: pd.DataFrame) -> TextTable:
+    """Rows are datasets, grouped by task; columns are models."""
     agents = table[table["policy"] == "agent"]
     models = list(agents["model"].unique())
-    rows = []
-    for _, task in agents.groupby(TASK, sort=False):
-        cells: dict[str, dict[str, str]] = {}
-        for row in task.itertuples():
-            source = Method(*(getattr(row, key) for key in METHOD)).source
-            cells.setdefault(source, {})[row.model] = "; ".join(_domain_cell(row))
-        for source, of in cells.items():
-            rows.append([_task(row), source, *(of.get(model, "") for model in models)])
-    return Reading(["Task", "Pre-trained on", *map(model_label, models)], rows)
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for row in agents.itertuples():
+        source = Method(*(getattr(row, key) for key in METHOD)).source
+        parts = [_cell(row, "value"), f"AUC {_cell(row, 'auc')}"]
+        parts += [f"P {_cell(row, 'better')}"] * (not pd.isna(row.better))
+        cells = rows.setdefault((_task(row), source), {})
+        cells[row.model] = "; ".join([*parts, f"n {row.n}"])
+    return TextTable(
+        ["Task", "Pre-trained on", *map(model_label, models)],
+        [[*name, *(cells.get(model, "") for model in models)] for name, cells in rows.items()],
+    )
 
 
-def _read_ablations(table: pd.DataFrame) -> Reading:
-    agents = table[table["policy"] == "agent"]
+def _ablations(table: pd.DataFrame) -> TextTable:
     rows = [
-        [
-            _task(row),
-            row.method,
-            number(row.value, row.value_low, row.value_high),
-            number(row.auc, row.auc_low, row.auc_high),
-            "" if pd.isna(row.better) else number(row.better, row.better_low, row.better_high),
-            str(row.n),
-        ]
-        for row in agents.itertuples()
+        [_task(row), row.method, *(_cell(row, x) for x in ("value", "auc", "better")), str(row.n)]
+        for row in table[table["policy"] == "agent"].itertuples()
     ]
-    return Reading(["Task", "Method", "Score", "AUC", "P", "n"], rows)
+    return TextTable(["Task", "Method", "Score", "AUC", "P", "n"], rows)
 
 
-def _domain_cell(row: tuple) -> Iterator[str]:
-    yield number(row.value, row.value_low, row.value_high)
-    yield f"AUC {number(row.auc, row.auc_low, row.auc_high)}"
-    if not pd.isna(row.better):
-        yield f"P {number(row.better, row.better_low, row.better_high)}"
-    yield f"n {row.n}"
+def _cell(row: tuple, name: str) -> str:
+    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+    return "" if pd.isna(value) else number(value, low, high)
 
 
-def _levels(table: pd.DataFrame) -> Iterator[str]:
+def _baselines(table: pd.DataFrame) -> Iterator[str]:
     """A sentence on the baseline policies of each task."""
     for _, task in table[table["policy"] != "agent"].groupby(TASK, sort=False):
         rows = list(task.itertuples())
-        words = (f"{r.method} {number(r.value, r.value_low, r.value_high)}" for r in rows)
-        yield f"{_task(rows[0])}: {', '.join(words)}."
+        scores = ", ".join(f"{row.method} {_cell(row, 'value')}" for row in rows)
+        yield f"{_task(rows[0])}: {scores}."
 
 
-def _task(row: tuple | pd.Series) -> str:
+def _task(row: tuple) -> str:
     return "all tasks" if row.task == "all" else f"{row.suite}/{row.task}"
 
 
-def _markdown(table: Reading, caption: str, notes: Sequence[str]) -> str:
+def _markdown(table: TextTable, caption: str, notes: Sequence[str]) -> str:
     rows = [table.heading, ["---"] * len(table.heading), *table.rows]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", caption, "", *(f"- {note}" for note in notes), ""])
 
 
-def _latex(table: Reading, caption: str, notes: Sequence[str]) -> str:
-    """A table environment for LaTeX with the package booktabs."""
-    heading, *rows = (" & ".join(map(_tex, row)) + r" \\" for row in [table.heading, *table.rows])
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{_tex(caption)}}}",
-        rf"\begin{{tabular}}{{{'l' * len(table.heading)}}}",
-        r"\toprule",
-        heading,
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\par\footnotesize {_tex(' '.join(notes))}",
-        r"\end{table}",
-    ]
-    return "\n".join([*lines, ""])
+def _latex(table: TextTable, caption: str, notes: Sequence[str]) -> str:
+    """A `tabular` for the package booktabs, with the caption and notes as comments."""
+    comments = [f"% {' '.join(line.split())}\n" for line in (caption, *notes)]
+    style = pd.DataFrame(table.rows, columns=table.heading).style.hide(axis="index")
+    style = style.format(escape="latex").format_index(escape="latex", axis="columns")
+    return "".join(comments) + style.to_latex(hrules=True, column_format="l" * len(table.heading))
 
 
-def _tex(text: str) -> str:
-    special = {c: rf"\{c}" for c in "&%$#_{}"}
-    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return text.translate(str.maketrans(special))
-
-
-Kind = tuple[Callable[[pd.DataFrame], pd.DataFrame], Callable[[pd.DataFrame], Reading]]
+Kind = tuple[Callable[[pd.DataFrame], pd.DataFrame], Callable[[pd.DataFrame], TextTable]]
 KINDS: dict[str, Kind] = {
-    "curves": (estimates.curves, _read_curves),
-    "domains": (estimates.domains, _read_domains),
-    "ablations": (estimates.ablations, _read_ablations),
+    "curves": (estimates.curves, _curves),
+    "domains": (estimates.domains, _domains),
+    "ablations": (estimates.ablations, _ablations),
 }

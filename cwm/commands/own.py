@@ -57,15 +57,15 @@ def _made(todo: RunSpec, last: Path) -> bool:
 
 
 def _show(folder: Path, out: Path, store: Path, weights: Path) -> None:
-    from cwm.analysis.provenance import About
+    from cwm.analysis.provenance import FigureMeta
     from cwm.analysis.report import write_report
-    from cwm.analysis.video import draw_prediction
+    from cwm.analysis.video_figures import draw_prediction
 
     command = shlex.join(["cwm", "videos", str(folder), "--out", str(out)])
     errors = out / "prediction/errors.csv"
     title = "Prediction of a video that was not trained on"
-    about = About(title, command, git_commit(), data=(errors,))
-    draw_prediction([errors], out / "prediction/strip", about)
+    meta = FigureMeta(title, command, git_commit(), data=(errors,))
+    draw_prediction([errors], out / "prediction/strip", meta)
     strip = out / "prediction/strip.json"
     scale = json_file.read(strip)["scale"]
     write_report(scale, [strip], [], [store], [], out / "report.html", [weights])

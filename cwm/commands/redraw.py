@@ -1,10 +1,10 @@
-"""Figures of a study from the runs that are there: published ones, or all but those that failed."""
+"""Draw a study's figures and report from existing runs, such as published ones."""
 
 import logging
 from pathlib import Path
 
-from cwm.analysis.draw import OF_SCORES, draw
-from cwm.analysis.provenance import About
+from cwm.analysis.draw import FROM_SCORES, draw
+from cwm.analysis.provenance import FigureMeta
 from cwm.analysis.report import write_report
 from cwm.analysis.scores import collect
 from cwm.analysis.tables import make_table
@@ -12,8 +12,8 @@ from cwm.infra.errors import UserError
 from cwm.infra.source import git_commit
 from cwm.study import Figure, finetune_runs, pretrained_runs, read
 
-FILES = {  # that a kind of figure needs of each of its runs; other kinds show frames or times
-    **dict.fromkeys(OF_SCORES, "finetune/{}/scores.csv"),
+INPUTS = {  # file that each kind of figure needs of each run; other kinds need frames or times
+    **dict.fromkeys(FROM_SCORES, "finetune/{}/scores.csv"),
     "pretraining": "pretrain/{}/metrics.jsonl",
     "prediction_errors": "predict/{}/errors.csv",
     "representations": "represent/{}/features.npz",
@@ -23,32 +23,29 @@ log = logging.getLogger(__name__)
 
 
 def redraw(results: Path, study: Path, out: Path) -> None:
-    """Draw what `study` shows of `results`, and a page of it, to the folder `out`.
+    """Draw the figures of `study` from the runs in `results`, with a report, to the folder `out`.
 
-    A figure says in its caption which of its runs are missing; one without any run is left out.
+    Captions list missing runs. A figure without any run is skipped. UserError if all are.
     """
     command = f"cwm redraw {results} --study {study} --out {out}"
     drawn: dict[str, list[Path]] = {}
     for name, figure in read(study).figures.items():
-        if figure.kind not in FILES:
-            log.info("%s is not drawn: it shows frames or times", name)
+        if figure.kind not in INPUTS:
+            log.info("%s skipped: needs frames or times, which redraw does not read", name)
             continue
-        files, missing = _files(results, figure)
+        files, missing = _inputs(results, figure)
         if not files:
-            log.info("%s is not drawn: none of its %d runs are there", name, len(missing))
+            log.info("%s skipped: none of its %d runs exist", name, len(missing))
             continue
-        inputs = files
-        if figure.kind in OF_SCORES:
-            levels = {results / "baselines" / run.suite / run.task for run in finetune_runs(figure)}
-            scores, table = out / "scores" / f"{name}.csv", out / "tables" / name
-            collect(files, sorted(x for x in levels if (x / "scores.csv").exists()), scores)
-            make_table(figure.kind, scores, table)
-            inputs = [table.with_suffix(".csv"), scores]
-        notes = (*figure.notes, f"Missing runs: {', '.join(missing)}.") if missing else figure.notes
-        whence = (str(study), tuple(inputs))
-        about = About(figure.title, command, git_commit(), figure.claim, notes, *whence)
-        draw(figure.kind, inputs, out / "figures" / name, about)
         drawn[name] = files
+        if figure.kind in FROM_SCORES:
+            files = _tabulate(results, name, figure, files, out)
+        notes = figure.notes
+        if missing:
+            notes = (*notes, f"Missing runs: {', '.join(missing)}.")
+        inputs = (str(study), tuple(files))
+        meta = FigureMeta(figure.title, command, git_commit(), figure.claim, notes, *inputs)
+        draw(figure.kind, files, out / "figures" / name, meta)
     if not drawn:
         raise UserError(f"{results} has no runs of {study}")
     write_report(
@@ -62,10 +59,19 @@ def redraw(results: Path, study: Path, out: Path) -> None:
     )
 
 
-def _files(results: Path, figure: Figure) -> tuple[list[Path], list[str]]:
-    """The file that the figure needs of each run, and the names of the runs that lack it."""
-    runs = finetune_runs(figure) if figure.kind in OF_SCORES else pretrained_runs(figure)
+def _inputs(results: Path, figure: Figure) -> tuple[list[Path], list[str]]:
+    """The existing input files of a figure, and the names of the missing runs."""
+    runs = finetune_runs(figure) if figure.kind in FROM_SCORES else pretrained_runs(figure)
     names = ["/".join(map(str, run)) for run in runs]
-    files = {name: results / FILES[figure.kind].format(name) for name in names}
+    files = {name: results / INPUTS[figure.kind].format(name) for name in names}
     missing = [name for name, file in files.items() if not file.exists()]
-    return [file for name, file in files.items() if name not in missing], missing
+    return [file for file in files.values() if file.exists()], missing
+
+
+def _tabulate(results: Path, name: str, figure: Figure, runs: list[Path], out: Path) -> list[Path]:
+    """Write the figure's scores and table; returns the table's CSV and the scores."""
+    scores, table = out / "scores" / f"{name}.csv", out / "tables" / name
+    tasks = {results / "baselines" / run.suite / run.task for run in finetune_runs(figure)}
+    collect(runs, sorted(task for task in tasks if (task / "scores.csv").exists()), scores)
+    make_table(figure.kind, scores, table)
+    return [table.with_suffix(".csv"), scores]

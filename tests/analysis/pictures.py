@@ -1,4 +1,4 @@
-"""What a test can see of a figure on disk."""
+"""Checks of figure files."""
 
 import json
 import re
@@ -8,9 +8,9 @@ import matplotlib.image
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from cwm.analysis.provenance import About
+from cwm.analysis.provenance import FigureMeta
 
-ABOUT = About("Title", "snakemake fig_x", "c0ffee", claim="It helps.", notes=("Too short.",))
+META = FigureMeta("Title", "snakemake fig_x", "c0ffee", claim="It helps.", notes=("Too short.",))
 
 
 def facts(stem: Path) -> dict:
@@ -18,13 +18,13 @@ def facts(stem: Path) -> dict:
 
 
 def shows(stem: Path, colour: str) -> bool:
-    """Whether the picture has pixels of about this colour."""
+    """Whether the PNG has pixels of about this colour."""
     image = matplotlib.image.imread(stem.with_suffix(".png"))[..., :3]
     return bool((np.abs(image - to_rgb(colour)).max(axis=-1) < 0.03).sum() > 5)
 
 
 def assert_embedded(pdf: Path) -> None:
-    """Fonts are embedded TrueType, and there is no Type 3 font."""
+    """Fonts are embedded as TrueType, and the PDF has no date."""
     content = pdf.read_bytes()
     assert b"/FontFile2" in content
     assert b"/Type3" not in content

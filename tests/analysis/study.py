@@ -1,4 +1,4 @@
-"""Small studies on disk in the documented formats, for the tests of this folder to analyse."""
+"""Write small synthetic studies to disk in the documented formats."""
 
 import csv
 import json
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 SCORES = ["step", "episode", "return", "success", "length", "split"]
 
@@ -44,7 +43,7 @@ def finetune(
     success: bool = False,
     scale: str = "laptop",
 ) -> Path:
-    """A run whose evaluation at `step` had these episode returns (or successes)."""
+    """A fine-tuning run; `curve` maps an evaluation's step to its episode returns or successes."""
     suite, name = task.split("/")
     model, dataset, variant = method.split("/")
     folder = root / "finetune" / suite / name / model / dataset / variant / str(seed)
@@ -60,7 +59,7 @@ def finetune(
 
 
 def baselines(root: Path, levels: dict[str, float], *, task: str = "toy/sphere", success=False):
-    """Policies with these mean scores over two seeds of one episode each."""
+    """Baseline policies with these mean scores, over two seeds of one episode each."""
     suite, name = task.split("/")
     folder = root / "baselines" / suite / name
     write_json(folder / "run.json", identity(stage="baselines", suite=suite, task=name))
@@ -111,7 +110,7 @@ def predict(
             wrong *= (0.8 + 0.4 * clip / clips) * (1 + 0.1 * seed)
             still = 0.004 * max(0, t - observed + 1)
             phase = "observed" if t < observed else "predicted"
-            moving = "" if t == observed - 1 else 3 * wrong  # nothing moved yet
+            moving = "" if t == observed - 1 else 3 * wrong  # nothing has moved yet
             likeness = [0.8 - 10 * wrong, "" if moving == "" else 0.5 - 10 * wrong]
             rows.append([clip, t, phase, wrong, moving, *likeness, still, 5 * still, 0.7, 0.3])
     errors = [
@@ -130,7 +129,7 @@ def predict(
         attention[:, observed - 1] = np.nan
         moves = rng.random(attention.shape) < 0.2
         arrays |= {"context": context, "attention": attention, "moves": moves, "other": other}
-        arrays["recomposed"] = film[other]  # all of the other, nothing of the dynamics
+        arrays["recomposed"] = film[other]  # equals the clip of the context
     np.savez(folder / "predictions.npz", **arrays)
     return folder
 
@@ -138,7 +137,7 @@ def predict(
 def represent(
     root: Path, model: str, clips: int = 30, heldout: int = 2, planted: bool = True
 ) -> Path:
-    """Features of clips of two labels, told apart by one of them if it is `planted`."""
+    """Features of clips of two labels; if `planted`, one feature separates the labels."""
     folder = root / "represent/something" / model / "0"
     names = {"dataset": "something", "model": model, "seed": 0}
     write_json(folder / "run.json", identity(stage="represent", **names))
@@ -158,13 +157,13 @@ def represent(
 
 
 def benchmark(folder: Path, wall: float, processor: float | str) -> Path:
-    """What Snakemake says of a run's time."""
+    """Write a benchmark.tsv as Snakemake does."""
     (folder / "benchmark.tsv").write_text(f"s\tmean_load\tcpu_time\n{wall}\t50\t{processor}\n")
     return folder
 
 
 def _film(colour: np.ndarray, length: int) -> np.ndarray:
-    """A disc that rolls to the right over a shaded ground, (T, 64, 64, 3)."""
+    """A disc moving right over a shaded background, (T, 64, 64, 3)."""
     y, x = np.mgrid[:64, :64]
     film = np.empty((length, 64, 64, 3), np.uint8)
     for t in range(length):
@@ -175,7 +174,7 @@ def _film(colour: np.ndarray, length: int) -> np.ndarray:
 
 
 def whole(root: Path) -> tuple[list[Path], list[Path]]:
-    """A study of the laptop's kind: one task with five seeds and all methods, others thin."""
+    """A study like `laptop`: one task with all methods, others with few runs."""
     rng = np.random.default_rng(1)
     steps = range(0, 2001, 250)
 
@@ -223,18 +222,15 @@ def whole(root: Path) -> tuple[list[Path], list[Path]]:
     return runs, other
 
 
-def store(root: Path, dataset: str, files: list[tuple[str, str, str | None]]) -> Path:
-    """A clip store's store.json and manifest of files with their status and reason."""
+def store(root: Path, dataset: str, ok: int, failed: dict[str, int] | None = None) -> Path:
+    """A clip store's store.json with `ok` clips and the reasons of failed files, with counts."""
     path = root / "clips" / dataset / "store.json"
-    table = pd.DataFrame(files, columns=["file", "status", "reason"])
-    ok = int((table["status"] == "ok").sum())
-    counts = table["status"].value_counts().to_dict()
+    failed = failed or {}
+    counts = {"ok": ok, "failed": sum(failed.values())}
     clips = {"train": ok - 1, "heldout": 1}
-    reasons = table["reason"].dropna().value_counts().to_dict()
     info = {"dataset": dataset, "videos": counts, "clips": clips, "frames": 25 * ok}
-    info |= {"reasons": reasons, "bytes": 123, "sizes": {"128 x 96": ok}, "seconds": 90}
+    info |= {"reasons": failed, "bytes": 123, "sizes": {"128 x 96": ok}, "seconds": 90}
     info |= {"labels": ["left", "right"], "variety": {"scene": ok}, "geometry": {"stride": 1}}
     write_json(path, info | {"sha256": {"manifest": "5ha256"}})
-    table.to_parquet(path.with_name("manifest.parquet"))
     path.with_name("contact.png").write_bytes(dataset.encode())
     return path

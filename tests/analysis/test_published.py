@@ -1,4 +1,4 @@
-"""The published numbers: where they come from, where they are drawn, what docs/results.md says.
+"""Published results: their source, their bands in figures, and their quotes in docs/results.md.
 
 APV=DIR pytest tests/analysis/test_published.py   # DIR: a clone of younggyoseo/apv
 """
@@ -15,13 +15,13 @@ import study
 
 from cwm.analysis import figures, published, scores, tables
 from cwm.analysis import statistics as st
-from cwm.analysis.provenance import About
+from cwm.analysis.provenance import FigureMeta
 
 CLONE = os.environ.get("APV")
 RESULTS = Path(__file__).parents[2] / "docs" / "results.md"
 
 
-def test_it_has_every_task_method_and_evaluation():
+def test_every_task_method_and_evaluation_is_there():
     table = published.load()
     curves = table[table["quantity"] == "curve"].groupby("suite")
     assert curves["step"].agg(["min", "max"]).to_numpy().tolist() == [
@@ -34,8 +34,8 @@ def test_it_has_every_task_method_and_evaluation():
     assert (table["value"] <= table["value_high"]).all()
 
 
-def test_the_mean_of_a_curve_is_its_area():
-    """Tasks' areas are means over seeds of means over evaluations: the order does not matter."""
+def test_the_mean_of_a_curve_is_its_auc():
+    """The AUC is a mean over seeds of means over evaluations; the order does not matter."""
     table = published.load()
     of_tasks = table[table["task"] != "all"].set_index(["suite", "task", "method"])
     areas = of_tasks[of_tasks["quantity"] == "auc"]["value"]
@@ -44,13 +44,13 @@ def test_the_mean_of_a_curve_is_its_area():
 
 
 @pytest.mark.skipif(not CLONE, reason="needs the released data: APV=DIR")
-class TestOfTheReleasedScores:
-    def test_the_table_is_theirs(self):
+class TestReleasedScores:
+    def test_the_table_is_computed_from_them(self):
         again = apv.table(CLONE)
         again["step"] = pd.to_numeric(again["step"])
         pd.testing.assert_frame_equal(again, published.load(), atol=6e-5, rtol=0)
 
-    def test_the_aggregates_are_those_of_rliable(self):
+    def test_aggregates_equal_those_of_rliable(self):
         """rliable 1.2.0 on the last evaluations, 20,000 (P: 2,000) resamples."""
         of = apv.scores(CLONE, "metaworld")
         ends = {method: [a[:, -1] for a in tasks.values()] for method, tasks in of.items()}
@@ -64,7 +64,7 @@ class TestOfTheReleasedScores:
         assert better == pytest.approx((0.78516, 0.71745, 0.84769), abs=0.005)
 
 
-ABOUT = About("Title", "snakemake fig_x", "c0ffee")
+META = FigureMeta("Title", "snakemake fig_x", "c0ffee")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_bands_are_drawn_at_paper_scale_only(tmp_path, monkeypatch, scale, tasks
     ]
     scores.collect(runs, [], tmp_path / "s.csv")
     tables.make_table("curves", tmp_path / "s.csv", tmp_path / "t")
-    figures.draw_curves(tmp_path / "t.csv", tmp_path / "s.csv", tmp_path / "f", ABOUT)
+    figures.draw_curves(tmp_path / "t.csv", tmp_path / "s.csv", tmp_path / "f", META)
     each = [("DreamerV2", 245_000), ("APV", 245_000)]
     expected = len(tasks) * each
     if len(tasks) == 6:
@@ -108,7 +108,7 @@ def test_other_tasks_have_no_bands():
 
 
 def test_results_md_quotes_the_table():
-    """Every row of docs/results.md with a published number has the one of the table."""
+    """Published numbers in docs/results.md equal those of published.csv."""
     table = published.load().set_index(["suite", "task", "method", "quantity", "step"])
     rows = [row.strip("| ").split(" | ") for row in RESULTS.read_text().splitlines()]
     rows = [row for row in rows if row[0].startswith(("metaworld/", "dmc/"))]

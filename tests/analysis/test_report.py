@@ -34,18 +34,18 @@ def figure(root, name, **fields):
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the words of a page."""
+    """Tags with their attributes, and the text of a page."""
 
-    def __init__(self, text):
+    def __init__(self, html):
         super().__init__()
-        self.tags, self.words = [], ""
-        self.feed(text)
+        self.tags, self.text = [], ""
+        self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        self.words += data
+        self.text += data
 
     def attributes(self, name):
         return [attrs[name] for _, attrs in self.tags if name in attrs]
@@ -57,7 +57,7 @@ def data_url(kind, content):
 
 @pytest.fixture
 def page(tmp_path):
-    """A report of two figures, two tables, two datasets and an episode, parsed."""
+    """A parsed report of two figures, two tables, two datasets and an episode."""
     run = study.finetune(tmp_path, {0: [1]})
     (run / "episode.mp4").write_bytes(MP4)
     other = study.finetune(tmp_path, {0: [1]}, seed=1)
@@ -71,16 +71,12 @@ def page(tmp_path):
     )
     hostile = f"| Task |\n| --- |\n| {EVIL} ![x](http://evil/x.png) [y](http://evil) |\n"
     (tmp_path / "alone.md").write_text(hostile)
-    files = [(f"{i}.webm", "ok", None) for i in range(7)]
-    files += [
-        (f"{EVIL}.webm", "failed", "moov atom <not> found"),
-        ("s.webm", "too-short", "8 frames"),
-    ]
+    failed = {"moov atom <not> found": 1, "8 frames": 1}
     write_report(
         "laptop",
         [figure(tmp_path, "one"), figure(tmp_path, "two", title=EVIL, notes=[EVIL], claim="")],
         [tmp_path / "one.md", tmp_path / "alone.md"],
-        [study.store(tmp_path, "something", files), study.store(tmp_path, "rlbench", files[:3])],
+        [study.store(tmp_path, "something", 7, failed), study.store(tmp_path, "rlbench", 3)],
         [run / "episode.mp4"],
         tmp_path / "deep" / "report.html",
         [run / "scores.csv", other],
@@ -88,25 +84,25 @@ def page(tmp_path):
     return Page((tmp_path / "deep" / "report.html").read_text())
 
 
-def test_every_figure_is_told_and_embedded(page):
+def test_every_figure_is_embedded_with_its_facts(page):
     pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     sheets = [b"something", b"rlbench"]
     shown = [PNG + name for name in (b"one", b"two")] + sheets
     assert pictures == [data_url("image/png", picture) for picture in shown]
-    for said in ("About one", "What one shows.", "One seed only.", "Videos help.", "c0ffee"):
-        assert said in page.words
-    for said in ("config/study/laptop.yaml", "results/laptop/scores/one.csv", "5c0e5"):
-        assert said in page.words
+    for text in ("About one", "What one shows.", "One seed only.", "Videos help.", "c0ffee"):
+        assert text in page.text
+    for text in ("config/study/laptop.yaml", "results/laptop/scores/one.csv", "5c0e5"):
+        assert text in page.text
     for command in ("snakemake fig_one", "snakemake fig_two"):
-        assert command in page.words
-    assert "too small for claims about the paper" in page.words
+        assert command in page.text
+    assert "too small for claims about the paper" in page.text
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
     for name in ("src", "href", "srcset", "poster", "data", "action"):
         assert all(value.startswith(("data:", "#")) for value in page.attributes(name))
-    assert "@import" not in page.words
-    assert "url(" not in page.words
+    assert "@import" not in page.text
+    assert "url(" not in page.text
     (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv")]
     assert policy.startswith("default-src 'none'")
     targets = set(page.attributes("id"))
@@ -114,63 +110,55 @@ def test_nothing_is_loaded_from_elsewhere(page):
     assert links == targets
 
 
-def test_hostile_names_are_text(page):
-    assert page.words.count(EVIL) == 5  # the title twice, a note, a table and a file
+def test_markup_in_names_is_escaped(page):
+    assert page.text.count(EVIL) == 4  # the title twice, a note and a table
     assert not [tag for tag, _ in page.tags if tag == "script"]
-    assert "moov atom <not> found" in page.words
+    assert "moov atom <not> found" in page.text
 
 
-def test_data_are_counted_and_failures_named(page):
-    assert "9 found, 7 ok, 1 failed, 1 too-short" in page.words
-    assert "3 found, 3 ok" in page.words
-    for said in ("1 moov atom <not> found; 1 8 frames", "2: left, right", "7 scene", "5ha256"):
-        assert said in page.words
-    assert "175, 1.5 minutes" in page.words
-    assert f"{EVIL}.webm" in page.words
-    assert "8 frames" in page.words
+def test_data_and_failures_are_counted(page):
+    for text in (
+        "9 found, 7 ok, 2 failed",
+        "3 found, 3 ok",
+        "1 moov atom <not> found; 1 8 frames",
+        "2: left, right",
+        "7 scene",
+        "5ha256",
+        "175, 1.5 minutes",
+    ):
+        assert text in page.text
 
 
-def test_tables_episodes_and_runs(page):
-    assert page.words.count("ball") == 1
-    assert "Noted." in page.words
+def test_tables_episodes_and_runs_are_listed(page):
+    assert page.text.count("ball") == 1
+    assert "Noted." in page.text
     (film,) = [attrs for tag, attrs in page.tags if tag == "video"]
     assert film["src"] == data_url("video/mp4", MP4)
     assert "controls" in film
-    assert "toy/sphere: ContextWM, something, seed 0" in page.words
-    assert page.words.count("abc123") == 2  # the run of the episode is listed once
-    assert "torch 2.13.0" in page.words
-    assert "torch 9" in page.words
-    assert "0123456789-dirty" in page.words
-
-
-def test_many_failures_are_counted_when_not_shown(tmp_path):
-    files = [("a.mp4", "ok", None), ("b.mp4", "ok", None)]
-    files += [(f"{i:03}.mp4", "failed", "broken") for i in range(203)]
-    store = study.store(tmp_path, "rlbench", files)
-    write_report("laptop", [], [], [store], [], tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text()
-    assert "199.mp4" in text
-    assert "200.mp4" not in text
-    assert "and 3 more" in text
+    assert "toy/sphere: ContextWM, something, seed 0" in page.text
+    assert page.text.count("abc123") == 2  # the run of the episode is not listed twice
+    assert "torch 2.13.0" in page.text
+    assert "torch 9" in page.text
+    assert "0123456789-dirty" in page.text
 
 
 def test_missing_files_are_named(tmp_path):
     def write(*args, **kwargs):
         write_report("laptop", *args, tmp_path / "report.html", **kwargs)
 
-    about = figure(tmp_path, "one")
+    path = figure(tmp_path, "one")
     (tmp_path / "one.png").unlink()
     with pytest.raises(UserError, match=r"cannot read .*one.png"):
-        write([about], [], [], [])
+        write([path], [], [], [])
     (tmp_path / "one.png").write_bytes(PNG)
-    study.write_json(about, {"title": "x"})
+    study.write_json(path, {"title": "x"})
     with pytest.raises(UserError, match=r"one.json lacks caption"):
-        write([about], [], [], [])
+        write([path], [], [], [])
     with pytest.raises(UserError, match=r"cannot read .*none.md"):
         write([], [tmp_path / "none.md"], [], [])
-    store = study.store(tmp_path, "rlbench", [("a.mp4", "ok", None), ("b.mp4", "ok", None)])
-    store.with_name("manifest.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UserError, match=r"cannot read .*manifest.parquet"):
+    store = study.store(tmp_path, "rlbench", 2)
+    store.with_name("contact.png").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*contact.png"):
         write([], [], [store], [])
     with pytest.raises(UserError, match=r"no file or folder .*episode.mp4"):
         write([], [], [], [tmp_path / "episode.mp4"])

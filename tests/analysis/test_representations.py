@@ -1,11 +1,9 @@
-"""A linear probe finds what is planted, and nothing in noise."""
-
 import numpy as np
 import pytest
 import study
-from pictures import ABOUT, assert_embedded, facts, shows
+from pictures import META, assert_embedded, facts, shows
 
-from cwm.analysis.representations import KINDS, Probe, draw_representations, embed, probe
+from cwm.analysis.representations import LABELS, Probe, draw_representations, embed, probe
 from cwm.infra.errors import UserError
 
 
@@ -26,37 +24,37 @@ def test_a_probe_finds_a_planted_direction_and_not_noise(heldout):
     assert low < 0.5 < high
 
 
-def test_it_is_scored_on_clips_it_has_not_seen():
-    """Where labels of held-out clips are the other way round, it tells none of them right."""
+def test_a_probe_is_scored_on_held_out_clips():
+    """With swapped labels of held-out clips, it classifies nearly none correctly."""
     features, label, heldout = planted(100, 30, 9.0)
     assert probe(features, np.where(heldout, 1 - label, label), heldout).accuracy < 0.1
 
 
-def test_wilson_s_interval_by_hand():
-    """The textbook's example of 8 successes in 10."""
+def test_wilson_interval_by_hand():
+    """A textbook example: 8 successes in 10."""
     assert Probe(8, 10, folded=False).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
-def test_one_clip_of_a_label_is_too_few():
+def test_one_clip_of_a_label_is_refused():
     with pytest.raises(UserError, match="needs two clips of each label"):
         probe(np.zeros((3, 2)), np.array([0, 0, 1]), np.zeros(3, bool))
 
 
-def test_the_picture_is_the_same_twice():
+def test_the_embedding_is_deterministic():
     features = planted(10, 2, 9.0)[0]
     np.testing.assert_array_equal(embed(features), embed(features))
 
 
-def test_representations(tmp_path):
+def test_the_figure_shows_labels_and_notes_accuracies(tmp_path):
     runs = [
         study.represent(tmp_path, "contextwm"),
         study.represent(tmp_path, "plain", planted=False),
     ]
-    draw_representations(runs, tmp_path / "r", ABOUT)
-    for _, colour in KINDS:
+    draw_representations(runs, tmp_path / "r", META)
+    for _, colour in LABELS:
         assert shows(tmp_path / "r", colour)
     assert_embedded(tmp_path / "r.pdf")
     ours, folds, plain, _ = facts(tmp_path / "r")["notes"]
-    assert ours.startswith("ContextWM, something: the probe tells 9")
+    assert ours.startswith("ContextWM, something: the probe classifies 9")
     assert "only 2 and 2 clips of the labels are held out" in folds
-    assert int(plain.split("tells ")[1].split("%")[0]) < 70
+    assert int(plain.split("classifies ")[1].split("%")[0]) < 70

@@ -4,10 +4,11 @@ import pytest
 import study
 
 from cwm.analysis import scores
+from cwm.analysis.normalise import add_scaled, comparable_tasks
 from cwm.infra.errors import UserError
 
 
-def test_collect_carries_every_episode(tmp_path):
+def test_collect_keeps_every_episode(tmp_path):
     long = study.finetune(tmp_path, {0: [0.1, 0.2], 100: [1 / 3, 7]}, seed=0)
     short = study.finetune(tmp_path, {0: [5, 6]}, seed=2, method="plain/none/no-bonus")
     levels = study.baselines(tmp_path, {"random": 7.0, "constant": 8.0})
@@ -78,12 +79,12 @@ def test_a_table_without_evaluations_is_named(tmp_path):
         scores.load(path)
 
 
-def test_missing_and_wrong_runs_are_named(tmp_path):
+def test_missing_and_invalid_runs_are_named(tmp_path):
     run = study.finetune(tmp_path, {0: [1]})
     out = tmp_path / "s.csv"
     with pytest.raises(UserError, match="no runs"):
         scores.collect([], [], out)
-    with pytest.raises(UserError, match="one and the same run"):
+    with pytest.raises(UserError, match="hold scores of the same run"):
         scores.collect([run, run], [], out)
     with pytest.raises(UserError, match=r"no file or folder .*nowhere"):
         scores.collect([tmp_path / "nowhere"], [], out)
@@ -91,7 +92,7 @@ def test_missing_and_wrong_runs_are_named(tmp_path):
         scores.collect([tmp_path / "finetune"], [], out)
     with pytest.raises(UserError, match="lacks suite, task"):
         scores.collect([study.pretrain(tmp_path, "plain")], [], out)
-    with pytest.raises(UserError, match="one scale, but these runs are of laptop, paper"):
+    with pytest.raises(UserError, match="different scales cannot be mixed: laptop, paper"):
         scores.collect([run, study.finetune(tmp_path, {0: [1]}, seed=1, scale="paper")], [], out)
     with pytest.raises(UserError, match="did you mean: random"):
         scores.collect([run], [study.baselines(tmp_path, {"randon": 1.0})], out)
@@ -105,7 +106,7 @@ def test_missing_and_wrong_runs_are_named(tmp_path):
         scores.collect([run], [], out)
 
 
-def test_half_reported_success_is_refused(tmp_path):
+def test_partly_reported_success_is_refused(tmp_path):
     first = study.finetune(tmp_path, {0: [1]}, success=True)
     second = study.finetune(tmp_path, {0: [1]}, seed=1)
     scores.collect([first, second], [], tmp_path / "s.csv")
@@ -113,9 +114,7 @@ def test_half_reported_success_is_refused(tmp_path):
         scores.points(scores.load(tmp_path / "s.csv"))
 
 
-def test_normalised_scores_by_hand():
-    from cwm.analysis.normalise import add_scaled, comparable_tasks
-
+def test_scaled_scores_by_hand():
     def points(task, policy, measure, values):
         names = {"suite": "s", "task": task, "policy": policy, "measure": measure}
         return pd.DataFrame({"score": values}).assign(**names)

@@ -1,4 +1,4 @@
-"""Numbers worked by hand, scipy's where it has them, and published ones where they can be had."""
+"""Statistics against hand-computed values, scipy and published numbers."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ def iqm(scores):
 
 def test_interquartile_mean_by_hand():
     assert iqm([0, 1, 2, 3, 4, 5, 6, 7]) == pytest.approx((2 + 3 + 4 + 5) / 4)
-    assert iqm([100, 1, 2, 3, -50]) == pytest.approx(2)  # one of five is cut at each end
-    assert iqm([1, 4, 4]) == pytest.approx(3)  # a quarter of three is none
+    assert iqm([100, 1, 2, 3, -50]) == pytest.approx(2)  # one of five is trimmed at each end
+    assert iqm([1, 4, 4]) == pytest.approx(3)  # a quarter of three rounds down to none
 
 
 @pytest.mark.parametrize("n", range(1, 22))
@@ -24,7 +24,7 @@ def test_interquartile_mean_is_scipys_trimmed_mean(n):
     np.testing.assert_allclose(st.interquartile_mean(scores, np.ones(n)), expected)
 
 
-def test_tasks_weigh_the_same_whatever_their_seeds():
+def test_tasks_have_equal_weight_whatever_their_seeds():
     many, few = np.zeros(6), np.ones(2)
     assert st.estimate([many, few], st.mean)[0] == pytest.approx(0.5)
     assert st.estimate([many, few], st.interquartile_mean)[0] == pytest.approx(0.5)
@@ -38,7 +38,7 @@ def test_final_score_and_area_under_curve():
     assert st.final_score(evaluations[:1]) == 0.0
 
 
-def test_a_curve_is_interpolated_and_never_prolonged():
+def test_a_curve_is_interpolated_and_never_extrapolated():
     on_grid = st.on_grid(np.array([10, 20]), np.array([1.0, 3.0]), np.array([5, 10, 15, 20, 25]))
     np.testing.assert_array_equal(on_grid, [np.nan, 1, 2, 3, np.nan])
 
@@ -57,7 +57,7 @@ def test_interval_is_scipys_percentile_bootstrap():
 
 
 def test_seeds_are_resampled_within_tasks_only():
-    """Two tasks without spread: pooled resampling would mix them, stratified must not."""
+    """Two tasks without spread: only unstratified resampling would give an interval."""
     assert st.estimate([np.zeros(4), np.ones(4)], st.mean) == (0.5, 0.5, 0.5)
 
 
@@ -69,7 +69,7 @@ def test_one_seed_has_no_interval():
 
 
 def test_difference_by_hand():
-    """Both sides are resampled: {0, 1} minus {0, 1} is -1 or 1 in a sixteenth of cases each."""
+    """Both sides are resampled: {0, 1} minus {0, 1} is -1 or 1 with probability 1/16 each."""
     assert st.difference([np.array([3.0, 3])], [np.array([1.0, 1])], st.mean) == (2.0, 2.0, 2.0)
     sides = [np.array([0.0, 1])], [np.array([0.0, 1])]
     assert st.difference(*sides, st.mean) == (0.0, -1.0, 1.0)
@@ -87,15 +87,15 @@ def test_improvement_by_hand():
 
 
 def test_improvement_interval():
-    sure = [np.array([3.0, 4.0])], [np.array([1.0, 2.0])]
-    assert st.improvement(*sure) == (1.0, 1.0, 1.0)
+    certain = [np.array([3.0, 4.0])], [np.array([1.0, 2.0])]
+    assert st.improvement(*certain) == (1.0, 1.0, 1.0)
     value, low, high = st.improvement([np.array([0.0, 2.0])], [np.array([1.0, 1.0])])
     assert (value, low, high) == (0.5, 0.0, 1.0)
 
 
-# Of APV's released Meta-world scores: means over 8 seeds per task, in the order
-# button-press-topdown-wall, dial-turn, door-lock, drawer-open, lever-pull, reach. Interquartile
-# means and intervals cannot be had from them, means over tasks can.
+# From APV's released Meta-world scores: means over 8 seeds per task, in the order
+# button-press-topdown-wall, dial-turn, door-lock, drawer-open, lever-pull, reach. Means over tasks
+# follow from them; interquartile means and intervals do not.
 PUBLISHED = {
     ("DreamerV2", "final"): ([0.975, 0.113, 0.875, 0.813, 0.100, 0.700], 0.596),
     ("APV", "final"): ([1.00, 0.575, 0.988, 1.00, 0.675, 0.900], 0.856),
@@ -107,8 +107,8 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("row", PUBLISHED.values(), ids=map(" ".join, PUBLISHED))
-def test_mean_over_tasks_is_the_published_one(row):
+def test_mean_over_tasks_equals_the_published_mean(row):
     of_tasks, over_tasks = row
-    spread = np.array([-0.01, 0.01])  # of the seeds, which are not printed
+    spread = np.array([-0.01, 0.01])  # of the seeds, whose scores are not published
     value, *_ = st.estimate([mean + spread for mean in of_tasks], st.mean)
     assert value == pytest.approx(over_tasks, abs=0.001)

@@ -1,13 +1,13 @@
 from itertools import pairwise
 
-from cwm.analysis.style import DATASETS, MARKERS, MODELS, Method, in_order, looks
+from cwm.analysis.style import DATASETS, MARKERS, MODELS, Method, legend_order, line_styles
 
 
 def agent(model, dataset="none", variant="standard"):
     return Method("agent", model, dataset, variant)
 
 
-def test_names():
+def test_labels():
     assert agent("contextwm", "something").label == "ContextWM, something"
     assert agent("plain").label == "Plain WM, none (scratch)"
     assert agent("dreamer").label == "DreamerV2"
@@ -20,7 +20,7 @@ def test_names():
     assert Method("random", "", "", "").label == "Random policy"
 
 
-def test_order_of_the_legend():
+def test_legend_order():
     methods = [
         Method("random", "", "", ""),
         agent("zebra"),
@@ -30,25 +30,25 @@ def test_order_of_the_legend():
         agent("contextwm", "something", "no-bonus"),
         agent("contextwm", "something"),
     ]
-    assert in_order(methods) == methods[::-1]
+    assert legend_order(methods) == methods[::-1]
 
 
-def test_methods_look_different():
+def test_methods_have_distinct_styles():
     methods = [
         agent(model, dataset, variant)
         for model in (*MODELS, "contextwm-concatenation", "new")
         for dataset in (*DATASETS, "own")
         for variant in ("standard", "no-bonus")
     ]
-    drawn = looks([*methods, Method("random", "", "", "")])
-    assert set(drawn) == set(methods)
-    assert len(set(drawn.values())) == len(methods)
-    assert drawn[agent("plain")].fill == "white"
-    assert drawn[agent("plain", "rlbench")].marker == MARKERS[0]
+    styles = line_styles([*methods, Method("random", "", "", "")])
+    assert set(styles) == set(methods)
+    assert len(set(styles.values())) == len(methods)
+    assert styles[agent("plain")].fill == "white"
+    assert styles[agent("plain", "rlbench")].marker == MARKERS[0]
 
 
 def test_models_differ_in_lightness():
-    """So that a grey print tells them apart."""
+    """They stay distinguishable in a grey print."""
 
     def light(colour):
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

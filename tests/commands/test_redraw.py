@@ -1,4 +1,4 @@
-"""A study's figures from what is there of its runs."""
+"""Figures of a study whose runs are incomplete."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ STUDY = """figures:
 
 @pytest.fixture
 def results(tmp_path):
-    """Four runs, which score the same throughout."""
+    """Four runs with equal scores."""
     (tmp_path / "study.yaml").write_text(STUDY)
     for method in ("contextwm/none/standard", "plain/none/standard"):
         for seed in range(2):
@@ -62,33 +62,30 @@ def run(results, model, seed):
     return results / f"finetune/toy/sphere/{model}/none/standard/{seed}"
 
 
-def test_nothing_is_missing(results, caplog):
+def test_a_complete_study_has_no_missing_runs(results, caplog):
     caplog.set_level("INFO")
     drawn = draw(results)
     assert list(drawn) == ["domains", "learning"]
     assert drawn["learning"]["caption"].count("Missing") == 0
     assert len(drawn["learning"]["runs"]) == 4
-    notes = " ".join(drawn["learning"]["notes"])
-    assert "all seeds end alike, so the interval has no width" in notes
-    assert "baseline policies that were not measured: constant, untrained" in notes
-    assert "other is not drawn: none of its 1 runs are there" in caplog.text
-    assert "strip is not drawn: it shows frames or times" in caplog.text
+    assert "other skipped: none of its 1 runs exist" in caplog.text
+    assert "strip skipped: needs frames or times" in caplog.text
     assert drawn["learning"]["seeds"]["Random policy on toy/sphere"] == 2
 
 
-def test_a_failed_run_is_named_and_the_others_drawn(results):
-    (run(results, "contextwm", 1) / "scores.csv").unlink()  # it has begun, as run.json says
+def test_a_failed_run_is_named_and_the_others_are_drawn(results):
+    (run(results, "contextwm", 1) / "scores.csv").unlink()  # run.json remains: the run started
     drawn = draw(results)
-    said = "Too short. Missing runs: toy/sphere/contextwm/none/standard/1."
-    assert said in drawn["learning"]["caption"]
+    caption = "Too short. Missing runs: toy/sphere/contextwm/none/standard/1."
+    assert caption in drawn["learning"]["caption"]
     assert "Missing runs: toy/sphere/contextwm/none/standard/1." in drawn["domains"]["caption"]
     notes = " ".join(drawn["learning"]["notes"])
-    assert "no seed 1 of ContextWM, none (scratch)" in notes
-    assert "one seed, so no interval, for ContextWM, none (scratch)" in notes
+    assert "seed 1 of ContextWM, none (scratch) is missing" in notes
+    assert "one seed, so no confidence interval, for ContextWM, none (scratch)" in notes
     assert "Missing runs" in (results.parent / "out/report.html").read_text()
 
 
-def test_pretrained_models_are_drawn_as_far_as_they_are_there(results):
+def test_figures_of_pretrained_models_use_the_existing_runs(results):
     study.pretrain(results, "plain")
     study.predict(results, "plain")
     study.predict(results, "contextwm")
@@ -99,7 +96,7 @@ def test_pretrained_models_are_drawn_as_far_as_they_are_there(results):
     assert "Missing runs: something/contextwm/0." in drawn["losses"]["caption"]
 
 
-def test_a_whole_method_may_be_missing(results):
+def test_a_method_without_runs_is_listed_as_missing(results):
     for seed in range(2):
         shutil.rmtree(run(results, "contextwm", seed))
     drawn = draw(results)

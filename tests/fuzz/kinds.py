@@ -430,7 +430,7 @@ def tables(draw: Draw, root: Path) -> list[list[str]]:
         return [draw(st.sampled_from([gather, ["compare", a, b], curves, redraw]))]
     assert call(gather)[0] == 0
     _spoil(draw, Path("scores.csv"))
-    pairs = ["scores.csv:*/contextwm/*", "scores.csv:*/dreamer/*"]
+    pairs = ["scores.csv", f"{RUNS}/dreamer"]
     table = ["table", "learning_curves", "scores.csv", "--study", "study.yaml", "--out", "curves"]
     figure = ["figure", "learning_curves", "curves.csv", "scores.csv", *FIGURE]
     return draw(st.sampled_from([[["compare", *pairs]], [table], [table, figure]]))

@@ -1,4 +1,4 @@
-"""The report in a real browser: pictures load, films play, links work, the console stays empty.
+"""The report in a real browser: pictures load, films play, links work, nothing is logged.
 
 make report-test
 """
@@ -11,7 +11,7 @@ from analysis import study
 from report.devtools import Chromium
 
 from cwm.analysis import figures, scores, tables
-from cwm.analysis.provenance import About
+from cwm.analysis.provenance import FigureMeta
 from cwm.analysis.report import write_report
 from cwm.videos.encode import H264, encode
 
@@ -33,15 +33,15 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A page with a figure that is really drawn and a film that is really encoded."""
+    """A report with real figures and encoded films."""
     root = tmp_path_factory.mktemp("report")
     runs, levels = study.whole(root)
     scores.collect(runs, levels, root / "s.csv")
-    about = About("Curves & <names>", "snakemake fig_x", "c0ffee", data=(root / "s.csv",))
+    meta = FigureMeta("Curves & <names>", "snakemake fig_x", "c0ffee", data=(root / "s.csv",))
     for kind, draw in (("curves", figures.draw_curves), ("domains", figures.draw_domains)):
         tables.make_table(kind, root / "s.csv", root / "tables" / kind)
-        draw(root / "tables" / f"{kind}.csv", root / "s.csv", root / kind, about)
-    store = study.store(root, "something", [("a.mp4", "ok", None), ("b.mp4", "failed", "cut off")])
+        draw(root / "tables" / f"{kind}.csv", root / "s.csv", root / kind, meta)
+    store = study.store(root, "something", 1, {"cut off": 1})
     store.with_name("contact.png").write_bytes((root / "curves.png").read_bytes())
     films = [run / "episode.mp4" for run in runs[:3]]
     for film in films:
@@ -64,7 +64,7 @@ def test_pictures_load_and_films_play(browser, report):
     assert browser.evaluate("document.querySelector('h2').innerText") == "Curves & <names>"
 
 
-def test_links_go_where_they_say(browser, report):
+def test_links_scroll_to_their_target(browser, report):
     browser.open(report)
     links = browser.evaluate(LINKS)
     assert len(links) > 4
@@ -73,7 +73,7 @@ def test_links_go_where_they_say(browser, report):
         browser.evaluate(f"document.querySelector('a[href=' + CSS.escape({quoted}) + ']').click()")
         browser.wait(f"location.hash === {quoted}")
         browser.wait("document.querySelector(':target') !== null")
-        # at the top of the window, or the page ends
+        # at the top of the window, unless the page ends
         browser.wait(
             "Math.abs(document.querySelector(':target').getBoundingClientRect().top) < 5 ||"
             " scrollY + innerHeight >= document.documentElement.scrollHeight - 2"
@@ -85,8 +85,8 @@ def test_links_go_where_they_say(browser, report):
     assert browser.complaints() == []
 
 
-def test_it_would_notice(browser, report, tmp_path):
-    """A picture and a film that are damaged, and something from elsewhere, are seen as such."""
+def test_damaged_media_and_external_requests_are_detected(browser, report, tmp_path):
+    """Guards the tests above against checks that always pass."""
     text = report.read_text()
     for beginning in ("data:image/png;base64,", "data:video/mp4;base64,"):
         text = text.replace(beginning, beginning + "AAAA", 1)

@@ -416,9 +416,9 @@ def test_data_page_shows_counts_sizes_and_labels(folder):
     page = data_page(build(folder, max_failures=0.5) / "store.json")
     assert page["files"] == "5 found, 1 failed, 4 ok"
     assert page["left out"] == "1 empty file"
-    assert "4 48 x 32 pixels" in page["size"]
+    assert page["frame sizes"] == "4 48 x 32"
     assert page["labels"] == "2: push, wave"
     assert page["frames"].startswith("109, 0.2 minutes")
-    sheet = Image.open(page["look at"])
+    sheet = Image.open(page["preview"])
     assert sheet.size == (640, 64)
     assert len(page["manifest"]) == 64

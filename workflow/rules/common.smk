@@ -86,6 +86,9 @@ def figures_of(*kinds):
     return [name for name, figure in STUDY.figures.items() if figure.kind in kinds]
 
 
+DRAWN = [name for name in STUDY.figures if name not in figures_of("cost")]  # others: a table only
+
+
 def runs_of(figure, template):
     """Paths of the fine-tuning runs that a figure compares."""
     runs = finetune_runs(STUDY.figures[figure])
@@ -154,5 +157,3 @@ def drawn_from(wildcards):
             return models_of(wildcards.figure, f"{PREDICT}/errors.csv")
         case "representations":
             return models_of(wildcards.figure, f"{REPRESENT}/features.npz")
-        case "cost":
-            return costly(wildcards.figure)

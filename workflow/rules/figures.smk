@@ -46,6 +46,8 @@ rule figure:
         about=f"{FIGURE}.json",
     log:
         f"{RESULTS}/logs/figure-{{figure}}.txt",
+    wildcard_constraints:
+        figure="|".join(DRAWN),
     params:
         out=FIGURE,
     shell:
@@ -56,7 +58,7 @@ rule figure:
 rule report:
     """One page with everything, which opens offline."""
     input:
-        figures=expand(f"{FIGURE}.json", figure=STUDY.figures),
+        figures=expand(f"{FIGURE}.json", figure=DRAWN),
         tables=expand(f"{TABLE}.md", figure=figures_of(*TABLED)),
         stores=expand(f"{CLIPS}/store.json", dataset=datasets(STUDY)),
         episodes=everywhere(runs_of, f"{FINETUNE}/episode.mp4"),
@@ -78,7 +80,10 @@ for name in STUDY.figures:
         name:
             f"fig_{name}"
         input:
-            expand(f"{FIGURE}.pdf", figure=name),
+            expand(
+                f"{FIGURE}.pdf",
+                figure=[name] if name in DRAWN else [],
+            ),
             expand(
                 f"{TABLE}.md",
                 figure=[name] if name in figures_of(*TABLED) else [],
