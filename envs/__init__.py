@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from envs import carla, dmc, dmcr, driving, metaworld
+from envs import carla, dmc, dmc_remastered, driving, metaworld
 from envs.carla_server import ServerConfig
 from envs.errors import EnvError, unknown
 
@@ -21,7 +21,9 @@ __all__ = ["SUITES", "EnvError", "ServerConfig", "make", "tasks"]
 SUITES = {
     "carla": {task: ("envs.carla:Carla", {"task": task}) for task in carla.TASKS},
     "dmc": {task: ("envs.dmc:ControlSuite", {"task": task}) for task in dmc.TASKS},
-    "dmc-remastered": {task: ("envs.dmcr:Remastered", {"task": task}) for task in dmcr.TASKS},
+    "dmc-remastered": {
+        task: ("envs.dmc_remastered:Remastered", {"task": task}) for task in dmc_remastered.TASKS
+    },
     "driving": {task: ("envs.driving:Driving", {"task": task}) for task in driving.TASKS},
     "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
     "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},

@@ -20,7 +20,7 @@ from envs import highway, scenery, weather
 from envs.highway import DT
 from envs.pixels import MujocoEnv
 from envs.rendering import load
-from envs.scenery import CARS, EDGE, HOUSES, PAINTS, PIECE, PIECES, TREES, Look, Weather
+from envs.scenery import CARS, EDGE, HOUSES, PAINTS, PIECE, PIECES, TREES, Appearance, Weather
 
 STEPS = 1000
 LANES = np.array([-5.25, -1.75, 1.75, 5.25])  # their centres; metres to the left of the road's
@@ -78,7 +78,7 @@ class Driving(MujocoEnv):
     def begin(self, seed: int) -> None:
         """Start the episode that the seed stands for."""
         rng = np.random.default_rng(seed)
-        self._road = Road.draw(rng)
+        self._road = RoadCurve.draw(rng)
         # Position along the road and left of it, heading off its direction, speed, wheels' angle.
         self.ego = np.array([START, rng.choice(LANES), 0.0, 0.0, 0.0])
         # Of each other car: position, lane, speed, the speed it would like.
@@ -224,7 +224,7 @@ class Driving(MujocoEnv):
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_camlight(self.model, self.data)
 
-    def _light(self, look: Look) -> None:
+    def _light(self, look: Appearance) -> None:
         model = self.model
         sun = model.light("sun")
         sun.dir[:] = -look.sun
@@ -240,7 +240,7 @@ class Driving(MujocoEnv):
             self._painted = sky.tobytes()
 
 
-class Road(NamedTuple):
+class RoadCurve(NamedTuple):
     """The middle of a road whose direction is a sum of waves along it, from 0 to 2,400 m."""
 
     swing: NDArray[np.float64]  # radians
@@ -249,7 +249,7 @@ class Road(NamedTuple):
     points: NDArray[np.float64]  # (2400, 2), one a metre
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Road":
+    def draw(cls, rng: np.random.Generator) -> "RoadCurve":
         """A new road: curves of radii down to 60 m, typically 200."""
         swing, length = np.array([[0.35, 0.08], [300.0, 120.0]]) * rng.uniform(0.8, 1.2, (2, 2))
         road = cls(swing, length, rng.uniform(0, 2 * np.pi, 2), np.empty(0))

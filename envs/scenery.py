@@ -20,7 +20,7 @@ class Weather(NamedTuple):
     azimuth: float = 40.0
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """What a weather does to the picture; colours in [0, 1]."""
 
     sun: NDArray[np.float64]  # the way to it
@@ -33,7 +33,7 @@ class Look(NamedTuple):
     haze: tuple[float, float]  # from where to where, m
 
 
-def appearance(weather: Weather) -> Look:
+def appearance(weather: Weather) -> Appearance:
     """Colours of sky, light and ground, and how far one sees."""
 
     def mix(one: Any, other: Any, share: float) -> NDArray[np.float64]:
@@ -52,10 +52,10 @@ def appearance(weather: Weather) -> Look:
     asphalt = mix([0.46, 0.46, 0.47], 0.25 * horizon + 0.3 * zenith, 0.8 * wet)
     grass = mix([0.55, 0.75, 0.40], [0.33, 0.50, 0.28], wet)
     haze = (float(mix(60, 10, rain)), float(2000 * 0.06 ** max(rain, 0.4 * clouds)))
-    return Look(sun, sunlight, ambient, zenith, horizon, asphalt, grass, haze)
+    return Appearance(sun, sunlight, ambient, zenith, horizon, asphalt, grass, haze)
 
 
-def sky(look: Look) -> NDArray[np.uint8]:
+def sky(look: Appearance) -> NDArray[np.uint8]:
     """The six faces of the sky, (6 * 16, 16, 3): zenith above, haze at the horizon."""
     height = np.clip(np.linspace(1, -1, 16), 0, 1)[:, None, None] ** 0.6
     side = np.broadcast_to(look.horizon + height * (look.zenith - look.horizon), (16, 16, 3))

@@ -21,7 +21,7 @@ class Sky(NamedTuple):
     rising: bool
 
 
-class Weather(NamedTuple):
+class WeatherParameters(NamedTuple):
     """What is seen of it."""
 
     cloudiness: float
@@ -50,10 +50,10 @@ def advance(sky: Sky) -> Sky:
     return Sky(azimuth, (sky.phase + 0.008 * SPEED) % (2 * math.pi), storm, rising)
 
 
-def weather(sky: Sky) -> Weather:
+def weather(sky: Sky) -> WeatherParameters:
     """Clouds come 40 before the rain, puddles 10 after it, and they outlast it by 90."""
     clouds = min(max(sky.storm + 40, 0.0), 60.0)
-    return Weather(
+    return WeatherParameters(
         cloudiness=clouds,
         precipitation=min(max(sky.storm, 0.0), 80.0),
         precipitation_deposits=min(max(sky.storm + (-10 if sky.rising else 90), 0.0), 85.0),

@@ -19,7 +19,7 @@ import envs
 from cwm.infra.device import seed_from
 from cwm.train.replay import Episode
 from envs import vector
-from envs.looks import Factor
+from envs.visual_factors import Factor
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

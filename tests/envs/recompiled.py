@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from envs.dmcr import TEXTURES, Remastered
-from envs.looks import Look
+from envs.dmc_remastered import TEXTURES, Remastered
 from envs.rendering import load
+from envs.visual_factors import VisualFactors
 
 TASKS = {
     "ball_in_cup": "ball-in-cup-catch",
@@ -34,15 +34,15 @@ def png(pixels: np.ndarray, info: PngInfo | None = None) -> bytes:
     return file.getvalue()
 
 
-def files(env: Remastered, look: Look) -> dict[str, bytes]:
-    """The look's pictures, by the names of the textures that they replace."""
-    numbers = {"skies": look.sky, "floors": look.floor}
+def files(env: Remastered, factors: VisualFactors) -> dict[str, bytes]:
+    """The pictures of the factors, by the names of the textures that they replace."""
+    numbers = {"skies": factors.sky, "floors": factors.floor}
     chosen = [TEXTURES[factor] for factor in TEXTURES if factor in env.vary]
     return {f"{name}.png": png(env.pictures[kind][numbers[kind]]()) for kind, name in chosen}
 
 
-def recompiled(env: Remastered, look: Look, pictures: dict[str, bytes]) -> Any:
-    """The model compiled anew from the suite's XML, edited to have this look."""
+def recompiled(env: Remastered, factors: VisualFactors, pictures: dict[str, bytes]) -> Any:
+    """The model compiled from the suite's XML, edited to have these factors."""
     mujoco, vary = load("mujoco"), env.vary
     suite = Path(find_spec("dm_control").origin).with_name("suite")
     spec = mujoco.MjSpec.from_file(str(suite / f"{env.domain}.xml"))
@@ -54,18 +54,18 @@ def recompiled(env: Remastered, look: Look, pictures: dict[str, bytes]) -> Any:
     if env.domain == "cheetah":
         spec.geom("ground").size = (100, 15, 0.5)
     if "reflectance" in vary:
-        spec.material("grid").reflectance = look.reflectance
+        spec.material("grid").reflectance = factors.reflectance
     for factor, names in {"body": ("self", "effector"), "target": ("target",)}.items():
         for name in names if factor in vary else ():
-            spec.material(name).rgba = look.body if name == "self" else getattr(look, name)
+            spec.material(name).rgba = factors.body if name == "self" else getattr(factors, name)
     if "light" in vary:
-        for name, colour in look.headlight.items():
+        for name, colour in factors.headlight.items():
             setattr(spec.visual.headlight, name, colour)
-        for name, value in look.lamp.items():
+        for name, value in factors.lamp.items():
             setattr(spec.lights[0], name, value)
     if "camera" in vary:
-        spec.cameras[0].pos = look.camera
-        if look.angles:
+        spec.cameras[0].pos = factors.camera
+        if factors.angles:
             spec.cameras[0].alt.type = mujoco.mjtOrientation.mjORIENTATION_EULER
-            spec.cameras[0].alt.euler = look.angles
+            spec.cameras[0].alt.euler = factors.angles
     return spec.compile()

@@ -1,8 +1,8 @@
-"""What DMC Remastered changes from one episode to the next: a look, drawn from its visual seed.
+"""The visual factors of a DMC Remastered episode, sampled from its visual seed.
 
-Ranges and order of the draws, and Python's own generator, are the official code's
-(`wmlib/envs/dmcr/`), so that a visual seed means there what it means here. Everything is drawn,
-whatever is shown: a factor that does not vary leaves the others as they are.
+The ranges, the order of sampling and Python's own generator are those of the official code
+(`wmlib/envs/dmcr/`), so a visual seed gives the same factors there. All factors are always sampled,
+so fixing one does not change the others.
 """
 
 import math
@@ -14,17 +14,17 @@ Factor = Literal["bg", "floor", "body", "target", "reflectance", "camera", "ligh
 FACTORS: tuple[Factor, ...] = get_args(Factor)
 
 Range = tuple[float, float]
-TINT = [(-0.02, 0.02)] * 3  # what red, green and blue differ by from their common value
+TINT = [(-0.02, 0.02)] * 3  # offsets of red, green and blue from their common value
 
-# Of the light that shines from the camera: the common value, then the three differences.
+# The light at the camera: the common value of its colour, then the three offsets.
 HEADLIGHT: dict[str, list[Range]] = {
     "ambient": [(0.1, 0.8)] + [(-0.05, 0.05)] * 3,
     "diffuse": [(0.4, 0.9)] + [(-0.1, 0.1)] * 3,
     "specular": [(0.05, 0.3), *TINT],
 }
 
-# A domain's own draws, in their order. `camera` and `light` are places (x, y, z) relative to what
-# they follow; `angles` turn the camera (degrees about x, y, z), and so does `tilt`, about x.
+# Ranges of each domain, in sampling order. `camera` and `light` are positions (x, y, z) relative to
+# the body that they track; `angles` (degrees about x, y, z) and `tilt` (about x) turn the camera.
 DOMAINS: dict[str, dict[str, list[Range]]] = {
     "ball_in_cup": {
         "camera": [(-0.05, 0.05), (-0.9, -1.1), (0.8, 1.0)],
@@ -74,37 +74,37 @@ Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Look:
-    """All that a visual seed decides. Colours are RGB or RGBA in 0..1, and may exceed 1."""
+class VisualFactors:
+    """All factors of a visual seed. Colours are RGB or RGBA in 0..1, and may exceed 1."""
 
-    sky: int  # the number of a picture
+    sky: int  # index of a picture
     floor: int
     reflectance: float  # of the floor
     body: Numbers
     effector: Numbers
     target: Numbers
     headlight: dict[str, Numbers]  # ambient, diffuse, specular
-    shadow_size: int  # of the map of shadows, which is fixed when a model is first drawn
+    shadow_size: int  # unused: fixed once a renderer exists
     camera: Numbers
-    angles: Numbers | None  # of the camera; none: it looks where it always does
-    lamp: dict[str, Numbers]  # of the scene's light: pos, diffuse and specular where they vary
+    angles: Numbers | None  # of the camera; None: unchanged
+    lamp: dict[str, Numbers]  # of the scene's light: pos, diffuse, specular; only those that vary
 
 
-def draw(domain: str, seed: int, skies: int, floors: int) -> Look:
-    """The look that a visual seed stands for, given how many pictures there are to choose from."""
+def sample(domain: str, seed: int, skies: int, floors: int) -> VisualFactors:
+    """The factors of a visual seed, given the numbers of pictures to choose from."""
     rng = random.Random(seed)
     sky, floor = rng.choice(range(skies)), rng.choice(range(floors))
     reflectance = rng.uniform(0.0, 0.5)
     body, effector, target = (_rgba(rng) for _ in range(3))
     headlight = {name: _tinted(_uniform(rng, ranges)) for name, ranges in HEADLIGHT.items()}
     shadow_size = rng.randint(1548, 2548)
-    rng.seed(seed)  # the official code begins again here
+    rng.seed(seed)  # as in the official code
     own = {name: _uniform(rng, ranges) for name, ranges in DOMAINS[domain].items()}
     if "tilt" in own:
         own["angles"] = (math.degrees(math.atan2(1, *own["tilt"])), 0.0, 0.0)
     lamp = {"pos": own["light"]} if "light" in own else {}
     lamp |= {name: _tinted(own[name]) for name in ("diffuse", "specular") if name in own}
-    return Look(
+    return VisualFactors(
         sky,
         floor,
         reflectance,

@@ -1,8 +1,7 @@
-"""DMC Remastered: the Control suite in a look that changes with every episode, for camera 0.
+"""DMC Remastered: the Control suite with visual factors that change in every episode (camera 0).
 
-Seven factors (`envs.looks`) are written into the compiled model: nothing is compiled again, and a
-frame is the one that a model compiled in this look would give. Rewards and dynamics stay those of
-the Control suite.
+The seven factors (`envs.visual_factors`) are written into the compiled model. A frame equals that
+of a model compiled with these factors; rewards and dynamics are those of the Control suite.
 """
 
 import math
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from envs import dmc
+from envs.backgrounds import KINDS, files, painted
 from envs.dmc import ControlSuite
 from envs.errors import EnvError, unknown
-from envs.looks import DOMAINS, FACTORS, Look, draw
-from envs.pictures import KINDS, files, painted
 from envs.rendering import load
+from envs.visual_factors import DOMAINS, FACTORS, VisualFactors, sample
 
 _LEFT_OUT = {"two_poles", "three_poles", "run_pure_state"}
 TASKS = [
@@ -30,20 +29,20 @@ TASKS = [
 SEEDS = range(1, 1_000_001)  # the paper's visual seeds
 HELDOUT = range(1_000_001, 2_000_001)
 
-# The factor that shows a picture, its kind, and the texture of the model that it replaces.
+# factor -> kind of its picture, and the texture of the model that the picture replaces
 TEXTURES = {"bg": ("skies", "skybox"), "floor": ("floors", "grid")}
 
 
 class Remastered(ControlSuite):
-    """One task, such as `walker-run`; PixelEnv explains the arguments that are not named here.
+    """One task, such as `walker-run`; for the other arguments see PixelEnv.
 
     Args:
-        vary: the factors that vary, all seven by default; the others stay the suite's.
-        textures: a folder with the original `skies/` and `floors/`; none: procedural pictures.
-        heldout: draw visual seeds, and procedural pictures, that no other environment draws.
+        vary: the factors that vary, all seven by default; the others keep the suite's values.
+        textures: a folder with the original `skies/` and `floors/`; None: procedural pictures.
+        heldout: use visual seeds and procedural pictures that are never used otherwise.
 
     Raises:
-        EnvError: an unknown factor, or a folder without pictures that fit.
+        EnvError: an unknown factor, or a folder without suitable pictures.
     """
 
     def __init__(
@@ -68,10 +67,10 @@ class Remastered(ControlSuite):
         super().__init__(task, render, action_repeat, render_mode)
 
     def attach(self, model: Any, data: Any, camera: str | int, inverted: bool = False) -> None:
-        """Draw this model, having given it what is fixed once it has been drawn."""
+        """Render this model, after setting what cannot change once a renderer exists."""
         model.material("grid").texrepeat = 3  # tiles in a metre
         if self.domain == "cheetah":
-            model.geom("ground").size = (100, 15, 0.5)  # the camera might look beyond its edge
+            model.geom("ground").size = (100, 15, 0.5)  # the camera might see its edge
         for factor in self.vary & TEXTURES.keys():
             kind, name = TEXTURES[factor]
             slot, size = model.texture(name), len(self.pictures[kind][0]())
@@ -79,51 +78,51 @@ class Remastered(ControlSuite):
             if size > largest:
                 room = f"the model has room for {largest}x{largest}"
                 raise EnvError(f"{kind} are {size}x{size}; {room}")
-            slot.width = slot.height = size  # of a cube with one face, all six look like it
+            slot.width = slot.height = size  # a cube map with one face uses it for all six
         super().attach(model, data, camera, inverted)
         self._mujoco = load("mujoco")
         self._scratch = self._mujoco.MjData(model)
 
     def begin(self, seed: int) -> None:
-        """Start the episode that the seed stands for, in the look that it stands for."""
+        """Start an episode; the seed also determines its visual factors."""
         self.visual_seed = random.Random(seed).choice(self._seeds)
-        self.wear(self.look(self.visual_seed))
+        self.apply(self.visual_factors(self.visual_seed))
         super().begin(seed)
 
-    def look(self, visual_seed: int) -> Look:
-        """The look that a visual seed stands for here."""
-        return draw(self.domain, visual_seed, *(len(self.pictures[kind]) for kind in KINDS))
+    def visual_factors(self, visual_seed: int) -> VisualFactors:
+        """The factors of a visual seed."""
+        return sample(self.domain, visual_seed, *(len(self.pictures[kind]) for kind in KINDS))
 
-    def wear(self, look: Look) -> None:
-        """Show the factors that vary as this look has them."""
+    def apply(self, factors: VisualFactors) -> None:
+        """Write the factors that vary into the model."""
         model, vary = self.model, self.vary
         if "bg" in vary:
-            self._renderer.paint("skybox", self.pictures["skies"][look.sky]())
+            self._renderer.paint("skybox", self.pictures["skies"][factors.sky]())
         if "floor" in vary:
-            self._renderer.paint("grid", self.pictures["floors"][look.floor]())
+            self._renderer.paint("grid", self.pictures["floors"][factors.floor]())
         if "reflectance" in vary:
-            model.material("grid").reflectance = look.reflectance
+            model.material("grid").reflectance = factors.reflectance
         if "body" in vary:
-            model.material("self").rgba = look.body
-            model.material("effector").rgba = look.effector
+            model.material("self").rgba = factors.body
+            model.material("effector").rgba = factors.effector
         if "target" in vary:
-            model.material("target").rgba = look.target
+            model.material("target").rgba = factors.target
         if "light" in vary:
-            for name, colour in look.headlight.items():
+            for name, colour in factors.headlight.items():
                 setattr(model.vis.headlight, name, colour)
-            for name, value in look.lamp.items():
+            for name, value in factors.lamp.items():
                 setattr(model.light(0), name, value)
         if "camera" in vary:
-            model.camera(0).pos = look.camera
-            if look.angles:
-                radians = np.radians(look.angles)
+            model.camera(0).pos = factors.camera
+            if factors.angles:
+                radians = np.radians(factors.angles)
                 self._mujoco.mju_euler2Quat(model.camera(0).quat, radians, "xyz")
         self._settle()
 
     def _settle(self) -> None:
-        """Let what follows a body's mass follow it from its new place."""
+        """Recompute what MuJoCo derives from the changed model."""
         stat = self.model.stat
         kept = stat.extent, stat.meansize, stat.center.copy()
         self._mujoco.mj_setConst(self.model, self._scratch)
-        stat.extent, stat.meansize, stat.center = kept  # of the scene, which decide what is clipped
+        stat.extent, stat.meansize, stat.center = kept  # they determine the clipping planes
         self._mujoco.mj_camlight(self.model, self.data)

@@ -1,7 +1,6 @@
 """Skies and floors for DMC Remastered: procedural ones, or the original photographs.
 
-The original assets say that their colours are sRGB. They are shown as MuJoCo 2.0, which knew
-nothing of it, showed them.
+The original files are marked as sRGB. They are shown without conversion, as by MuJoCo 2.0.
 """
 
 import struct
@@ -18,13 +17,13 @@ from envs import textures
 from envs.errors import EnvError
 from envs.rendering import load
 
-Picture = Callable[[], NDArray[np.uint8]]  # gives its pixels (S, S, 3)
+Picture = Callable[[], NDArray[np.uint8]]  # returns pixels (S, S, 3)
 
 
 class Kind(NamedTuple):
-    """How many pictures the original assets have, and how large ours are."""
+    """The number of pictures in the original assets, and the size of procedural ones."""
 
-    count: int  # with as many of ours, a visual seed draws the same numbers
+    count: int  # the same number of procedural ones, so a visual seed gives the same index
     size: int
 
 
@@ -32,7 +31,7 @@ KINDS = {"skies": Kind(119, 256), "floors": Kind(383, 128)}
 
 
 def painted(kind: str, heldout: bool) -> list[Picture]:
-    """Procedural pictures, as many as the original ones; held out, as many others."""
+    """Procedural pictures, as many as the original ones; `heldout` gives different ones."""
     size = KINDS[kind].size
     paint = textures.landscape if kind == "skies" else textures.tile
 
@@ -46,7 +45,7 @@ def files(folder: Path) -> list[Picture]:
     """The pictures in a folder, sorted by name.
 
     Raises:
-        EnvError: there are none, or they are not PNG files, square and of one size.
+        EnvError: there are none, or they are not square PNG files of one size.
     """
     paths = sorted(folder.glob("*.png"))
     if not paths:
@@ -60,16 +59,16 @@ def files(folder: Path) -> list[Picture]:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height, from the head of a PNG file."""
+    """Width and height from the header of a PNG file."""
     with path.open("rb") as file:
         head = file.read(24)
     if head[:8] != b"\x89PNG\r\n\x1a\n" or len(head) < 24:
-        raise EnvError(f"{path} is no PNG file")
+        raise EnvError(f"{path} is not a PNG file")
     return struct.unpack(">II", head[16:])
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:
-    """The pixels as MuJoCo reads them, which keeps what it has decoded."""
+    """The pixels as decoded by MuJoCo, which caches them."""
     file = quoteattr(str(path.absolute()))
     scene = f'<mujoco><asset><texture type="2d" file={file}/></asset></mujoco>'
     try:

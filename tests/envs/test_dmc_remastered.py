@@ -1,4 +1,4 @@
-"""DMC Remastered: looks that seeds decide, in place and yet as if compiled."""
+"""DMC Remastered: visual factors follow the seed and equal those of a compiled model."""
 
 import numpy as np
 import pytest
@@ -8,20 +8,20 @@ from PIL.PngImagePlugin import PngInfo
 from recompiled import TASKS, files, png, recompiled
 
 import envs
-from envs.dmcr import Remastered
-from envs.looks import DOMAINS, FACTORS, draw
-from envs.pictures import KINDS
+from envs.backgrounds import KINDS
+from envs.dmc_remastered import Remastered
 from envs.rendering import QUALITIES, Renderer, load
+from envs.visual_factors import DOMAINS, FACTORS, sample
 
 SRGB = PngInfo()
 SRGB.add(b"sRGB", b"\0")
 SHOWN = set(FACTORS) - {"target", "reflectance"}  # in any frame of walker-run at rest
 
 
-def remade(env, look):
-    """The model compiled in this look, and what it looks like at rest."""
+def remade(env, factors):
+    """The model compiled with these factors, and its frame at rest."""
     mujoco = load("mujoco")
-    model = recompiled(env, look, files(env, look))
+    model = recompiled(env, factors, files(env, factors))
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     renderer = Renderer(model, 0, env.quality)
@@ -31,15 +31,15 @@ def remade(env, look):
 
 
 def at_rest(env, visual_seed):
-    """A frame of the model as it was made, in a look."""
-    env.wear(env.look(visual_seed))
+    """A frame of the initial state with the factors of a visual seed."""
+    env.apply(env.visual_factors(visual_seed))
     load("mujoco").mj_resetData(env.model, env.data)
     load("mujoco").mj_forward(env.model, env.data)
     return env.frame()
 
 
 def assert_same_model(model, other):
-    """But for the room that textures have, and for rounding."""
+    """Equal except for the size of textures and rounding."""
     for name in dir(model):
         value = getattr(model, name)
         if isinstance(value, np.ndarray) and not name.startswith(("tex_", "_")):
@@ -52,12 +52,12 @@ def assert_same_model(model, other):
 
 @pytest.mark.parametrize("render", QUALITIES)
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_frames_equal_those_of_a_model_compiled_in_the_look(domain, render):
+def test_frames_equal_those_of_a_model_compiled_with_the_factors(domain, render):
     env = Remastered(TASKS[domain], render=render)
     frames = []
     for seed in (11, 12):  # the second after the first, which leaves nothing behind
         frames.append(at_rest(env, seed))
-        model, frame = remade(env, env.look(seed))
+        model, frame = remade(env, env.visual_factors(seed))
         assert_same_model(env.model, model)
         assert np.array_equal(frames[-1], frame)
     assert not np.array_equal(*frames)
@@ -65,17 +65,17 @@ def test_frames_equal_those_of_a_model_compiled_in_the_look(domain, render):
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_a_factor_alone(factor):
+def test_single_factor_changes_only_itself(factor):
     env = Remastered("walker-run", [factor])
     frame, another = at_rest(env, 11), at_rest(env, 12)
-    model, compiled = remade(env, env.look(12))
+    model, compiled = remade(env, env.visual_factors(12))
     assert_same_model(env.model, model)
     assert np.array_equal(another, compiled)
     assert np.array_equal(frame, another) == (factor not in SHOWN)
     env.close()
 
 
-def test_looks_leave_the_dynamics_alone():
+def test_visual_factors_leave_dynamics_and_rewards_unchanged():
     ours, plain = envs.make("dmc-remastered", "hopper-stand"), envs.make("dmc", "hopper-stand")
     ours.reset(seed=5), plain.reset(seed=5)
     action = np.full(plain.action_space.shape, 0.5)
@@ -85,23 +85,23 @@ def test_looks_leave_the_dynamics_alone():
     ours.close(), plain.close()
 
 
-def test_numbers_of_the_official_code():
-    """What it draws from visual seed 42, with its 119 skies and 383 floors."""
-    look = draw("pendulum", 42, *(kind.count for kind in KINDS.values()))
-    assert (look.sky, look.floor, look.shadow_size) == (81, 57, 1642)
-    assert look.reflectance == 0.012505377611333468
-    assert look.body[2:] == (0.6766994874229113, 0.8187573295922799)
-    assert look.effector[2:] == (0.029797219438070344, 0.9730448919262114)
-    assert look.target[2:] == (0.1988376506866485, 0.8046594937009008)
-    assert look.headlight["ambient"][2] == 0.5638456748332572
-    assert look.headlight["diffuse"][2] == 0.8443431073365588
-    assert look.headlight["specular"][2] == 0.12852641093400302
-    assert look.camera == (0.005002151044533387, -1.0642461886120145, 1.3669632214446468)
-    assert look.lamp == {"pos": (0.2364712141640124, 0.07067979496916454, 2.6274873083277526)}
-    assert np.tan(np.radians(90 - look.angles[0])) == pytest.approx(0.5278853596915767)
+def test_samples_equal_those_of_the_official_code():
+    """Visual seed 42 with 119 skies and 383 floors."""
+    factors = sample("pendulum", 42, *(kind.count for kind in KINDS.values()))
+    assert (factors.sky, factors.floor, factors.shadow_size) == (81, 57, 1642)
+    assert factors.reflectance == 0.012505377611333468
+    assert factors.body[2:] == (0.6766994874229113, 0.8187573295922799)
+    assert factors.effector[2:] == (0.029797219438070344, 0.9730448919262114)
+    assert factors.target[2:] == (0.1988376506866485, 0.8046594937009008)
+    assert factors.headlight["ambient"][2] == 0.5638456748332572
+    assert factors.headlight["diffuse"][2] == 0.8443431073365588
+    assert factors.headlight["specular"][2] == 0.12852641093400302
+    assert factors.camera == (0.005002151044533387, -1.0642461886120145, 1.3669632214446468)
+    assert factors.lamp == {"pos": (0.2364712141640124, 0.07067979496916454, 2.6274873083277526)}
+    assert np.tan(np.radians(90 - factors.angles[0])) == pytest.approx(0.5278853596915767)
 
 
-def test_every_task_has_looks():
+def test_visual_factors_change_every_task():
     for task in envs.tasks("dmc-remastered"):
         env = envs.make("dmc-remastered", task)
         assert env.observation_space.shape == (64, 64, 3)
@@ -111,7 +111,7 @@ def test_every_task_has_looks():
         env.close()
 
 
-def test_held_out_looks_are_others():
+def test_heldout_seeds_and_pictures_are_different():
     usual, heldout = Remastered("walker-run"), Remastered("walker-run", heldout=True)
     for seed in range(5):
         usual.reset(seed=seed), heldout.reset(seed=seed)
@@ -138,15 +138,15 @@ def test_original_assets(assets, render):
     env = Remastered("walker-run", textures=str(assets), render=render)
     for seed in (11, 12, 13):
         frame = at_rest(env, seed)
-        look = env.look(seed)
-        path = assets / "skies" / f"{'ab'[look.sky]}.png"
+        factors = env.visual_factors(seed)
+        path = assets / "skies" / f"{'ab'[factors.sky]}.png"
         pixels = np.asarray(Image.open(path).convert("RGB"))
-        assert np.array_equal(env.pictures["skies"][look.sky](), pixels)
-        assert np.array_equal(frame, remade(env, look)[1])
+        assert np.array_equal(env.pictures["skies"][factors.sky](), pixels)
+        assert np.array_equal(frame, remade(env, factors)[1])
     env.close()
 
 
-def test_mistakes_in_a_folder_are_answered(assets):
+def test_bad_picture_folders_are_explained(assets):
     def said(path, content, kind="skies"):
         (assets / kind / path).write_bytes(content)
         with pytest.raises(envs.EnvError) as error:
@@ -158,7 +158,7 @@ def test_mistakes_in_a_folder_are_answered(assets):
 
     small, large = (png(np.zeros((size, size, 3), np.uint8)) for size in (20, 320))
     assert "c.png is 20x20; pictures must be square and of one size" in said("c.png", small)
-    assert "c.png is no PNG file" in said("c.png", b"GIF89a")
+    assert "c.png is not a PNG file" in said("c.png", b"GIF89a")
     assert "cannot read" in said("0.png", png(np.zeros((40, 40, 3), np.uint8))[:40])
     for path in (assets / "floors").glob("*"):
         path.unlink()
@@ -174,7 +174,7 @@ def test_mistakes_in_a_folder_are_answered(assets):
         ({"texture": "assets"}, "unknown dmc-remastered option 'texture'; did you mean: textures?"),
     ],
 )
-def test_mistakes_are_answered(arguments, message):
+def test_bad_options_are_explained(arguments, message):
     with pytest.raises(envs.EnvError) as error:
         envs.make("dmc-remastered", "walker-run", **arguments)
     assert message in str(error.value)
