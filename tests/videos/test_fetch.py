@@ -102,7 +102,7 @@ def test_resume_requests_only_the_missing_bytes(server, tmp_path):
 
 FAULTS = {
     "forbidden": (1, "403 Forbidden"),
-    "missing": (1, "404 Not Candidate"),
+    "missing": (1, "404 Not Found"),
     "broken": (3, "503 Service Unavailable"),
     "wrong": (1, f"wrong sha256: expected {SHA}, got "),
     "short": (1, f"wrong size: expected {len(DATA)} bytes, got "),
@@ -123,7 +123,7 @@ def test_fault_of_an_address_is_reported_and_the_mirror_used(server, tmp_path, w
         fetch([archive(server, way, "missing")], tmp_path)
     first, second = str(caught.value).split("; ")
     assert f"{server.url(way)}: " in first and reason in first
-    assert second == f"{server.url('missing')}: 404 Not Candidate"
+    assert second == f"{server.url('missing')}: 404 Not Found"
     assert server.asked[way.replace("-", "_")] == asked + (way == "missing")
     assert not (tmp_path / "archives" / FILE).exists()
     fetch([archive(server, way, "good")], tmp_path)
