@@ -1,4 +1,4 @@
-"""A model card beside weights: what they are, what they saw, what they reached, what they may."""
+"""Model card of a run: kind of model, data, results, licence and limits."""
 
 import csv
 import json
@@ -8,14 +8,14 @@ from statistics import fmean
 from typing import Any
 
 KINDS = {
-    "pretrain": "A world model of videos, without actions: it predicts frames and acts nowhere.",
-    "finetune": "A world model with actions, an actor and a critic: an agent for this one task.",
-    "convert": "The authors' weights in our files.",
+    "pretrain": "An action-free world model: it predicts video frames and selects no actions.",
+    "finetune": "A world model with actions, an actor and a critic: an agent for this task.",
+    "convert": "The authors' weights, converted.",
 }
 
 
 def model_card(folder: Path, run: dict[str, Any], data: str) -> str:
-    """Markdown for a run folder; `run` is its run.json, `data` the sentence about its dataset."""
+    """Markdown of the card. run: content of run.json. data: a sentence about the dataset."""
     names = ("suite", "task", "model", "dataset", "variant", "seed")
     title = ", ".join(f"{name} {run[name]}" for name in names if name in run)
     facts = {
@@ -26,17 +26,17 @@ def model_card(folder: Path, run: dict[str, Any], data: str) -> str:
         "Config hash": run["key"],
         "Inputs (sha256)": ", ".join(f"{k} {v[:12]}" for k, v in run["inputs"].items()) or "none",
         "Made by": f"`{run['command']}`, commit {run['commit']}",
-        "Licence": "that of the code (LICENSE), as far as the licences of the data allow",
+        "Licence": "that of the code (LICENSE), unless the licences of the data forbid it",
         "Limits": (
-            "frames of 64 x 64 pixels like those of its data; for research. Below paper scale it "
-            "shows that the method runs, and nothing about the paper's results"
+            "for research, on 64 x 64 frames similar to its data. A model below paper scale shows "
+            "that the method runs; it says nothing about the paper's results"
         ),
     }
     return "\n".join([f"# {title}", "", *(f"- **{k}**: {v}" for k, v in facts.items()), ""])
 
 
 def _measured(folder: Path) -> Iterator[str]:
-    """The last evaluation of an agent, or the last look at held-out clips."""
+    """Figures of the last evaluation: scores of an agent, or losses on held-out clips."""
     if (scores := folder / "scores.csv").exists():
         with scores.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == "eval"]

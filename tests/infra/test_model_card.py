@@ -1,4 +1,4 @@
-"""What a model card says, from the files of a run."""
+"""Model cards are written from the files of a run."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def facts(folder, **run):
     return lines[0], dict(line[4:].split("**: ", 1) for line in lines if line.startswith("- "))
 
 
-def test_of_a_pretrained_model(tmp_path, monkeypatch):
+def test_card_of_a_pretrained_model(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     lines = [{"step": 10, "train/kl": 3.0}, {"step": 20, "heldout/kl": 2.5, "train/kl": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
@@ -26,14 +26,14 @@ def test_of_a_pretrained_model(tmp_path, monkeypatch):
     assert told["Data"].count("120 generated clips") == 3  # one for each member
     assert told["Measured"] == "heldout/kl 2.5"
     assert told["Inputs (sha256)"] == "clips abababababab"
-    assert "nothing about the paper" in told["Limits"]
+    assert "says nothing about the paper" in told["Limits"]
     _, told = facts(tmp_path, scale="paper", **names)
     assert "may not be passed on" in told["Data"]  # the licence of Something-Something
     _, told = facts(tmp_path, scale="paper", **names | {"dataset": "mine"})
     assert told["Data"] == "mine, of which this folder has no settings"
 
 
-def test_of_an_agent(tmp_path):
+def test_card_of_an_agent(tmp_path):
     heading = "step,episode,return,success,length,split\n"
     rows = "1,0,9,1,5,train\n5,0,1,0,5,eval\n8,0,2,0,5,eval\n8,1,4,1,5,eval\n"
     (tmp_path / "scores.csv").write_text(heading + rows)
