@@ -1,4 +1,4 @@
-"""What this machine lacks, what killed runs left, and the line that mends it."""
+"""Check that this machine and folder can run a study, with a remedy for each problem."""
 
 import importlib.metadata
 import os
@@ -9,258 +9,292 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from cwm import remains
 from cwm.infra import device
 from cwm.infra.errors import UserError
+from cwm.infra.files import file_lock
 
 ROOT = Path(__file__).parents[1]
-DRAW = """
+RENDER = """
 import os
-import cwm  # which puts our `envs` before others
+import cwm  # puts our `envs` before any other package of that name
 from envs.rendering import Renderer, load
 scene = "<mujoco><worldbody><camera name='eye'/></worldbody></mujoco>"
 Renderer(load("mujoco").MjModel.from_xml_string(scene), "eye", "fast")
 print(os.environ["MUJOCO_GL"])
 """
-FULL, LITTLE = 200e6, 5e9  # bytes left of a disk
-DRIVERS = {12: 525, 13: 580}  # CUDA's major version -> the oldest driver that runs it
-FIX = "cwm doctor --fix"
+FULL, NEARLY_FULL = 200e6, 5e9  # free bytes of a disk
+QUIET = 60.0  # seconds without a change; a process on another host may still write newer files
+# Finished files are renamed, so nothing reads these names. `data` holds half-unpacked archives.
+UNFINISHED = ("results/**/.tmp-*", "results/*/work/*.finished", "data/*/.*.part")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
+class Check:
+    """The result of one check."""
 
     what: str
     ok: bool
     detail: str
-    remedy: str = ""  # one line that a person can do
-    needed: bool = True  # the study cannot run without it
-    fix: Callable[[], None] | None = None  # does the same, where nothing can be lost
-
-
-def diagnose() -> list[Finding]:
-    """Look at everything that a study needs, of the machine and in this folder."""
-    looks = [python, libraries, torch, gpu, opengl, ffmpeg, disk, home, snakemake, half_written]
-    return [look() for look in [*looks, unfinished, weights, mlflow]]
+    remedy: str = ""
+    required: bool = True  # a study cannot run without it
+    fix: Callable[[], None] | None = None  # applies the remedy where no work can be lost
 
 
 def doctor(fix: bool = False) -> int:
-    """Print what was found, and mend what is safe to; 1 if something needed is missing, else 0."""
-    findings = diagnose()
-    for found in findings:
-        mark = "ok" if found.ok else "MISSING" if found.needed else "note"
-        print(f"{mark:9}{found.what:11}{found.detail}")
-        if not found.ok:
-            if mended := fix and found.fix is not None:
-                found.fix()
-            print(f"{'':9}{'':11}-> {'mended' if mended else found.remedy}")
-    return int(any(found.needed and not found.ok for found in findings))
+    """Print all checks and apply safe fixes if asked; 1 if something required is missing."""
+    checks = check_all()
+    for check in checks:
+        status = "ok" if check.ok else "MISSING" if check.required else "note"
+        print(f"{status:9}{check.what:11}{check.detail}")
+        if not check.ok:
+            if fixed := fix and check.fix is not None:
+                check.fix()
+            print(f"{'':20}-> {'fixed' if fixed else check.remedy}")
+    return int(any(check.required and not check.ok for check in checks))
 
 
-def python() -> Finding:
-    """The interpreter is one that requirements.lock was made for."""
-    good = sys.version_info[:2] in ((3, 11), (3, 12))
-    return Finding("Python", good, platform.python_version(), "make setup PYTHON=python3.11")
+def check_all() -> list[Check]:
+    """Every check of the machine and of this folder."""
+    checks = [python, libraries, torch, gpu, opengl, ffmpeg, disk, home, snakemake, unfinished]
+    return [_run(check) for check in [*checks, interrupted, mlflow]]
 
 
-def libraries() -> Finding:
-    """What the study imports is installed, in the versions of requirements.lock."""
-    lock = (ROOT / "requirements.lock").read_text()
-    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ \\]+)", lock, re.MULTILINE))
-    wanted = (ROOT / "requirements.txt").read_text().partition("# development")[0]
+def _run(check: Callable[[], Check]) -> Check:
     try:
-        there = _installed(re.findall("^[a-z].*", wanted, re.MULTILINE))
-    except ImportError as error:  # of `packaging`, which tells what needs what
-        there, wrong = {}, [str(error)]
-    else:
-        others = {name: have for name, have in there.items() if have != locked.get(name, have)}
-        wrong = [
-            f"{name} {have or 'is missing'}, not {locked[name]}" for name, have in others.items()
-        ]
-    remedy = "rm -f .venv/libraries-* .venv/ready-*; make setup"
-    return Finding("libraries", not wrong, _some(wrong) or f"{len(there)}, as locked", remedy)
+        return check()
+    except ImportError as error:
+        return Check(check.__name__, False, str(error), "make setup")
 
 
-def _installed(wanted: list[str]) -> dict[str, str | None]:
-    """Versions of what requirements ask for, directly or not; none: it is missing."""
-    from packaging.requirements import Requirement
+def python() -> Check:
+    """requirements.txt supports this version of Python."""
+    good = sys.version_info[:2] in ((3, 11), (3, 12))
+    return Check("Python", good, platform.python_version(), "make setup PYTHON=python3.11")
 
-    found: dict[str, str | None] = {}
-    left = [Requirement(line) for line in wanted]
-    while left:
-        asked = left.pop()
-        name = re.sub(r"[-_.]+", "-", asked.name).lower()
-        if name in found or (asked.marker and not asked.marker.evaluate({"extra": ""})):
-            continue
+
+def libraries() -> Check:
+    """The libraries of requirements.txt are installed in these versions."""
+    required = (ROOT / "requirements.txt").read_text().partition("# development")[0]
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", required, re.MULTILINE))
+    wrong = []
+    for name, version in pinned.items():
         try:
-            installed = importlib.metadata.distribution(name)
+            found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-        else:
-            found[name] = installed.version
-            left += [Requirement(line) for line in installed.requires or ()]
-    return found
+            found = "missing"
+        if found != version:
+            wrong.append(f"{name} is {found}, not {version}")
+    remedy = "rm -f .venv/libraries-* .venv/ready-*; make setup"
+    return Check("libraries", not wrong, _some(wrong) or f"{len(pinned)}, as pinned", remedy)
 
 
-def torch() -> Finding:
-    """PyTorch loads; exactly the tested version on the CPU, 2.11 or later as a CUDA build."""
+def torch() -> Check:
+    """PyTorch loads and has a tested version: 2.13.0 for a CPU, 2.11 or later for CUDA."""
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library of it does not load
-        return Finding("torch", False, str(error), "make setup")
-    number = tuple(int(part) for part in torch.__version__.partition("+")[0].split(".")[:2])
-    cuda = torch.version.cuda
-    good = number >= (2, 11) if cuda else torch.__version__.partition("+")[0] == "2.13.0"
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
+        return Check("torch", False, str(error), "make setup")
+    version, cuda = torch.__version__.partition("+")[0], torch.version.cuda
+    number = tuple(int(part) for part in version.split(".")[:2])
+    good = number >= (2, 11) if cuda else version == "2.13.0"
     detail = f"{torch.__version__} for {f'CUDA {cuda}' if cuda else 'the CPU'}"
-    return Finding("torch", good, detail, "make setup TORCH=torch==2.13.0")
+    return Check("torch", good, detail, "make setup TORCH=torch==2.13.0")
 
 
-def gpu() -> Finding:
-    """The driver answers and fits torch; without one everything is computed on the CPU."""
-
-    def note(detail: str, remedy: str) -> Finding:
-        return Finding("GPU", False, detail, remedy, needed=False)
-
+def gpu() -> Check:
+    """The NVIDIA driver answers, and torch can use its GPUs."""
     try:
         import torch
 
         found = device.visible_gpus()
-        driver = device._query("driver_version")[0][0] if found else ""
-    except (UserError, ImportError) as error:
-        return note(str(error), "reboot; if that is no help, reinstall the driver")
-    if not found:
-        return Finding("GPU", True, "none: the CPU computes")
-    names = ", ".join(f"{c.index} ({c.used} of {c.total} MiB in use)" for c in found)
-    cuda, major = torch.version.cuda, driver.partition(".")[0]
-    if cuda is None:
-        return note(f"{names}, but torch is built for the CPU", "make setup TORCH=torch==2.13.0")
-    oldest = DRIVERS.get(int(cuda.partition(".")[0]), 0)
-    if major.isdigit() and int(major) < oldest:
-        what = f"{names}, but driver {driver} is too old for torch's CUDA {cuda}"
-        return note(what, f"as root: install NVIDIA's driver {oldest} or later, and reboot")
-    if not torch.cuda.is_available():
-        return note(f"{names}, but torch cannot use it", "reboot, which loads the driver anew")
-    return Finding("GPU", True, f"{names}, driver {driver}")
+        names = ", ".join(f"{gpu.index} ({gpu.used} of {gpu.total} MiB in use)" for gpu in found)
+        if not found or torch.cuda.is_available():
+            return Check("GPU", True, names or "none: computing on the CPU")
+        problem = f"{names}, but {device.why_no_cuda()}"
+    except UserError as error:
+        problem = str(error)
+    remedy = "make setup TORCH=torch==2.13.0; if that does not help, update the driver and reboot"
+    return Check("GPU", False, problem, remedy, required=False)
 
 
-def opengl() -> Finding:
-    """MuJoCo draws without a display, by the library that the environments choose."""
-    command = [sys.executable, "-c", DRAW]
-    drawn = subprocess.run(command, capture_output=True, text=True)
-    if drawn.returncode == 0:
-        return Finding("OpenGL", True, f"{drawn.stdout.strip()} draws without a display")
-    reason, _, cure = (drawn.stderr.strip() or "drawing crashed").splitlines()[-1].rpartition("; ")
-    return Finding("OpenGL", False, reason.partition(": ")[2] or cure, cure)
+def opengl() -> Check:
+    """MuJoCo renders without a display, with the library that the environments select."""
+    done = subprocess.run([sys.executable, "-c", RENDER], capture_output=True, text=True)
+    if done.returncode == 0:
+        return Check("OpenGL", True, f"{done.stdout.strip()} renders without a display")
+    last = (done.stderr.strip() or "rendering crashed").splitlines()[-1]
+    problem, _, remedy = last.rpartition("; ")
+    return Check("OpenGL", False, problem.partition(": ")[2] or remedy, remedy)
 
 
-def ffmpeg() -> Finding:
-    """The ffmpeg that clips are decoded with runs, and understands how it is called."""
+def ffmpeg() -> Check:
+    """The ffmpeg that decodes clips runs and knows the options we use."""
+    from cwm.videos.ffmpeg import check_ffmpeg
+
     try:
-        from cwm.videos.ffmpeg import check_ffmpeg
-
-        return Finding("ffmpeg", True, check_ffmpeg())
-    except (ImportError, UserError) as error:
-        reason, _, cure = str(error).rpartition("; ")
-        return Finding("ffmpeg", False, reason or cure, f"make setup; {cure}")
+        return Check("ffmpeg", True, check_ffmpeg())
+    except UserError as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        return Check("ffmpeg", False, problem or remedy, f"make setup; {remedy}")
 
 
-def mlflow() -> Finding:
-    """The store that runs are shown in answers."""
-    from cwm.infra import tracking
-
-    problem = tracking.problem()
-    remedy = "runs are kept in files meanwhile; `make ui` sends them later"
-    return Finding("MLflow", problem is None, problem or "the store answers", remedy, needed=False)
-
-
-def disk() -> Finding:
-    """What is written has room and may be written."""
+def disk() -> Check:
+    """The folders that a study writes to are writable and have free space."""
     folders = [Path(name) for name in ("results", "data", ".snakemake")]
-    # A folder that is not there yet is made in the present one.
+    # A folder that does not exist yet will be created in the current one.
     places = [folder if folder.exists() else Path() for folder in folders]
     places.append(Path(tempfile.gettempdir()))
-    closed = [path.absolute() for path in places if not os.access(path, os.W_OK)]
-    if closed:
-        remedy = f"make it writable: chmod u+w {shlex.quote(str(closed[0]))}, or mount it so"
-        return Finding("disk", False, f"nothing can be written in {closed[0]}", remedy)
+    if closed := [path.absolute() for path in places if not os.access(path, os.W_OK)]:
+        remedy = f"chmod u+w {shlex.quote(str(closed[0]))}, or mount it writable"
+        return Check("disk", False, f"{closed[0]} is not writable", remedy)
     free, place = min((shutil.disk_usage(path).free, path.absolute()) for path in places)
-    detail = f"{free / 1e9:.1f} GB free in {place}"
-    remedy = "make room; what takes most: du -xhDd4 results data .snakemake | sort -h | tail"
+    remedy = "free some space; the largest: du -xhDd4 results data .snakemake | sort -h | tail"
     nodes = os.statvfs(place)
     if nodes.f_files and not nodes.f_favail:
-        return Finding("disk", False, f"no more files can be made in {place}", remedy)
-    return Finding("disk", free >= LITTLE, detail, remedy, needed=free < FULL)
+        return Check("disk", False, f"no free inodes in {place}", remedy)
+    detail = f"{free / 1e9:.1f} GB free in {place}"
+    return Check("disk", free >= NEARLY_FULL, detail, remedy, required=free < FULL)
 
 
-def home() -> Finding:
-    """Snakemake can keep its cache, which it does even for a dry run."""
+def home() -> Check:
+    """Snakemake can write its cache, which even a dry run needs."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     remedy = 'export HOME=/tmp XDG_CACHE_HOME="$PWD/.snakemake/cache"'
     if cache.startswith("~"):
-        return Finding("home", False, "HOME is not set, and the user has no home folder", remedy)
+        return Check("home", False, "HOME is not set, and the user has no home folder", remedy)
     try:
         Path(cache).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
             pass
     except OSError as error:
-        detail = f"no cache can be written in {cache}: {error.strerror}"
-        return Finding("home", False, detail, remedy.replace("HOME=/tmp ", ""))
-    return Finding("home", True, f"caches are written in {cache}")
+        detail = f"the cache folder {cache} is not writable: {error.strerror}"
+        return Check("home", False, detail, remedy.replace("HOME=/tmp ", ""))
+    return Check("home", True, f"the cache folder {cache} is writable")
 
 
-def snakemake() -> Finding:
-    """This folder is not locked."""
-    if holder := remains.holder():
-        return Finding("Snakemake", False, f"locked {holder[0]}", holder[1], needed=False)
-    if not remains.locks():
-        return Finding("Snakemake", True, "not locked")
-    detail, remedy = "locked by a run that was killed", f"make all, which goes on; or {FIX}"
-    return Finding("Snakemake", False, detail, remedy, needed=False, fix=unlock)
+def snakemake() -> Check:
+    """No Snakemake holds a lock on this folder."""
+    if holder := _lock_holder():
+        return Check("Snakemake", False, *holder, required=False)
+    if not _locks():
+        return Check("Snakemake", True, "not locked")
+    detail, remedy = "locked by a killed run", "make all, or cwm doctor --fix"
+    return Check("Snakemake", False, detail, remedy, required=False, fix=unlock)
 
 
-def half_written() -> Finding:
-    """Nothing lies about that a killed process did not write to its end."""
-    found = remains.half_written()
-    detail = f"half written, and read by nobody: {_some(found)}" if found else "none half written"
-    mend = partial(remains.remove, found)
-    return Finding("files", not found, detail, FIX, needed=False, fix=mend)
+def unfinished() -> Check:
+    """No killed process left temporary files; not checked while anything runs in this folder."""
+    found = []
+    if not _lock_holder() and not next(_running(Path.cwd().stat().st_uid), None):
+        paths = {path for pattern in UNFINISHED for path in Path().glob(pattern)}
+        found = sorted(path for path in paths if time.time() - path.lstat().st_ctime >= QUIET)
+    detail = f"left by killed processes: {_some(found)}" if found else "no temporary files"
+    fix = partial(_remove, found)
+    return Check("files", not found, detail, "cwm doctor --fix", required=False, fix=fix)
 
 
-def unfinished() -> Finding:
-    """No run was stopped before its end; one that is being made is no such run."""
-    left = [work for work in remains.works() if not work.held]
-    some = _some([f"{work.folder} ({work.name})" for work in left])
-    detail = f"{len(left)} stopped: {some}" if left else "none was stopped"
-    remedy = "make all goes on with those of the study; of others, if they may be lost: rm -r"
-    return Finding("runs", not left, detail, remedy, needed=False)
+def interrupted() -> Check:
+    """No run waits to be resumed."""
+    found = []
+    for work in sorted(path for path in Path("results").glob("*/work/*") if path.is_dir()):
+        if work.suffix != ".finished" and not _is_locked(work.with_suffix(".lock")):
+            found.append(work)
+    detail = f"{len(found)} interrupted: {_some(found)}" if found else "none interrupted"
+    remedy = "make all resumes those of the study; rm -r the others if they are not needed"
+    return Check("runs", not found, detail, remedy, required=False)
 
 
-def weights() -> Finding:
-    """Weights are those that their weights.json names."""
-    found = remains.damaged_weights()
-    detail = f"damaged: {_some(found)}" if found else "none damaged"
-    remedy = f"put back a copy, or: rm {shlex.join(map(str, found))}; make all"
-    return Finding("weights", not found, detail, remedy, needed=False)
+def mlflow() -> Check:
+    """The MLflow store answers."""
+    from cwm.infra import tracking
 
-
-def _some(names: Sequence[object]) -> str:
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+    problem = tracking.problem()
+    remedy = "runs are still recorded in files; `make ui` sends them to MLflow later"
+    detail = problem or "the store answers"
+    return Check("MLflow", problem is None, detail, remedy, required=False)
 
 
 def unlock() -> int:
-    """Remove a Snakemake lock whose owner is dead; 1 and one line if it may be alive, else 0."""
-    locks, holder = remains.locks(), remains.holder()
-    if holder:
-        print(f"this folder is locked {holder[0]}: {holder[1]}", file=sys.stderr)
+    """Remove the Snakemake lock of a dead process; 1 and a line if its owner may be alive."""
+    if holder := _lock_holder():
+        print(f"this folder is {holder[0]}: {holder[1]}", file=sys.stderr)
         return 1
-    for lock in locks:
-        lock.unlink(missing_ok=True)
-    if locks:
-        print("removed the lock of a Snakemake that was killed", file=sys.stderr)
+    if locks := _locks():
+        _remove(locks)
+        print("removed the lock of a killed Snakemake", file=sys.stderr)
     return 0
+
+
+def _some(names: list[object]) -> str:
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        if path.exists():
+            file_lock(path, "").close()
+    except UserError:
+        return True
+    return False
+
+
+def _locks() -> list[Path]:
+    return sorted(Path(".snakemake/locks").glob("*.lock"))
+
+
+def _lock_holder() -> tuple[str, str] | None:
+    """Who may hold Snakemake's lock, and what to do; None without a lock or if its owner is dead.
+
+    A lock does not name its owner. The owner is dead if Snakemake's logs of that time come from
+    this host, and neither Snakemake nor one of its jobs runs in this folder.
+    """
+    stats = [lock.stat() for lock in _locks()]
+    if not stats:
+        return None
+    if process := next(_running(stats[0].st_uid), None):
+        return f"locked by {process}", "wait for it, or end it"
+    hosts = _hosts(min(stat.st_mtime for stat in stats))
+    if hosts != {platform.node()}:
+        where = ", ".join(sorted(hosts)) or "an unknown host"
+        return f"locked from {where}", "if nothing runs there any more: snakemake --unlock"
+    return None
+
+
+def _running(user: int) -> Iterator[str]:
+    """Processes in this folder that are Snakemake or a job of the study."""
+    import psutil
+
+    here = str(Path.cwd())
+    for process in psutil.process_iter(["pid", "cmdline", "cwd", "uids"]):
+        words = process.info["cmdline"] or []
+        names = [Path(word).name for word in words[:3]]  # python, -m, snakemake
+        if "snakemake" in names or ("cwm" in names and {"--out", "download"} & {*words}):
+            hidden = process.info["cwd"] is None and process.info["uids"].real == user
+            if hidden or process.info["cwd"] == here:
+                yield f"process {process.info['pid']} ({' '.join(words[1:])[:60]})"
+
+
+def _hosts(locked: float) -> set[str]:
+    """Hosts in the logs that Snakemake wrote since shortly before the lock."""
+    hosts = set()
+    for log in Path(".snakemake/log").glob("*.snakemake.log"):
+        if log.stat().st_mtime > locked - 600:
+            with log.open() as file:
+                lines = [line.strip() for line in islice(file, 20)]
+            hosts |= {line.removeprefix("Host: ") for line in lines if line.startswith("Host: ")}
+    return hosts

@@ -175,7 +175,7 @@ def test(buildah: Buildah, folder: Path) -> None:
     passed(own("python", "-c", LIBRARIES).strip())
 
     for opengl in ("osmesa", "egl"):
-        check(f"{opengl} draws" in own("env", f"MUJOCO_GL={opengl}", "cwm", "doctor"), opengl)
+        check(f"{opengl} renders" in own("env", f"MUJOCO_GL={opengl}", "cwm", "doctor"), opengl)
     passed("cwm doctor, with OSMesa and with EGL")
     for device in ("cpu", "cuda"):
         own("python", "-c", f"from cwm.train.compiled import require_compiler as r; r({device!r})")
