@@ -15,20 +15,20 @@ container: "contextwm.sif"
 report: "workflow/report/workflow.rst"
 
 
-# Snakemake logs the user's name, which a container's user may not have.
+# Snakemake logs the user's name; the user of a container may have none.
 try:
     getuser()
 except (KeyError, OSError):
     os.environ.update(USER=str(os.getuid()))
 
-# A job is what its command is: a log that finds no room spoils no run that has ended well.
+# Use the exit status of the command, not of `tee`: a full log disk must not fail a finished job.
 shell.suffix('|| exit "${{PIPESTATUS[0]}}"')
 
 
 include: "workflow/rules/published.smk"
 
 
-# Without torch, which all settings need, there are only the published figures.
+# Settings need torch. Without it, only the published figures can be drawn.
 if find_spec("torch"):
 
     include: "workflow/rules/common.smk"
@@ -37,8 +37,8 @@ if find_spec("torch"):
     include: "workflow/rules/finetune.smk"
     include: "workflow/rules/figures.smk"
 
-    # On a cluster these run where Snakemake does: they take seconds, a place in the queue minutes; and
-    # only there may be a way to the internet.
+    # On a cluster these run on Snakemake's own machine: they take seconds, and it may be the only
+    # one with access to the internet.
     localrules:
         all,
         download,
@@ -47,9 +47,11 @@ if find_spec("torch"):
         table,
         figure,
         report,
+        fig_videos,
+        pretrain_videos,
 
     rule all:
-        """The study of the configured scale, to its report."""
+        """Everything up to the report of the configured scale."""
         default_target: True
         input:
             REPORT,

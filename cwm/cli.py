@@ -1,4 +1,4 @@
-"""The command line: every step of the study is one of these commands, and so is every rule.
+"""The command line. Every step of a study is one of these commands, and a rule runs one command.
 
 cwm finetune toy/sphere config/{suite/toy,model/plain,scale/smoke}.yaml --seed 0 --out run
 """
@@ -18,43 +18,51 @@ import typer
 from cwm.infra.errors import UserError, check_utf8, explain_system_error
 from envs.errors import EnvError
 
-LONGEST = 2000  # characters of an error
+MAX_ERROR = 2000  # characters of an error message
 
 app = typer.Typer(
-    help="ContextWM: from videos to world models to agents to figures.",
+    help="ContextWM: pre-train world models on videos, fine-tune agents, draw figures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 Configs = Annotated[
-    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files; later ones win")
+    list[Path], typer.Argument(metavar="CONFIG...", help="settings files (YAML); later ones win")
 ]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="one setting; wins over the files"),
+]
 Out = Annotated[Path, typer.Option(help="folder of the results")]
-Dataset = Annotated[str, typer.Argument(metavar="DATASET")]
-Task = Annotated[str, typer.Argument(metavar="SUITE/TASK")]
-Videos = Annotated[Path, typer.Option(help="videos.jsonl of the dataset")]
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="name of a file in config/dataset")]
+Task = Annotated[str, typer.Argument(metavar="SUITE/TASK", help="such as metaworld/drawer-open")]
 Clips = Annotated[Path, typer.Option(help="store.json of the clips")]
-Cores = Annotated[int, typer.Option(help="processes at work", min=1)]
+Weights = Annotated[Path, typer.Option(help="weights.json of a pre-trained model")]
+Cores = Annotated[int, typer.Option(help="files processed in parallel", min=1)]
 
 
 @app.command()
 def videos(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of videos")],
-    out: Out,
-    scale: Annotated[str, typer.Option(help="size of everything, from config/scale")] = "laptop",
-    cores: Annotated[int, typer.Option(help="videos decoded at once", min=1)] = os.cpu_count() or 1,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of video files")],
+    scale: Annotated[str, typer.Option(help="name of a file in config/scale")] = "laptop",
+    cores: Annotated[int, typer.Option(help="CPU cores to use", min=1)] = os.cpu_count() or 1,
 ) -> None:
-    """Pre-train a world model on a folder of one's own videos, and show what it predicts."""
-    from cwm.commands.own import pretrain_on
+    """Pre-train ContextWM on your own videos and show its predictions.
 
-    pretrain_on(folder, scale, out, cores)
+    Runs the rules of `snakemake pretrain_videos`; results are in results/SCALE.
+    """
+    from cwm import doctor
+    from cwm.commands.own import train_on_videos
+
+    if status := doctor.unlock():
+        raise typer.Exit(status)
+    train_on_videos(folder, scale, cores)
 
 
 @app.command()
 def download(dataset: Dataset, configs: Configs, sets: Sets = None) -> None:
-    """Get the files of a dataset and unpack them, or say how a person does."""
+    """Download and unpack a dataset, or print how to get it by hand."""
     from cwm.config import load
     from cwm.videos.datasets import folder_of
     from cwm.videos.fetch import fetch
@@ -68,24 +76,24 @@ def download(dataset: Dataset, configs: Configs, sets: Sets = None) -> None:
 def collect(
     dataset: Dataset, configs: Configs, out: Out, cores: Cores = 1, sets: Sets = None
 ) -> None:
-    """List the clips of a dataset, making them first if they are a stand-in."""
+    """List the clips of a dataset in videos.jsonl; generate a synthetic dataset first."""
     from cwm.config import load
-    from cwm.videos.datasets import collect as go
+    from cwm.videos.datasets import collect as list_clips
 
-    go(dataset, load(configs, sets or ()).dataset, out, cores)
+    list_clips(dataset, load(configs, sets or ()).dataset, out, cores)
 
 
 @app.command()
 def decode(
     dataset: Dataset,
     configs: Configs,
-    videos: Videos,
+    videos: Annotated[Path, typer.Option(help="videos.jsonl of the dataset")],
     out: Out,
-    part: Annotated[int, typer.Option(help="which part of the clips, from 0")] = 0,
+    part: Annotated[int, typer.Option(help="number of the part, from 0")] = 0,
     cores: Cores = 1,
     sets: Sets = None,
 ) -> None:
-    """Decode one part of the clips of a dataset; what is stored already stays."""
+    """Decode one part of the clips of a dataset; clips already decoded are kept."""
     from cwm.config import load
     from cwm.videos.decode import decode_part
 
@@ -96,35 +104,38 @@ def decode(
 def clips(
     dataset: Dataset,
     configs: Configs,
-    videos: Videos,
     out: Out,
+    videos: Annotated[
+        Path | None, typer.Option(help="videos.jsonl of a dataset with decoded parts in OUT")
+    ] = None,
+    stores: Annotated[
+        list[Path] | None,
+        typer.Option("--store", help="store.json of a member of a mixture; repeat in order"),
+    ] = None,
     sets: Sets = None,
 ) -> None:
-    """Gather the decoded parts to a clip store, and list what could not be decoded."""
+    """Build the clip store of a dataset from its decoded parts, or of a mixture from its members.
+
+    The settings decide: a dataset with `members` is a mixture.
+    """
     from cwm.config import load
-    from cwm.videos.build import make_clips
+    from cwm.videos.build import make_clips, mix_clips
 
-    make_clips(dataset, load(configs, sets or ()).dataset, videos, out)
-
-
-@app.command()
-def mix(
-    dataset: Dataset,
-    configs: Configs,
-    stores: Annotated[list[Path], typer.Option("--store", help="store.json of a member, in order")],
-    out: Out,
-    sets: Sets = None,
-) -> None:
-    """Make a clip store of others: a mixture of datasets, or a part of one."""
-    from cwm.config import load
-    from cwm.videos.build import mix_clips
-
-    mix_clips(dataset, load(configs, sets or ()).dataset, stores, out)
+    cfg = load(configs, sets or ()).dataset
+    if cfg.members:
+        names = [member.dataset for member in cfg.members]
+        if len(stores or ()) != len(names):
+            raise UserError(f"dataset {dataset} needs one --store of each of: {', '.join(names)}")
+        mix_clips(dataset, cfg, stores, out)
+    elif videos is None:
+        raise UserError(f"dataset {dataset} has no members: give --videos VIDEOS.JSONL")
+    else:
+        make_clips(dataset, cfg, videos, out)
 
 
 @app.command()
 def data(store: Annotated[Path, typer.Argument(help="store.json of the clips")]) -> None:
-    """Say what a clip store holds, and what became of every file it was made from."""
+    """Print what a clip store holds and how many source files were left out."""
     from cwm.analysis.data import data_page
 
     for name, value in data_page(store).items():
@@ -134,112 +145,81 @@ def data(store: Annotated[Path, typer.Argument(help="store.json of the clips")])
 @app.command()
 def pretrain(dataset: Dataset, configs: Configs, clips: Clips, out: Out, sets: Sets = None) -> None:
     """Pre-train a world model on the clips of a dataset."""
-    from cwm.commands.run_spec import run_spec
-    from cwm.config import load
-    from cwm.infra.run_dir import RunDir
-    from cwm.train.pretrain import pretrain as go
+    from cwm.commands.run_spec import open_run
+    from cwm.train import pretrain as stage
 
-    cfg = load(configs, sets or ())
-    sections = ("runtime", "model", "pretrain")
-    spec = run_spec("pretrain", dataset, cfg, sections, configs, {"clips": clips})
-    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
-        go(cfg.runtime, cfg.model, cfg.pretrain, clips, run)
+    with open_run("pretrain", dataset, configs, sets, out, {"clips": clips}) as (cfg, run):
+        stage.pretrain(cfg.runtime, cfg.model, cfg.pretrain, clips, run)
 
 
 @app.command()
 def predict(
-    dataset: Dataset,
-    configs: Configs,
-    clips: Clips,
-    weights: Annotated[Path, typer.Option(help="weights.json of a pre-trained model")],
-    out: Out,
-    sets: Sets = None,
+    dataset: Dataset, configs: Configs, clips: Clips, weights: Weights, out: Out, sets: Sets = None
 ) -> None:
-    """Predict held-out clips with a pre-trained world model, and measure the errors."""
-    from cwm.commands.run_spec import run_spec
-    from cwm.config import load
-    from cwm.evaluate.predict import predict_clips
-    from cwm.infra.run_dir import RunDir
+    """Predict held-out clips with a pre-trained world model and measure the errors."""
+    from cwm.commands.run_spec import open_run
+    from cwm.evaluate import predict as stage
 
-    cfg = load(configs, sets or ())
     inputs = {"clips": clips, "weights": weights}
-    sections = ("runtime", "model", "pretrain", "predict")
-    spec = run_spec("predict", dataset, cfg, sections, configs, inputs)
-    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
-        predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, clips, weights, run)
+    with open_run("predict", dataset, configs, sets, out, inputs) as (cfg, run):
+        settings = cfg.runtime, cfg.model, cfg.pretrain, cfg.predict
+        stage.predict_clips(*settings, clips, weights, run)
 
 
 @app.command()
 def represent(
-    dataset: Dataset,
-    configs: Configs,
-    clips: Clips,
-    weights: Annotated[Path, typer.Option(help="weights.json of a pre-trained model")],
-    out: Out,
-    sets: Sets = None,
+    dataset: Dataset, configs: Configs, clips: Clips, weights: Weights, out: Out, sets: Sets = None
 ) -> None:
-    """Average a pre-trained world model's features of clips of two labels over time."""
-    from cwm.commands.run_spec import run_spec
-    from cwm.config import load
-    from cwm.evaluate.represent import represent as go
-    from cwm.infra.run_dir import RunDir
+    """Write a pre-trained model's time-averaged features of clips with two labels."""
+    from cwm.commands.run_spec import open_run
+    from cwm.evaluate import represent as stage
 
-    cfg = load(configs, sets or ())
     inputs = {"clips": clips, "weights": weights}
-    sections = ("runtime", "model", "pretrain", "represent")
-    spec = run_spec("represent", dataset, cfg, sections, configs, inputs)
-    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
-        go(cfg.runtime, cfg.model, cfg.pretrain, cfg.represent, clips, weights, run)
+    with open_run("represent", dataset, configs, sets, out, inputs) as (cfg, run):
+        settings = cfg.runtime, cfg.model, cfg.pretrain, cfg.represent
+        stage.represent(*settings, clips, weights, run)
 
 
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="folder of official .pt files, or a weights.json of ours")
+        Path, typer.Argument(help="folder of official .pt files, or a weights.json of this project")
     ],
     out: Out,
     configs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[CONFIG...]", help="of the official model")
+        list[Path] | None,
+        typer.Argument(metavar="[CONFIG...]", help="settings files of the official model"),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="what it was pre-trained on, for labels")] = "none",
+    dataset: Annotated[str, typer.Option(help="name of the pre-training dataset")] = "none",
     sets: Sets = None,
 ) -> None:
-    """Take over the authors' weights, or write ours as their code would.
+    """Convert the authors' weights to this project's format, or back.
 
-    From a folder of official files comes a run with weights.json; from a weights.json come the
-    official files, which needs no settings.
+    A folder of official files becomes a run with a weights.json. A weights.json becomes official
+    files; it needs no settings.
     """
-    from cwm.commands.convert import export_official, import_official
-    from cwm.commands.run_spec import run_spec
-    from cwm.config import load
-    from cwm.convert import official_files
-    from cwm.infra.run_dir import RunDir
+    from cwm.commands.run_spec import open_run
+    from cwm.convert import export_official, import_official, official_files
 
     if source.suffix == ".json":
         if configs or sets:
-            raise UserError(f"{source} says itself what it is: give no settings")
+            raise UserError(f"{source} holds its own settings: give no CONFIG and no --set")
         export_official(source, out)
         return
-    cfg = load(configs or (), sets or ())
     inputs = official_files(source)
-    spec = run_spec("convert", dataset, cfg, ("model", "finetune"), configs or (), inputs)
-    with RunDir(spec, out, cfg.pretrain.checkpoint_seconds) as run:
+    with open_run("convert", dataset, configs or (), sets, out, inputs) as (cfg, run):
         import_official(cfg.model, cfg.pretrain.world, cfg.finetune.agent, source, run)
 
 
 @app.command()
 def baselines(what: Task, configs: Configs, out: Out, sets: Sets = None) -> None:
-    """Score policies that learn nothing: random, constant and untrained ones."""
-    from cwm.commands.run_spec import run_spec
-    from cwm.config import load
-    from cwm.evaluate.baselines import baselines as go
-    from cwm.infra.run_dir import RunDir
+    """Score policies that do not learn: random, constant and untrained ones."""
+    from cwm.commands.run_spec import open_run
+    from cwm.evaluate import baselines as stage
 
-    cfg = load(configs, sets or (), what.partition("/")[2])
-    sections = ("runtime", "model", "env", "baselines")
-    spec = run_spec("baselines", what, cfg, sections, configs, {})
-    with RunDir(spec, out, cfg.finetune.checkpoint_seconds) as run:
-        go(cfg.runtime, cfg.model, cfg.env, cfg.finetune.agent, cfg.baselines, run)
+    with open_run("baselines", what, configs, sets, out, {}) as (cfg, run):
+        settings = cfg.runtime, cfg.model, cfg.env, cfg.finetune.agent, cfg.baselines
+        stage.baselines(*settings, run)
 
 
 @app.command()
@@ -247,55 +227,53 @@ def finetune(
     what: Task,
     configs: Configs,
     out: Out,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the run", min=0)] = 0,
     pretrained: Annotated[
-        Path | None, typer.Option(help="weights.json of a pre-trained model; none: from scratch")
+        Path | None, typer.Option(help="weights.json of a pre-trained model; omit: from scratch")
     ] = None,
     sets: Sets = None,
 ) -> None:
-    """Learn a task by model-based reinforcement learning."""
-    from cwm.commands.run_spec import run_spec
-    from cwm.config import load
-    from cwm.infra.run_dir import RunDir
-    from cwm.train.finetune import FinetuneLoop
-    from cwm.train.finetune import finetune as go
+    """Learn a task by model-based reinforcement learning, from scratch or a pre-trained model."""
+    from cwm.commands.run_spec import open_run
+    from cwm.train import finetune as stage
 
-    cfg = load(configs, sets or (), what.partition("/")[2])
-    sections = ("runtime", "model", "env", "finetune")
     inputs = {"pretrained": pretrained} if pretrained else {}
-    spec = run_spec("finetune", what, cfg, sections, configs, inputs, seed)
-    with RunDir(spec, out, cfg.finetune.checkpoint_seconds) as run:
-        go(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, pretrained, run))
+    with open_run("finetune", what, configs, sets, out, inputs, seed) as (cfg, run):
+        settings = cfg.runtime, cfg.model, cfg.env, cfg.finetune
+        stage.finetune(stage.FinetuneLoop(*settings, pretrained, run))
 
 
 @app.command()
 def play(
     what: Task,
-    out: Annotated[Path, typer.Option(help="the film, .mp4")],
+    out: Annotated[Path, typer.Option(help="the video file, .mp4")],
     policy: Annotated[
         str, typer.Option(help="random, scripted, or the weights.json of a fine-tuned run")
     ] = "random",
-    seed: Annotated[int, typer.Option(min=0, help="of the episode")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the episode", min=0)] = 0,
     sets: Sets = None,
 ) -> None:
-    """Film an episode, and print its return."""
-    from cwm.commands.play import play as go
+    """Record one episode as a video and print its return."""
+    from cwm.commands.play import play as record
 
-    outcome = go(what, policy, seed, out, sets or ())
+    outcome = record(what, policy, seed, out, sets or ())
     success = "" if outcome.success is None else f", success {outcome.success:g}"
     typer.echo(f"return {outcome.return_:.1f}{success}, {outcome.length} steps: {out}")
 
 
-Study = Annotated[Path, typer.Option(help="the study file that describes the figure")]
-Name = Annotated[str, typer.Argument(metavar="FIGURE")]
+Study = Annotated[Path, typer.Option(help="file of config/study")]
+Stem = Annotated[Path, typer.Option("--out", help="path of the outputs, without a suffix")]
+Name = Annotated[str, typer.Argument(metavar="FIGURE", help="name of a figure of the study")]
 
 
 @app.command()
 def scores(
-    folders: Annotated[list[Path], typer.Argument(help="runs and baselines, or their scores.csv")],
-    out: Out,
+    folders: Annotated[
+        list[Path], typer.Argument(help="folders of runs and baselines, or their scores.csv")
+    ],
+    out: Annotated[Path, typer.Option(help="the table, .csv")],
 ) -> None:
-    """Gather the scores of many runs in one tidy table."""
+    """Collect the scores of many runs in one table, a row per episode."""
     from cwm.analysis.runs import folder_of
     from cwm.analysis.scores import collect
     from cwm.infra import json_file
@@ -337,11 +315,13 @@ def compare(
 @app.command()
 def table(
     figure: Name,
-    inputs: Annotated[list[Path], typer.Argument(help="scores; of what runs cost, these")],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="scores.csv, or run folders for a table of costs")
+    ],
     study: Study,
-    out: Out,
+    out: Stem,
 ) -> None:
-    """Aggregate scores, or what runs cost, to a figure's table: OUT.csv, OUT.md and OUT.tex."""
+    """Write the table of a figure, of scores or of costs: OUT.csv, OUT.md and OUT.tex."""
     from cwm.analysis.cost import make_cost_table
     from cwm.analysis.tables import make_table
     from cwm.study import read
@@ -356,11 +336,11 @@ def table(
 @app.command()
 def figure(
     name: Name,
-    inputs: Annotated[list[Path], typer.Argument(help="its table and scores, or runs")],
+    inputs: Annotated[list[Path], typer.Argument(help="its table and scores, or run files")],
     study: Study,
-    out: Out,
+    out: Stem,
 ) -> None:
-    """Draw one figure: OUT.pdf, OUT.png, and OUT.json with its caption and provenance."""
+    """Draw one figure: OUT.pdf, OUT.png and OUT.json (caption and provenance)."""
     from cwm.analysis.draw import draw
     from cwm.analysis.provenance import FigureMeta
     from cwm.infra.source import git_commit
@@ -375,29 +355,31 @@ def figure(
 
 @app.command()
 def redraw(
-    results: Annotated[Path, typer.Argument(help="folder of a scale's results: finetune, ...")],
+    results: Annotated[Path, typer.Argument(help="results of one scale, such as results/laptop")],
     study: Study,
     out: Out,
 ) -> None:
-    """Draw a study's figures of scores, curves and features, with a page, from the runs there are.
+    """Draw the figures of a study from the finished runs in RESULTS, and a report page.
 
-    Which runs are missing is said in each figure. Nothing in RESULTS is written, torch not needed.
+    Captions list missing runs. Writes nothing in RESULTS and needs no torch. Figures that show
+    frames or times are skipped.
     """
-    from cwm.commands.redraw import redraw as go
+    from cwm.commands.redraw import redraw as draw_study
 
-    go(results, study, out)
+    draw_study(results, study, out)
 
 
 @app.command()
 def report(
     inputs: Annotated[
-        list[Path], typer.Argument(help="figures' .json, tables' .md, store.json, .mp4, runs")
+        list[Path],
+        typer.Argument(help="figures' .json, tables' .md, store.json, .mp4, weights.json"),
     ],
-    out: Out,
+    out: Annotated[Path, typer.Option(help="the page, .html, in results/SCALE")],
 ) -> None:
-    """Put a study's figures, tables, data, films and runs on one page that opens offline.
+    """Write one self-contained HTML page of a study's figures, tables, data, videos and runs.
 
-    MLflow is then shown what it has not been sent yet.
+    Also sends results to MLflow that it does not have yet.
     """
     from cwm.analysis.report import write_report
     from cwm.infra import tracking
@@ -411,17 +393,17 @@ def report(
     tracking.sync_all(out.parent.parent)
 
 
-@app.command("tracking-init")
+@app.command("tracking-init", hidden=True)
 def tracking_init() -> None:
-    """Make the tracking database, once, before anything logs to it in parallel."""
+    """Create the MLflow database before parallel jobs log to it."""
     from cwm.infra import tracking
 
     typer.echo(tracking.init())
 
 
 @app.command()
-def ui(port: int = 5000) -> None:
-    """Open MLflow on this machine's own address."""
+def ui(port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1")] = 5000) -> None:
+    """Serve the MLflow web page on this machine."""
     from cwm.infra import tracking
 
     tracking.ui(port)
@@ -447,7 +429,7 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Run a command; a user's mistake or a machine's limit is one line and exit status 2."""
+    """Run a command; report user errors and system limits in one line with exit status 2."""
     _use_utf8()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
@@ -466,12 +448,12 @@ def main() -> None:
 
 
 def _use_utf8() -> None:
-    """Read and write UTF-8 whatever the locale is, which Python decides when it starts."""
+    """Restart Python in UTF-8 mode if the locale has another encoding; it is fixed at start."""
     if locale.getencoding().lower().replace("-", "") != "utf8" and not sys.flags.utf8_mode:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    for stream in (sys.stdout, sys.stderr):  # PYTHONIOENCODING may still ask for another encoding
-        if isinstance(stream, io.TextIOWrapper):  # not one that a caller of `main` put there
+    for stream in (sys.stdout, sys.stderr):  # PYTHONIOENCODING may name another encoding
+        if isinstance(stream, io.TextIOWrapper):  # not a replacement by a caller of `main`
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -481,10 +463,10 @@ def _fail(said: str) -> NoReturn:
 
 
 def _line(text: str) -> str:
-    """One line that a terminal shows as it is, whatever names and values it quotes."""
-    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)[:LONGEST]
+    """Escape what a terminal cannot show, and limit the length."""
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)[:MAX_ERROR]
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    print("cwm: stopped; the same command goes on from where it was", file=sys.stderr)
+    print("cwm: stopped; the same command resumes", file=sys.stderr)
     sys.exit(128 + number)

@@ -1,11 +1,12 @@
-"""The authors' checkpoints and ours: one flat table of names, read in both directions.
+"""Convert checkpoints between the official code's format and ours, by one table of names.
 
-Official pre-training leaves a folder of four `torch.save` files: `encoder_variables.pt`,
-`decoder_variables.pt`, `rssm_variables.pt`, which fine-tuning loads, and the whole agent in
-`variables.pt`. Fine-tuning and DreamerV2 leave `variables.pt` alone. Names below are those of the
-whole agent.
+Official pre-training writes a folder of four `torch.save` files: `encoder_variables.pt`,
+`decoder_variables.pt` and `rssm_variables.pt`, which fine-tuning loads, and the whole agent in
+`variables.pt`. Fine-tuning and DreamerV2 write `variables.pt` alone. Official names below are
+those of the whole agent.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cwm.agent import Agent, AgentConfig
+from cwm.infra.checkpoint import load_weights, save_weights
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write
+from cwm.infra.run_dir import RunDir
+from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
+from cwm.world.vision import ModelConfig
 
-# Applied in order to a name of ours, less a leading `world.`; the result is the official name.
+# Regular expressions applied in order to a name of ours without its leading `world.`.
 NAMES = [
     (r"^vision\.encoder\.resnet\.stem\.", "wm.encoder.convin."),
     (r"^vision\.encoder\.resnet\.stages\.(\d)\.(\d)\.", r"wm.encoder.res\1.stack.\2."),
@@ -61,12 +67,12 @@ NAMES = [
     (r"^bonus\.norm\.magnitude$", "wm.intr_bonus.intr_rewnorm.mag"),
     (r"^bonus\.reward_scale\.magnitude$", "wm.intr_bonus.plain_rewnorm.mag"),
 ]
-# How far the bonus queue is filled is not in official files; the rows that are not zero tell.
+# Official files lack this counter; the number of non-zero rows of the bonus queue gives it.
 FILLED = "bonus.filled"
-# Only there. Behaviour is in an official agent twice, as what acts and as what explores.
+# An official agent holds its behaviour twice: the policy that acts and the one that explores.
 BEHAVIOR, TWIN = "_task_behavior.", "_expl_behavior."
-ACTION_BIAS = BEHAVIOR + "actor.out.out.bias"  # as long as an action
-IGNORED = "wm.encoder.cond_aug."  # buffers of the context augmentation, which learns nothing
+ACTION_BIAS = BEHAVIOR + "actor.out.out.bias"  # (action_dim,)
+IGNORED = "wm.encoder.cond_aug."  # buffers of the context augmentation, which has no parameters
 
 PARTS = {
     "encoder_variables.pt": "wm.encoder.",
@@ -74,6 +80,33 @@ PARTS = {
     "rssm_variables.pt": "wm.rssm.",
 }
 WHOLE = "variables.pt"
+
+
+def import_official(
+    model: ModelConfig, world: ActionFreeConfig, agent: AgentConfig, folder: Path, run: RunDir
+) -> None:
+    """Publish the weights of an official checkpoint folder as a run.
+
+    The folder holds a pre-trained world model or an agent. Raises UserError naming the first key
+    that does not fit the model of the settings.
+    """
+    official = read_official(folder)
+    if is_agent(official):
+        kind, action_dim = "agent", official[ACTION_BIAS].numel()
+        expected = Agent(model, agent, action_dim).state_dict()
+    else:
+        kind, expected = "action-free", ActionFreeModel(model, world).state_dict()
+    tensors, ignored = from_official(official, expected, folder)
+    if ignored:
+        logging.info("ignored, as they hold nothing learned: %s", ", ".join(ignored))
+    save_weights(run.folder, tensors, {"kind": kind, **run.spec.labels})
+    run.publish("weights.safetensors", "weights.json")
+
+
+def export_official(weights: Path, out: Path) -> None:
+    """Write the weights of a `weights.json` as official files in the folder `out`."""
+    tensors, _ = load_weights(weights)
+    write_official(out, to_official(tensors))
 
 
 def official_name(name: str) -> str:
@@ -85,12 +118,12 @@ def official_name(name: str) -> str:
 
 
 def is_agent(official: Mapping[str, Tensor]) -> bool:
-    """Whether a whole official state dict is an agent's, not a pre-trained world model's."""
+    """Whether an official state dict is that of an agent, not of a pre-trained world model."""
     return ACTION_BIAS in official
 
 
 def to_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The whole official state dict of our agent's or action-free model's."""
+    """Convert the state dict of our agent or action-free model to the official one."""
     official = {official_name(n): x for n, x in ours.items() if n != FILLED}
     if is_agent(official):
         behavior = [key for key in official if key.startswith(BEHAVIOR)]
@@ -101,7 +134,7 @@ def to_official(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_official(
     official: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Our state dict with an official one's values, and the official keys that were ignored.
+    """Convert an official state dict to ours; also returns the official keys that were ignored.
 
     `expected` is the state dict of the model that the settings describe. Raises UserError naming
     the first key that is missing, unknown, or of another shape or type.
@@ -111,16 +144,18 @@ def from_official(
         if name != FILLED:
             key = official_name(name)
             if key not in left:
-                raise UserError(f"{source} lacks {key}: its model is not the one of the settings")
+                raise UserError(f"{source} lacks {key}, which the model of the settings has")
             ours[name] = left.pop(key)
             _check(ours[name], own, f"{source}: {key}")
     for key in [key for key in left if key.startswith(TWIN)]:
         original = official.get(BEHAVIOR + key.removeprefix(TWIN))
         if original is None or not _same(left.pop(key), original):
-            raise UserError(f"{source}: {key} is not what {BEHAVIOR} has; only one can be taken")
+            raise UserError(
+                f"{source}: {key} differs from its copy in {BEHAVIOR}; they must be equal"
+            )
     ignored = [key for key in left if key.startswith(IGNORED)]
     if unknown := sorted(left.keys() - set(ignored)):
-        raise UserError(f"{source}: {unknown[0]} has no place in the model of the settings")
+        raise UserError(f"{source}: {unknown[0]} is not in the model of the settings")
     if FILLED in expected:
         ours[FILLED] = ours["bonus.queue"].any(-1).sum()
     return ours, ignored
@@ -132,13 +167,15 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _check(tensor: Tensor, own: Tensor, what: str) -> None:
     if tensor.shape != own.shape:
-        raise UserError(f"{what} is {tuple(tensor.shape)}, in the settings' {tuple(own.shape)}")
+        raise UserError(
+            f"{what} has shape {tuple(tensor.shape)}; the settings need {tuple(own.shape)}"
+        )
     if tensor.dtype != own.dtype:
-        raise UserError(f"{what} is {tensor.dtype}, not {own.dtype}")
+        raise UserError(f"{what} is {tensor.dtype}; it must be {own.dtype}")
 
 
 def official_files(folder: Path) -> dict[str, Path]:
-    """The files of a checkpoint folder by name: its three parts, `variables.pt`, or all four."""
+    """Find the files of an official folder: the three parts, `variables.pt`, or all four."""
     found = {name: folder / name for name in (*PARTS, WHOLE) if (folder / name).is_file()}
     if WHOLE not in found and (missing := [name for name in PARTS if name not in found]):
         raise UserError(f"{folder} has neither {WHOLE} nor {', '.join(missing)}")
@@ -146,42 +183,45 @@ def official_files(folder: Path) -> dict[str, Path]:
 
 
 def read_official(folder: Path) -> dict[str, Tensor]:
-    """The whole official state dict of a folder; where it is there twice, the two must agree."""
+    """Read the state dict of an official folder; the parts and `variables.pt` must agree."""
     states = {name: read_state(path) for name, path in official_files(folder).items()}
     whole = states.pop(WHOLE, {})
     parts = {PARTS[name] + key: x for name, state in states.items() for key, x in state.items()}
     for key, x in parts.items() if whole else ():
         if key not in whole or not _same(whole[key], x):
-            raise UserError(f"{folder}: {key} is another one in {WHOLE}; these are two models")
+            raise UserError(f"{folder}: {key} differs from {WHOLE}: the files are of two models")
     return whole or parts
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of one `torch.save` file, which is not trusted."""
+    """Read the tensors of one `torch.save` file without running code that it may hold."""
     try:
-        # mmap: a tensor that claims more than the file has is refused, not read from elsewhere.
+        # mmap: a tensor larger than the file is an error, not a read beyond the file.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # of any kind: damaged bytes take an unpickler anywhere
+    except Exception as error:  # damaged bytes can make the unpickler raise any exception
         named = re.search(r"GLOBAL (\S+)", str(error))
         kind = type(error).__name__
         why = f"holds {named[1]}, which could run code" if named else f"is damaged ({kind})"
-        raise UserError(f"{path} {why}; it must be a whole file of `torch.save`") from error
+        raise UserError(f"{path} {why}; it must be a complete file of `torch.save`") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; it must be a state dict")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"{path}: {key!r} is a {type(value).__name__}; it must be a tensor")
         if value.layout != torch.strided or value.device.type != "cpu":
-            raise UserError(f"{path}: {key} is a {value.layout} tensor on {value.device}")
+            raise UserError(
+                f"{path}: {key} is a {value.layout} tensor on {value.device};"
+                " it must be dense and on the CPU"
+            )
         if value.nbytes > value.untyped_storage().nbytes():
-            raise UserError(f"{path}: {key} claims more entries than the file has")
+            raise UserError(f"{path}: {key} claims more values than the file has")
         if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"{path}: {key} has entries that are not finite: training broke down")
+            raise UserError(f"{path}: {key} has values that are not finite: training diverged")
     return dict(content)
 
 
 def write_official(folder: Path, official: Mapping[str, Tensor]) -> None:
-    """Write the files that the official code would: an agent is one, a pre-trained model four."""
+    """Write an official state dict: one file for an agent, four for a pre-trained model."""
     folder.mkdir(parents=True, exist_ok=True)
     contents = {WHOLE: dict(official)}
     for name, prefix in {} if is_agent(official) else PARTS.items():

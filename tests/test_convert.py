@@ -1,4 +1,4 @@
-"""The authors' checkpoints become ours and go back, bit for bit; bad ones are named and refused."""
+"""Official checkpoints convert to ours and back, bit for bit; bad ones raise one-line errors."""
 
 import io
 import json
@@ -32,7 +32,7 @@ SIZES = {
         }
     },
 }
-# File of recorded arrays -> model, --set words. The names in it are of real official state dicts.
+# File of recorded arrays, with the names of an official state dict -> model, --set words.
 MODELS = {
     "pretrain_ctx": ("contextwm", []),
     "pretrain_plain": ("plain", []),
@@ -44,7 +44,7 @@ MODELS = {
 
 
 def official_state(name):
-    """A whole official state dict with random values in everything, counters included."""
+    """A whole official state dict of random values."""
     table = Golden(name, Numbers(torch.float64)).weights
     state = OrderedDict()
     for key, (rule, shape) in table.items():
@@ -61,7 +61,7 @@ def official_state(name):
 
 
 def save(folder, state):
-    """The files that the official code writes."""
+    """Write the files that the official code writes."""
     folder.mkdir(parents=True)
     torch.save(state, folder / "variables.pt")
     for name, prefix in {} if is_agent(state) else PARTS.items():
@@ -71,8 +71,8 @@ def save(folder, state):
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch, pytestconfig):
-    """Work folders are made below the current one."""
+def current_folder(tmp_path, monkeypatch, pytestconfig):
+    """Runs create their work folder below the current one."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").symlink_to(pytestconfig.rootpath / "config")
 
@@ -92,7 +92,7 @@ def convert(tmp_path, folder, model, words=()):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_there_and_back(tmp_path, name):
+def test_a_checkpoint_survives_conversion_there_and_back(tmp_path, name):
     model, words = MODELS[name]
     state = official_state(name)
     theirs = save(tmp_path / "theirs", state)
@@ -107,7 +107,7 @@ def test_there_and_back(tmp_path, name):
     assert run["inputs"].keys() == {path.name for path in theirs.iterdir()}
     for key, value in tensors.items():
         if key == "bonus.filled":
-            assert value == 5  # the rows of the queue that are not zero
+            assert value == 5  # rows of the queue that are not zero
         else:
             assert torch.equal(value, state[official_name(key)]), key
 
@@ -121,7 +121,7 @@ def test_there_and_back(tmp_path, name):
             assert torch.equal(value, after[key]), key
 
 
-def test_three_parts_or_the_whole_will_do(tmp_path):
+def test_three_parts_and_the_whole_give_the_same_weights(tmp_path):
     theirs = save(tmp_path / "theirs", official_state("pretrain_plain"))
     (tmp_path / "whole").mkdir()
     os.link(theirs / "variables.pt", tmp_path / "whole/variables.pt")
@@ -133,12 +133,12 @@ def test_three_parts_or_the_whole_will_do(tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_buffers_of_the_augmentation_are_named_and_ignored(tmp_path):
+def test_buffers_of_the_augmentation_are_ignored_and_logged(tmp_path):
     state = official_state("pretrain_ctx")
     state[IGNORED + "_param_generator.scale"] = torch.ones(2)
     done = convert(tmp_path, save(tmp_path / "theirs", state), "contextwm")
     assert done.returncode == 0
-    assert f"ignored, as nothing in them is learned: {IGNORED}_param_generator.scale" in done.stderr
+    assert f"ignored, as they hold nothing learned: {IGNORED}_param_generator.scale" in done.stderr
 
 
 DECODER = "wm.heads.decoder.convin.bias"
@@ -152,31 +152,31 @@ TWIN = "_expl_behavior.actor.out.out.bias"
         (
             "pretrain_ctx",
             lambda s: s.update({"wm.more": torch.ones(1)}),
-            "wm.more has no place in the model of the settings",
+            "wm.more is not in the model of the settings",
         ),
         (
             "pretrain_ctx",
             lambda s: s.update({DECODER: torch.ones(3)}),
-            f"{DECODER} is (3,), in the settings' (512,)",
+            f"{DECODER} has shape (3,); the settings need (512,)",
         ),
         (
             "pretrain_ctx",
             lambda s: s.update({DECODER: s[DECODER].half()}),
-            f"{DECODER} is torch.float16, not torch.float32",
+            f"{DECODER} is torch.float16; it must be torch.float32",
         ),
         (
             "pretrain_ctx",
             lambda s: s[DECODER].fill_(torch.nan),
-            "decoder_variables.pt: convin.bias has entries that are not finite",
+            "decoder_variables.pt: convin.bias has values that are not finite",
         ),
         (
             "finetune_plain",
             lambda s: s.update({TWIN: s[TWIN] + 1}),
-            f"{TWIN} is not what _task_behavior. has",
+            f"{TWIN} differs from its copy in _task_behavior.",
         ),
     ],
 )
-def test_a_wrong_checkpoint_is_refused_by_its_key(tmp_path, name, change, message):
+def test_a_wrong_checkpoint_is_an_error_naming_the_key(tmp_path, name, change, message):
     state = official_state(name)
     change(state)
     done = convert(tmp_path, save(tmp_path / "theirs", state), MODELS[name][0])
@@ -187,22 +187,24 @@ def test_a_wrong_checkpoint_is_refused_by_its_key(tmp_path, name, change, messag
     assert not (tmp_path / "ours").exists()
 
 
-def test_a_model_of_other_settings_is_refused(tmp_path):
+def test_a_checkpoint_of_another_model_is_an_error(tmp_path):
     theirs = save(tmp_path / "theirs", official_state("pretrain_ctx"))
     done = convert(tmp_path, theirs, "plain")
     assert done.returncode == 2
-    assert "wm.encoder.cond_convin.bias has no place in the model" in done.stderr
+    assert "wm.encoder.cond_convin.bias is not in the model" in done.stderr
     done = convert(tmp_path, theirs, "contextwm", ["model.rssm.deter=41"])
-    assert "wm.heads.decoder.convin.weight is (512, 70), in the settings' (512, 71)" in done.stderr
+    assert "wm.heads.decoder.convin.weight has shape (512, 70); the settings need (512, 71)" in (
+        done.stderr
+    )
 
 
-def test_a_folder_that_holds_two_models_or_half_of_one_is_refused(tmp_path):
+def test_a_folder_of_two_models_or_of_half_a_model_is_an_error(tmp_path):
     theirs = save(tmp_path / "theirs", official_state("pretrain_plain"))
     state = torch.load(theirs / "rssm_variables.pt")
     state["img_in.bias"] += 1
     torch.save(state, theirs / "rssm_variables.pt")
     done = convert(tmp_path, theirs, "plain")
-    assert "wm.rssm.img_in.bias is another one in variables.pt" in done.stderr
+    assert "wm.rssm.img_in.bias differs from variables.pt" in done.stderr
     (theirs / "variables.pt").unlink()
     (theirs / "encoder_variables.pt").unlink()
     done = convert(tmp_path, theirs, "plain")
@@ -210,21 +212,23 @@ def test_a_folder_that_holds_two_models_or_half_of_one_is_refused(tmp_path):
     assert "has neither variables.pt nor encoder_variables.pt" in done.stderr
 
 
-def test_settings_have_no_say_on_the_way_back(tmp_path):
+def test_export_takes_no_settings(tmp_path):
     (tmp_path / "weights.json").write_text("{}")
     command = ["cwm", "convert", "weights.json", "config/model/plain.yaml", "--out", "back"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "give no settings" in done.stderr
+    assert "give no CONFIG and no --set" in done.stderr
 
 
 class Harm:
+    """Creates a folder when unpickled."""
+
     def __reduce__(self):
         return os.mkdir, ("harm",)
 
 
 def claim_more(path):
-    """Let a tensor of four numbers claim 65535."""
+    """Write a tensor of four numbers whose header claims 65535."""
     torch.save({"a": torch.zeros(4)}, path)
     with zipfile.ZipFile(path) as file:
         parts = {name: file.read(name) for name in file.namelist()}
@@ -243,12 +247,12 @@ def claim_more(path):
     [
         (lambda p: torch.save({"a": Harm()}, p), r"holds posix.mkdir, which could run code"),
         (lambda p: torch.save(torch.nn.Linear(1, 1), p), r"holds torch\.nn\..*, which could run"),
-        (lambda p: p.write_bytes(b""), "is damaged .*; it must be a whole file of `torch.save`"),
+        (lambda p: p.write_bytes(b""), "is damaged .*; it must be a complete file of `torch.save`"),
         (lambda p: p.write_bytes(b"\x80\x02}q\x00."), "is damaged"),
         (claim_more, "is damaged"),
         (
             lambda p: torch.save({"a": torch.zeros(1).expand(10**12)}, p),
-            "a claims more entries than the file has",
+            "a claims more values than the file has",
         ),
         (lambda p: torch.save({"a": torch.zeros(3).to_sparse()}, p), "a is a torch.sparse_coo"),
         (lambda p: torch.save([1], p), "holds a list; it must be a state dict"),
@@ -256,7 +260,7 @@ def claim_more(path):
         (lambda p: torch.save({3: torch.zeros(1)}, p), "3 is a Tensor"),
     ],
 )
-def test_a_file_is_not_trusted(tmp_path, make, message):
+def test_a_harmful_or_malformed_file_is_an_error(tmp_path, make, message):
     path = tmp_path / "variables.pt"
     make(path)
     with pytest.raises(UserError, match=message):
@@ -265,8 +269,8 @@ def test_a_file_is_not_trusted(tmp_path, make, message):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_damage_anywhere_is_refused_or_shows_in_the_numbers(tmp_path):
-    """Cut at every length, and with each byte of the pickle changed: never anything else."""
+def test_a_damaged_file_raises_no_other_error(tmp_path):
+    """Files cut at many lengths or with one changed byte load or raise UserError."""
     path = tmp_path / "variables.pt"
     torch.save({"a": torch.zeros(2, 3), "b": torch.zeros((), dtype=torch.float64)}, path)
     whole = path.read_bytes()

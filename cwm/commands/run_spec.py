@@ -1,6 +1,7 @@
-"""What identifies a run, from what its command was given."""
+"""The settings, identity and folder of a run, from the arguments of its command."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -9,7 +10,46 @@ from cwm.config import Config, labels, load, resolved
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
-from cwm.infra.run_dir import RunSpec
+from cwm.infra.run_dir import RunDir, RunSpec
+
+SECTIONS = {  # of the settings: those that a stage reads
+    "pretrain": ("runtime", "model", "pretrain"),
+    "predict": ("runtime", "model", "pretrain", "predict"),
+    "represent": ("runtime", "model", "pretrain", "represent"),
+    "convert": ("model", "finetune"),
+    "baselines": ("runtime", "model", "env", "baselines"),
+    "finetune": ("runtime", "model", "env", "finetune"),
+}
+ON_TASKS = ("baselines", "finetune")  # the other stages work on a dataset
+
+
+@contextmanager
+def open_run(
+    stage: str,
+    what: str,
+    files: Sequence[Path],
+    sets: Sequence[str] | None,
+    out: Path,
+    inputs: dict[str, Path],
+    seed: int | None = None,
+) -> Iterator[tuple[Config, RunDir]]:
+    """Load the settings of a stage and open the folder of its run.
+
+    Args:
+        stage: a key of SECTIONS.
+        what: dataset, or suite/task.
+        files: settings files; later ones win.
+        sets: `key.path=value` words, applied after the files.
+        out: where the finished run is published.
+        inputs: files that the result depends on, by name; they are hashed.
+        seed: of fine-tuning; other stages have theirs in the settings.
+    """
+    on_task = stage in ON_TASKS
+    cfg = load(files, sets or (), what.partition("/")[2] if on_task else None)
+    spec = run_spec(stage, what, cfg, SECTIONS[stage], files, inputs, seed)
+    seconds = (cfg.finetune if on_task else cfg.pretrain).checkpoint_seconds
+    with RunDir(spec, out, seconds) as run:
+        yield cfg, run
 
 
 def run_spec(
@@ -21,26 +61,26 @@ def run_spec(
     inputs: dict[str, Path],
     seed: int | None = None,
 ) -> RunSpec:
-    """What identifies a run, from what its command was given.
+    """Build the identity of a run.
 
-    `sections` of the settings are those that the stage reads. A pre-trained model brings the name
-    of its dataset along.
+    `sections` are the settings sections that the stage reads. Raises UserError for a missing or
+    malformed input.
     """
     names: dict[str, str | int] = dict(labels(files))
-    if stage in ("pretrain", "predict", "represent", "convert"):
-        names |= {"dataset": what, "seed": cfg.pretrain.seed}
-    else:
+    if stage in ON_TASKS:
         names["suite"], _, names["task"] = what.partition("/")
+    else:
+        names |= {"dataset": what, "seed": cfg.pretrain.seed}
     if stage == "finetune":
-        names["dataset"] = _dataset(inputs.get("pretrained"))
+        names["dataset"] = _pretraining_dataset(inputs.get("pretrained"))
     if seed is not None:
         names["seed"] = seed
     hashes = {name: sha256(_existing(path)) for name, path in inputs.items()}
-    if "clips" in inputs:  # also what every source of the clips is, and became
+    if "clips" in inputs:  # the manifest lists every source file and what became of it
         store = json_file.read(inputs["clips"], _Store, "`cwm clips` writes it")
         hashes["manifest"] = store["sha256"]["manifest"]
     settings = resolved(cfg, sections)
-    settings.get("env", {}).pop("server", None)  # where it is simulated makes no other run of it
+    settings.get("env", {}).pop("server", None)  # the simulator's address does not change results
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
     return RunSpec(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
 
@@ -63,16 +103,16 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _dataset(weights: Path | None) -> str:
+def _pretraining_dataset(weights: Path | None) -> str:
+    """The dataset of a pre-trained model; `none` without one."""
     if weights is None:
         return "none"
-    return json_file.read(weights, _Weights, "it must be the weights.json of a pre-trained model")[
-        "dataset"
-    ]
+    remedy = "it must be the weights.json of a pre-trained model"
+    return json_file.read(weights, _Weights, remedy)["dataset"]
 
 
 def describe_dataset(name: str, scale: str) -> str:
-    """What a dataset is by its settings, and its terms of use: for the model card."""
+    """Contents and terms of use of a dataset, for the model card."""
     return "; ".join(_describe(name, scale))
 
 
@@ -82,7 +122,7 @@ def _describe(name: str, scale: str) -> Iterator[str]:
         return
     files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
     if not all(path.exists() for path in files):
-        yield f"{name}, of which this folder has no settings"
+        yield f"{name}: no settings file of this name in config/dataset"
         return
     data = load(files).dataset
     for member in data.members:
@@ -90,8 +130,8 @@ def _describe(name: str, scale: str) -> Iterator[str]:
     if data.members:
         return
     if data.source == "standin":
-        made = f"{data.standin.clips} generated clips, seed {data.standin.seed}"
-        yield f"{name}: {made}, under the code's licence; no film by anyone"
+        content = f"{data.standin.clips} generated clips, seed {data.standin.seed}"
+        yield f"{name}: {content}, under the code's licence; no recorded video"
     else:
-        terms = " ".join(data.by_hand.split()) or "whatever terms its owner set"
-        yield f"{name}, videos of others: {terms}"
+        terms = " ".join(data.by_hand.split()) or "see the terms of their owner"
+        yield f"{name}: recorded videos; {terms}"

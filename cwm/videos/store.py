@@ -272,7 +272,7 @@ def _open_member(path: Path, member: "_Member", seed: int) -> ClipStore:
     if isinstance(store, Mixture):
         raise UserError(f"{where} is a mixture, which cannot be a member of another one")
     if store.info["sha256"].get("content") != member["content"]:
-        raise UserError(f"{where} has changed since {path} was written; run `cwm mix` again")
+        raise UserError(f"{where} has changed since {path} was written; run `cwm clips` again")
     store.restrict(member["clips"], member["heldout"], seed)
     return store
 

@@ -58,7 +58,7 @@ MAKE = [
     ["clips", "x", "tiny.yaml", "--videos", "list/videos.jsonl", "--out", "clips"],
 ]
 DATA, DECODE, CLIPS = ["data", "clips/store.json"], *MAKE[1:]
-MIX = ["mix", "x", "mix.yaml", "--store", "clips/store.json", "--out", "mixed"]
+MIX = ["clips", "x", "mix.yaml", "--store", "clips/store.json", "--out", "mixed"]
 PRETRAIN = ["pretrain", "x", *LAST, "--clips", "clips/store.json", "--out", "model"]
 WITH = ["--clips", "clips/store.json", "--weights", "model/weights.json"]
 PREDICT = ["predict", "x", *LAST, *WITH, "--out", "prediction"]

@@ -30,7 +30,7 @@ def test_card_of_a_pretrained_model(tmp_path, monkeypatch):
     _, told = facts(tmp_path, scale="paper", **names)
     assert "may not be passed on" in told["Data"]  # the licence of Something-Something
     _, told = facts(tmp_path, scale="paper", **names | {"dataset": "mine"})
-    assert told["Data"] == "mine, of which this folder has no settings"
+    assert told["Data"] == "mine: no settings file of this name in config/dataset"
 
 
 def test_card_of_an_agent(tmp_path):

@@ -1,11 +1,14 @@
-"""Where things lie, and which runs a figure needs."""
+"""Paths of results, and the runs that each figure needs."""
 
+import hashlib
 import os
 import re
+import shlex
 import sys
 
 from cwm.config import load as load_settings
 from cwm.infra.errors import UserError, check_utf8
+from cwm.infra.files import walk
 from cwm.study import (
     OFFICIAL,
     SCRATCH,
@@ -17,45 +20,45 @@ from cwm.study import (
     videos_of,
 )
 
-# Snakemake reads `name=value` as a number, a boolean or YAML; folders and scales stay texts.
+# Snakemake parses the value of `name=value` as YAML. A folder or scale must stay the text typed.
 for word in workflow.config_settings.config_args:
     name, _, value = word.partition("=")
     if name in ("scale", "videos"):
         config[name] = re.sub(r"^(['\"])(.*)\1$", r"\2", value, flags=re.DOTALL)
 
 try:
-    VIDEOS_OF_ONES_OWN = config.get("videos") or "data/videos"
-    if not isinstance(VIDEOS_OF_ONES_OWN, str):
-        raise UserError(f"videos is {VIDEOS_OF_ONES_OWN!r}, not a folder; write it in quotes")
-    check_utf8(VIDEOS_OF_ONES_OWN)
+    OWN_VIDEOS = config.get("videos") or "data/videos"
+    if not isinstance(OWN_VIDEOS, str):
+        raise UserError(f"videos is {OWN_VIDEOS!r}, not a folder; write it in quotes")
+    check_utf8(OWN_VIDEOS)
     STUDY = load(config["scale"])
     for target in sys.argv[1:]:
-        if target.startswith("fig_"):
+        if target.startswith("fig_") and target != "fig_videos":
             STUDY.figure(target.removeprefix("fig_"))
 except UserError as error:
     print(f"cwm: {error}", file=sys.stderr)
     sys.exit(2)
 
-# The results of another scale stay where they are.
+# Each scale has its own results folder.
 RESULTS = f"results/{config['scale']}"
 SCALE = f"config/scale/{config['scale']}.yaml"
 
-# Cards are handed out by cwm/infra/device.py; Snakemake only counts them, and clusters are asked for them.
+# Snakemake counts GPUs (or requests them from a cluster); cwm/infra/device.py assigns them to jobs.
 os.environ.setdefault("CWM_JOBS_PER_GPU", str(config["jobs_per_gpu"]))
 SIZES = load_settings([Path(SCALE)])
 GPU = 0 if SIZES.runtime.device == "cpu" else 1
 STANDINS = SIZES.dataset.source == "standin"
 
-# The datasets whose clips are other datasets', which then make them.
+# Mixture -> its member datasets, whose clip stores it refers to.
 MADE_OF_OTHERS = made_of_others()
 
-# One folder per run: everything about a run is inside it, and its path spells its settings.
+# One folder per run; its path names its settings.
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"
 CLIPS = f"{RESULTS}/clips/{{dataset}}"
 PART = f"{CLIPS}/part-{{part}}"
-AUTHORS = "data/{dataset}/{model}"  # where a person has put the authors' weights
+AUTHORS = "data/{dataset}/{model}"  # the authors' weights, put there by hand
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
-FIRST = PRETRAIN.replace("{seed}", "0")  # which fine-tuning begins with, whatever its own seed
+FIRST = PRETRAIN.replace("{seed}", "0")  # every fine-tuning run starts from pre-training seed 0
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
 REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}/{{seed}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
@@ -82,7 +85,7 @@ TABLED = ("curves", "domains", "ablations", "cost")  # kinds of figures that hav
 
 
 def figures_of(*kinds):
-    """Names of the figures of some kinds."""
+    """Names of the figures of the given kinds."""
     return [name for name, figure in STUDY.figures.items() if figure.kind in kinds]
 
 
@@ -90,7 +93,7 @@ DRAWN = [name for name in STUDY.figures if name not in figures_of("cost")]  # ot
 
 
 def runs_of(figure, template):
-    """Paths of the fine-tuning runs that a figure compares."""
+    """Paths of the fine-tuning runs that a figure compares; `template` has their wildcards."""
     runs = finetune_runs(STUDY.figures[figure])
     return sorted({template.format(**run._asdict()) for run in runs})
 
@@ -101,53 +104,63 @@ CARLA_RETRIES = 10 if USES_CARLA else 0
 
 
 def models_of(figure, template):
-    """Paths of the pre-trained models that a figure shows."""
+    """Paths of the pre-trained models that a figure shows; `template` has their wildcards."""
     runs = pretrained_runs(STUDY.figures[figure])
     return [template.format(**run._asdict()) for run in runs]
 
 
 def everywhere(paths_of, template):
-    """Paths of all figures together, each once."""
+    """Paths of all figures, without repetition."""
     return sorted({path for name in STUDY.figures for path in paths_of(name, template)})
 
 
-def not_any(names):
-    """A wildcard constraint of a folder's name: any word but these."""
-    return rf"(?!(?:{'|'.join(names)})/)[a-z0-9-]+"
-
-
 def parts_of(wildcards):
-    """The parts among which the decoding of a dataset is divided."""
+    """The decoded parts of a dataset."""
     files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
     parts = load_settings(files).dataset.parts
     return [f"{PART}/part.jsonl".format(part=f"{i:03d}", **wildcards) for i in range(parts)]
 
 
+def own_videos(wildcards):
+    """Option with the folder of the dataset `videos`; config/dataset has those of others."""
+    own = wildcards.dataset == "videos"
+    return "--set " + shlex.quote(f"dataset.folder={os.path.abspath(OWN_VIDEOS)}") if own else ""
+
+
+def own_files(wildcards):
+    """Hash of the names and sizes of your own videos: when it changes, they are listed again."""
+    if wildcards.dataset != "videos" or not os.path.isdir(OWN_VIDEOS):
+        return ""
+    files = [folder / name for folder, names in walk(Path(OWN_VIDEOS)) for name in names]
+    sizes = sorted((str(file), file.stat().st_size) for file in files if file.exists())
+    return hashlib.sha256(repr(sizes).encode()).hexdigest()
+
+
 def pretrained(wildcards):
-    """The world model a run begins with, or nothing when it learns from scratch."""
+    """The world model that a run starts from; nothing when it learns from scratch."""
     return [] if wildcards.dataset == SCRATCH else f"{FIRST}/weights.json"
 
 
 def pretrained_option(wildcards, input):
-    """The same, as an option of the command."""
+    """The option that names this world model."""
     return f"--pretrained {input.pretrained}" if input.pretrained else ""
 
 
 def costly(figure):
-    """The runs whose time a figure shows, by their last files."""
+    """The last file of every run whose cost a figure shows."""
     models = [f"{PRETRAIN}/weights.json", f"{PREDICT}/errors.csv"]
     files = [path for last in models for path in models_of(figure, last)]
     return files + runs_of(figure, f"{FINETUNE}/scores.csv")
 
 
 def tabled(wildcards):
-    """What a table is made of: scores, or the runs whose time it shows."""
+    """Inputs of a table: scores, or the runs whose cost it shows."""
     costs = wildcards.figure in figures_of("cost")
     return costly(wildcards.figure) if costs else SCORES
 
 
 def drawn_from(wildcards):
-    """What a figure is drawn from: its table and scores, or runs."""
+    """Inputs of a figure: its table and scores, or runs."""
     match STUDY.figures[wildcards.figure].kind:
         case "curves" | "domains" | "ablations":
             return [f"{TABLE}.csv", SCORES]

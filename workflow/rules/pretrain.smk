@@ -1,8 +1,14 @@
-"""Clips -> world models, ours or the authors', and what these predict and represent."""
+"""Clips -> pre-trained world models, their predictions and their features.
+
+Inputs: clip stores, or the authors' weights in data/official-<dataset>/<model>; config/model.
+Outputs: results/<scale>/{pretrain,predict,represent}/<dataset>/<model>/<seed>.
+"""
+
+OWN = {"dataset": "videos", "model": "contextwm", "seed": 0}  # the model of your own videos
 
 
 rule pretrain:
-    """Learn a world model from the clips of a dataset."""
+    """Pre-train a world model on the clips of a dataset."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml", "config/model/{model}.yaml"],
         clips=f"{CLIPS}/store.json",
@@ -27,7 +33,7 @@ rule pretrain:
 
 
 rule convert:
-    """Take over a world model that the authors have pre-trained."""
+    """Convert a world model that the authors pre-trained."""
     input:
         config=[SCALE, "config/model/{model}.yaml"],
         official=multiext(
@@ -54,7 +60,7 @@ rule convert:
 
 
 rule predict:
-    """Predict held-out clips, and measure the errors."""
+    """Predict held-out clips and measure the errors."""
     input:
         config=lambda w: [
             SCALE,
@@ -81,7 +87,7 @@ rule predict:
 
 
 rule represent:
-    """Average features of clips of two labels over time."""
+    """Write time-averaged features of clips with two labels."""
     input:
         config=lambda w: [
             SCALE,
@@ -107,17 +113,31 @@ rule represent:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
-rule pretrain_videos:
-    """A model of one's own videos: snakemake --config videos=DIR -- pretrain_videos."""
+rule fig_videos:
+    """Draw the predictions of your own videos."""
+    input:
+        errors=PREDICT.format(**OWN) + "/errors.csv",
+        study="config/videos.yaml",
+    output:
+        multiext(f"{RESULTS}/figures/videos", ".pdf", ".png", ".json"),
     log:
-        f"{RESULTS}/own/log.txt",
-    threads: SIZES.runtime.threads
-    resources:
-        gpu=GPU,
+        f"{RESULTS}/logs/figure-videos.txt",
     params:
-        folder=lambda w: VIDEOS_OF_ONES_OWN,  # a text, whatever braces are in it
-        scale=config["scale"],
-        out=f"{RESULTS}/own",
+        out=f"{RESULTS}/figures/videos",
     shell:
-        "cwm videos --scale {params.scale:q} --out {params.out:q} -- {params.folder:q}"
+        "cwm figure videos {input.errors:q} --study {input.study:q} --out {params.out:q}"
         " 2>&1 | tee {log:q}"
+
+
+rule pretrain_videos:
+    """Pre-train ContextWM on your own videos: snakemake --config videos=DIR -- pretrain_videos."""
+    input:
+        figure=f"{RESULTS}/figures/videos.json",
+        store=CLIPS.format(**OWN) + "/store.json",
+        weights=PRETRAIN.format(**OWN) + "/weights.json",
+    output:
+        f"{RESULTS}/videos.html",
+    log:
+        f"{RESULTS}/logs/videos.txt",
+    shell:
+        "cwm report {input:q} --out {output:q} 2>&1 | tee {log:q}"

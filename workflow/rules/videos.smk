@@ -1,8 +1,12 @@
-"""Videos -> clips. Reads config/dataset; makes videos.jsonl and store.json per dataset."""
+"""Videos -> clip stores, one per dataset.
+
+Inputs: config/dataset, archives or files in data/<dataset>, or a generator of synthetic videos.
+Outputs: results/<scale>/videos/<dataset>/videos.jsonl, results/<scale>/clips/<dataset>/store.json.
+"""
 
 
 rule download:
-    """Get the files of a dataset and unpack them in data/, or say how a person does."""
+    """Download and unpack a dataset in data/, or print how to get it by hand."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
     output:
@@ -14,26 +18,30 @@ rule download:
 
 
 rule collect:
-    """List the clips of a dataset, making them first if they are a stand-in."""
+    """List the clips of a dataset; generate a synthetic dataset first."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        downloaded=[] if STANDINS else f"{VIDEOS}/downloaded",
+        downloaded=lambda w: (
+            [] if STANDINS or w.dataset == "videos" else f"{VIDEOS}/downloaded"
+        ),
     output:
         f"{VIDEOS}/videos.jsonl",
     log:
         f"{VIDEOS}/log.txt",
     benchmark:
         f"{VIDEOS}/benchmark.tsv"
-    threads: 1  # a job of two seldom finds both free; more for one dataset: --set-threads collect=8
+    threads: 1  # small jobs fill the cores best; for one large dataset: --set-threads collect=8
     params:
         out=VIDEOS,
+        folder=own_videos,
+        files=own_files,
     shell:
-        "cwm collect {wildcards.dataset:q} {input.config:q} --cores {threads} --out {params.out:q}"
-        " 2>&1 | tee {log:q}"
+        "cwm collect {wildcards.dataset:q} {input.config:q} {params.folder} --cores {threads}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule decode:
-    """Decode a part of the clips into frames; what is stored already stays."""
+    """Decode a part of the clips into frames; frames already stored are kept."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
         videos=f"{VIDEOS}/videos.jsonl",
@@ -53,7 +61,7 @@ rule decode:
 
 
 rule clips:
-    """Gather the parts to frames that training reads by offset; list what cannot be decoded."""
+    """Build the clip store of a dataset, and list the files that cannot be decoded."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
         videos=f"{VIDEOS}/videos.jsonl",
@@ -64,7 +72,7 @@ rule clips:
     log:
         f"{CLIPS}/log.txt",
     wildcard_constraints:
-        dataset=not_any(MADE_OF_OTHERS),
+        dataset=rf"(?!(?:{'|'.join(MADE_OF_OTHERS)})/)[a-z0-9-]+",
     params:
         out=CLIPS,
     shell:
@@ -73,7 +81,7 @@ rule clips:
 
 
 rule mix:
-    """A store of the clips of other datasets: a mixture, or a part of one."""
+    """Build the clip store of a mixture, or of a part of a dataset, from its members' stores."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
         stores=lambda w: expand(f"{CLIPS}/store.json", dataset=MADE_OF_OTHERS[w.dataset]),
@@ -88,5 +96,5 @@ rule mix:
         out=CLIPS,
         stores=lambda w, input: [f"--store {store}" for store in input.stores],
     shell:
-        "cwm mix {wildcards.dataset:q} {input.config:q} {params.stores}"
+        "cwm clips {wildcards.dataset:q} {input.config:q} {params.stores}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
