@@ -324,7 +324,7 @@ def table(
     """Write the table of a figure, of scores or of costs: OUT.csv, OUT.md and OUT.tex."""
     from cwm.analysis.cost import make_cost_table
     from cwm.analysis.tables import make_table
-    from cwm.study import read
+    from cwm.study_file import read
 
     kind = read(study).figure(figure).kind
     if kind == "cost":
@@ -344,7 +344,7 @@ def figure(
     from cwm.analysis.draw import draw
     from cwm.analysis.provenance import FigureMeta
     from cwm.infra.source import git_commit
-    from cwm.study import read
+    from cwm.study_file import read
 
     spec = read(study).figure(name)
     command = f"snakemake fig_{name}"

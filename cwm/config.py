@@ -1,8 +1,8 @@
-"""Settings: YAML layers over the paper's values, checked before anything runs.
+"""Settings: YAML files over the defaults, which are the paper's values.
 
     cfg = load([Path("config/suite/toy.yaml"), Path("config/scale/laptop.yaml")], task="sphere")
 
-Later files win; mappings merge, everything else replaces. A file states only what differs.
+Later files win. Mappings are merged, everything else is replaced. A file states only differences.
 """
 
 import difflib
@@ -34,7 +34,7 @@ LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """Every setting there is; the defaults are the paper's, but for what suites and models set."""
+    """All settings, in one section per stage or part."""
 
     runtime: RuntimeConfig = RuntimeConfig()
     dataset: DatasetConfig = DatasetConfig()
@@ -51,18 +51,18 @@ ADAPTER = TypeAdapter(Config)
 
 
 class Layer(NamedTuple):
-    """Some settings, and where they come from."""
+    """Settings from one source."""
 
-    source: str
+    source: str  # for error messages
     values: dict[str, Any]
 
 
 def load(files: Sequence[Path], sets: Sequence[str] = (), task: str | None = None) -> Config:
-    """Merge YAML files and then `--set key.path=value` words over the defaults.
+    """Merge YAML files, then `key.path=value` words, over the defaults.
 
-    A suite's file lists, under `tasks`, its tasks and what differs for each; a scale's file may
-    say, under `suites`, what differs for a suite. `task` and the suite's file choose among them.
-    Raises UserError in one line that names the file, the setting, and what would be valid.
+    A suite's file lists its tasks and their own settings under `tasks`. A scale's file may hold
+    settings of single suites under `suites`. `task` and the suite's file select among them.
+    Raises UserError that names the file, the setting, and valid values.
     """
     suite = labels(files).get("suite")
     layers = [layer for path in files for layer in _layers(path, suite, task)]
@@ -74,17 +74,17 @@ def load(files: Sequence[Path], sets: Sequence[str] = (), task: str | None = Non
 
 
 def _layers(path: Path, suite: str | None, task: str | None) -> Iterator[Layer]:
-    """A file's settings, then those that it has for the suite or for the task only."""
+    """Yield the settings of a file, then those for the selected suite and task."""
     values = read(path)
     kinds = ("suites", "tasks")
     options = {kind: mapping(values.pop(kind, None), f"{path}: {kind}") for kind in kinds}
     yield Layer(str(path), values)
-    for kind, chosen in (("suites", suite), ("tasks", task)):
+    for kind, selected in (("suites", suite), ("tasks", task)):
         for name, own in options[kind].items():
             source = f"{path}, {kind} {name}"
             layer = Layer(source, mapping(own, source))
-            _validate(layer.values, [layer])  # also where it is not chosen
-            if name == chosen:
+            _validate(layer.values, [layer])  # also when not selected
+            if name == selected:
                 yield layer
     if task is not None and options["tasks"] and task not in options["tasks"]:
         raise unknown("task", task, options["tasks"])
@@ -98,7 +98,7 @@ def _validate(values: dict[str, Any], layers: list[Layer]) -> Config:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`: mappings merge key by key, everything else replaces."""
+    """Merge `above` over `below` key by key; values that are not mappings are replaced."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
@@ -108,12 +108,12 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def labels(files: Iterable[Path]) -> dict[str, str]:
-    """What a run is called: `config/model/contextwm.yaml` says that its model is contextwm."""
+    """Names of a run by its files: `config/model/plain.yaml` gives `{"model": "plain"}`."""
     return {path.parent.name: path.stem for path in files if path.parent.name in LABELS}
 
 
 def resolved(cfg: Config, sections: Iterable[str]) -> dict[str, Any]:
-    """Plain values of some sections, every setting written out."""
+    """Plain values of some sections, with defaults."""
     values = ADAPTER.dump_python(cfg, mode="json")
     return {section: values[section] for section in sections}
 
@@ -122,25 +122,25 @@ def schema() -> str:
     """JSON schema of a settings file."""
     file = ADAPTER.json_schema()
     for name in ("suites", "tasks"):
-        file["properties"][name] = {"type": "object", "description": f"what differs for {name}"}
+        file["properties"][name] = {"type": "object", "description": f"settings of single {name}"}
     return json.dumps(file, indent=1) + "\n"
 
 
 def _parse_set(word: str) -> dict[str, Any]:
-    """The setting of `key.path=value`; the value of a text or path is what was typed."""
+    """Parse `key.path=value`; the value of a text or path setting is taken literally."""
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise UserError(f"--set {word!r} must look like key.path=value")
     location = key.split(".")
-    typed = _is_text(location) and value not in ("", "null") and value[0] not in "'\""
-    result = value if typed else parse(value, f"--set {word}")
+    literal = _is_text(location) and value not in ("", "null") and value[0] not in "'\""
+    result = value if literal else parse(value, f"--set {word}")
     for part in reversed(location):
         result = {part: result}
     return result
 
 
 def _is_text(location: Sequence[str]) -> bool:
-    """Whether the setting at `location` is a text or a path, which YAML could take for a number."""
+    """Whether the setting at `location` is a text or a path, which YAML could read as a number."""
     kinds: tuple[Any, ...] = (Config,)
     for part in location:
         cls = next((kind for kind in kinds if is_dataclass(kind)), None)
@@ -150,12 +150,13 @@ def _is_text(location: Sequence[str]) -> bool:
 
 
 def _explain(error: ValidationError, layers: list[Layer]) -> UserError:
-    """The first mistake, in one line: which file, which setting, what would be valid."""
+    """Describe the first error: the source, the setting, and valid values."""
     first = error.errors()[0]
+    # pydantic adds the class name of an optional section and the index of a list item.
     location = [part for part in first["loc"] if isinstance(part, str)]
     location = [part for i, part in enumerate(location) if i == 0 or not part.endswith("Config")]
-    path = ".".join(location)
     source = next((x.source for x in reversed(layers) if _has(x.values, location)), "settings")
+    path = ".".join(location)
     if first["type"] == "unexpected_keyword_argument":
         valid = [".".join([*location[:-1], name]) for name in _names(Config, location[:-1])]
         near = difflib.get_close_matches(path, valid, n=3, cutoff=0.3) or valid
@@ -172,7 +173,7 @@ def _has(layer: Any, location: Sequence[str]) -> bool:
 
 
 def _names(cls: type, location: Sequence[str]) -> Iterator[str]:
-    """Settings of the section at `location`."""
+    """Yield the settings of the section at `location`."""
     for part in location:
         kind = get_type_hints(cls)[part]
         cls = next(t for t in (kind, *get_args(kind)) if is_dataclass(t))

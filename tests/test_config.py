@@ -1,5 +1,6 @@
 """Settings: layers, and what a person is told who mistyped one."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -102,9 +103,10 @@ def test_the_defaults_are_the_papers():
     assert cfg.model.rssm.deter == 1024
 
 
-def test_the_schema_is_current():
-    committed = json.loads((ROOT.parent / "workflow/schemas/config.schema.json").read_text())
-    assert committed == json.loads(config.schema())
+def test_the_schema_names_every_section():
+    sections = json.loads(config.schema())["properties"]
+    names = {field.name for field in dataclasses.fields(config.Config)}
+    assert sections.keys() == names | {"suites", "tasks"}
 
 
 @pytest.mark.parametrize("name", ["2024_05_01", "007", "1e3", "number #32", "true", "~", "a: b"])

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 INFRA = ("cwm.infra",)
 MODELS = (*INFRA, "cwm.nn", "cwm.world", "cwm.behavior", "cwm.agent")
 TRAINING = (*MODELS, "cwm.train", "cwm.videos", "envs")
-SETTINGS = (*TRAINING, "cwm.evaluate", "cwm.config", "cwm.study")
+SETTINGS = (*TRAINING, "cwm.evaluate", "cwm.config", "cwm.study", "cwm.study_file")
 
 # What each part may import of ours, beside itself: the way of the data, from videos to figures.
 ALLOWED = {
@@ -28,7 +28,8 @@ ALLOWED = {
     "cwm.analysis": INFRA,
     "cwm.convert": MODELS,
     "cwm.config": (*TRAINING, "cwm.evaluate"),
-    "cwm.study": (*INFRA, "cwm.config"),
+    "cwm.study_file": INFRA,
+    "cwm.study": (*INFRA, "cwm.config", "cwm.study_file"),
     "cwm.plan": (*SETTINGS, "cwm.analysis"),
     "cwm.doctor": (*INFRA, "cwm.videos"),
     "cwm.commands": (*SETTINGS, "cwm.analysis"),

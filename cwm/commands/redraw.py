@@ -10,7 +10,7 @@ from cwm.analysis.scores import collect
 from cwm.analysis.tables import make_table
 from cwm.infra.errors import UserError
 from cwm.infra.source import git_commit
-from cwm.study import Figure, finetune_runs, pretrained_runs, read
+from cwm.study_file import Figure, finetune_runs, pretrained_runs, read
 
 INPUTS = {  # file that each kind of figure needs of each run; other kinds need frames or times
     **dict.fromkeys(FROM_SCORES, "finetune/{}/scores.csv"),

@@ -9,16 +9,8 @@ import sys
 from cwm.config import load as load_settings
 from cwm.infra.errors import UserError, check_utf8
 from cwm.infra.files import walk
-from cwm.study import (
-    OFFICIAL,
-    SCRATCH,
-    datasets,
-    finetune_runs,
-    load,
-    made_of_others,
-    pretrained_runs,
-    videos_of,
-)
+from cwm.study import datasets, load, mixtures
+from cwm.study_file import OFFICIAL, SCRATCH, finetune_runs, pretrained_runs, videos_of
 
 # Snakemake parses the value of `name=value` as YAML. A folder or scale must stay the text typed.
 for word in workflow.config_settings.config_args:
@@ -50,7 +42,7 @@ GPU = 0 if SIZES.runtime.device == "cpu" else 1
 STANDINS = SIZES.dataset.source == "standin"
 
 # Mixture -> its member datasets, whose clip stores it refers to.
-MADE_OF_OTHERS = made_of_others()
+MIXTURES = mixtures()
 
 # One folder per run; its path names its settings.
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"

@@ -72,7 +72,7 @@ rule clips:
     log:
         f"{CLIPS}/log.txt",
     wildcard_constraints:
-        dataset=rf"(?!(?:{'|'.join(MADE_OF_OTHERS)})/)[a-z0-9-]+",
+        dataset=rf"(?!(?:{'|'.join(MIXTURES)})/)[a-z0-9-]+",
     params:
         out=CLIPS,
     shell:
@@ -84,14 +84,14 @@ rule mix:
     """Build the clip store of a mixture, or of a part of a dataset, from its members' stores."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        stores=lambda w: expand(f"{CLIPS}/store.json", dataset=MADE_OF_OTHERS[w.dataset]),
+        stores=lambda w: expand(f"{CLIPS}/store.json", dataset=MIXTURES[w.dataset]),
     output:
         f"{CLIPS}/store.json",
         f"{CLIPS}/contact.png",
     log:
         f"{CLIPS}/log.txt",
     wildcard_constraints:
-        dataset="|".join(MADE_OF_OTHERS),
+        dataset="|".join(MIXTURES),
     params:
         out=CLIPS,
         stores=lambda w, input: [f"--store {store}" for store in input.stores],

@@ -1,0 +1,153 @@
+"""The format of `config/study/*.yaml`: figures, and the runs that each of them compares.
+
+study = read(Path("config/study/laptop.yaml"))
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from cwm.infra import yaml_file
+from cwm.infra.errors import UserError, explain_validation, unknown
+
+SCRATCH = "none"  # dataset of a run without pre-training
+OFFICIAL = "official-"  # prefix of a dataset: the model is the authors', pre-trained on the rest
+
+# Names become parts of paths and words of commands.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+FigureName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+Names = Annotated[list[Name], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Runs:
+    """Fine-tuning runs: every combination of the names and of the seeds 0 to seeds - 1."""
+
+    suite: Name
+    tasks: Names
+    models: Names
+    datasets: Names
+    variants: tuple[Name, ...] = ("standard",)
+    seeds: PositiveInt = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Pretrained:
+    """Pre-trained models: every combination of the names and of the seeds 0 to seeds - 1."""
+
+    datasets: Names
+    models: Names
+    seeds: PositiveInt = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Figure:
+    """A figure or table: the runs it shows, and the text of its caption."""
+
+    kind: Literal[
+        "curves",
+        "domains",
+        "ablations",
+        "pretraining",
+        "prediction",
+        "prediction_errors",
+        "composition",
+        "representations",
+        "cost",  # a table only
+    ]
+    title: str
+    claim: str = ""  # what the paper says
+    notes: tuple[str, ...] = ()  # sentences of the caption, such as on short budgets
+    runs: tuple[Runs, ...] = ()
+    pretrained: tuple[Pretrained, ...] = ()
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Study:
+    """The figures of a study, by name."""
+
+    figures: dict[FigureName, Figure]
+
+    def figure(self, name: str) -> Figure:
+        """Get a figure; UserError with similar names if it is unknown."""
+        if name not in self.figures:
+            raise unknown("figure", name, self.figures)
+        return self.figures[name]
+
+
+class FinetuneRun(NamedTuple):
+    """The wildcards of a fine-tuning run."""
+
+    suite: str
+    task: str
+    model: str
+    dataset: str
+    variant: str
+    seed: int
+
+
+class PretrainedRun(NamedTuple):
+    """The wildcards of a pre-trained model. Fine-tuning starts from seed 0, as in the paper."""
+
+    dataset: str
+    model: str
+    seed: int
+
+
+def finetune_runs(figure: Figure) -> list[FinetuneRun]:
+    """The fine-tuning runs of a figure, without repetition."""
+    found = {
+        FinetuneRun(block.suite, *names)
+        for block in figure.runs
+        for names in itertools.product(
+            block.tasks, block.models, block.datasets, block.variants, range(block.seeds)
+        )
+    }
+    return sorted(found)
+
+
+def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
+    """The pre-trained models that a figure shows, without repetition."""
+    found = {
+        PretrainedRun(*names)
+        for block in figure.pretrained
+        for names in itertools.product(block.datasets, block.models, range(block.seeds))
+    }
+    return sorted(found)
+
+
+def all_pretrained(study: Study) -> list[PretrainedRun]:
+    """The pre-trained models that a study shows or fine-tunes, without repetition."""
+    figures = study.figures.values()
+    return sorted({run for f in figures for run in (*pretrained_runs(f), *initial_models(f))})
+
+
+def initial_models(figure: Figure) -> Iterator[PretrainedRun]:
+    """The models to pre-train for the fine-tuning runs of a figure."""
+    for run in finetune_runs(figure):
+        if run.dataset != SCRATCH and not run.dataset.startswith(OFFICIAL):
+            yield PretrainedRun(run.dataset, run.model, 0)
+
+
+def videos_of(dataset: str) -> str:
+    """The dataset whose videos a model predicts; for `official-NAME`, NAME."""
+    return dataset.removeprefix(OFFICIAL)
+
+
+def read(path: Path) -> Study:
+    """Read a study file; does not check that the names in it exist."""
+    try:
+        return TypeAdapter(Study).validate_python(yaml_file.read(path))
+    except ValidationError as error:
+        raise UserError(explain_validation(str(path), error)) from None
