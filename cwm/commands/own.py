@@ -1,12 +1,16 @@
 """Your own videos -> a pre-trained model, by the Snakemake target `pretrain_videos`."""
 
+import hashlib
 import logging
 import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from cwm.infra.errors import UserError, check_utf8
+from cwm.infra.files import walk
 
 log = logging.getLogger(__name__)
 
@@ -26,3 +30,30 @@ def train_on_videos(folder: Path, scale: str, cores: int) -> NoReturn:
     words = ["--cores", str(cores), "--set-threads", f"collect={cores}", f"decode={cores}"]
     words += ["--config", f"scale={scale}", f"videos={folder.resolve()}", "--", "pretrain_videos"]
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
+
+
+def typed_values(words: Iterable[str]) -> dict[str, str]:
+    """Values of `scale` and `videos` among Snakemake's `--config` words, exactly as typed.
+
+    Snakemake parses values as YAML, so the folder 2024_05_01 would become a number. One pair of
+    quotes around a value is removed.
+    """
+    pairs = (word.partition("=") for word in words)
+    values = {name: value for name, _, value in pairs if name in ("scale", "videos")}
+    quoted = re.compile(r"^(['\"])(.*)\1$", re.DOTALL)
+    return {name: quoted.sub(r"\2", value) for name, value in values.items()}
+
+
+def check_folder(name: object) -> str:
+    """Check the value of `videos`; UserError if YAML read it as a number or it is not UTF-8."""
+    if not isinstance(name, str):
+        raise UserError(f"videos is {name!r}, not a folder; write it in quotes")
+    check_utf8(name)
+    return name
+
+
+def listing_hash(folder: str) -> str:
+    """Hash of the names and sizes of all files in a folder; it changes when videos are added."""
+    files = [parent / name for parent, names in walk(Path(folder)) for name in names]
+    sizes = sorted((str(file), file.stat().st_size) for file in files if file.exists())
+    return hashlib.sha256(repr(sizes).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A copy of the project in which Snakemake runs."""
+"""Copies of the project in which Snakemake runs."""
 
 import os
 import shutil
@@ -10,16 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def copy_project(folder):
-    """Copy all that Snakemake reads to `folder`."""
-    for name in ("config", "workflow", "profiles"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
-    return folder
+@pytest.fixture(scope="session")
+def copy_project():
+    """Copy all that Snakemake reads to a folder."""
+
+    def copy(folder):
+        for name in ("config", "workflow", "profiles"):
+            shutil.copytree(ROOT / name, folder / name)
+        shutil.copy(ROOT / "Snakefile", folder)
+        return folder
+
+    return copy
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(copy_project, tmp_path, monkeypatch):
     """A copy of the project for one test, as the current folder."""
     monkeypatch.chdir(copy_project(tmp_path))
     return tmp_path
@@ -27,11 +32,12 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def snakemake():
-    """Run `snakemake WORDS...` in a folder, with the code of this checkout."""
+    """Run `snakemake WORDS...` in a folder with this checkout's code; None unsets a variable."""
 
-    def run(folder, *words, **environment):
+    def run(folder, *words, **variables):
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+        environment = {name: value for name, value in variables.items() if value is not None}
         command = ["snakemake", "--cores", "2", *words]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
         return subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )

@@ -1,28 +1,18 @@
 """Paths of results, and the runs that each figure needs."""
 
-import hashlib
 import os
-import re
 import shlex
 import sys
 
+from cwm.commands.own import check_folder, listing_hash, typed_values
 from cwm.config import load as load_settings
-from cwm.infra.errors import UserError, check_utf8
-from cwm.infra.files import walk
+from cwm.infra.errors import UserError
 from cwm.study import datasets, load, mixtures
 from cwm.study_file import OFFICIAL, SCRATCH, finetune_runs, pretrained_runs, videos_of
 
-# Snakemake parses the value of `name=value` as YAML. A folder or scale must stay the text typed.
-for word in workflow.config_settings.config_args:
-    name, _, value = word.partition("=")
-    if name in ("scale", "videos"):
-        config[name] = re.sub(r"^(['\"])(.*)\1$", r"\2", value, flags=re.DOTALL)
-
+config |= typed_values(workflow.config_settings.config_args)
 try:
-    OWN_VIDEOS = config.get("videos") or "data/videos"
-    if not isinstance(OWN_VIDEOS, str):
-        raise UserError(f"videos is {OWN_VIDEOS!r}, not a folder; write it in quotes")
-    check_utf8(OWN_VIDEOS)
+    OWN_VIDEOS = check_folder(config.get("videos") or "data/videos")
     STUDY = load(config["scale"])
     for target in sys.argv[1:]:
         if target.startswith("fig_") and target != "fig_videos":
@@ -120,12 +110,8 @@ def own_videos(wildcards):
 
 
 def own_files(wildcards):
-    """Hash of the names and sizes of your own videos: when it changes, they are listed again."""
-    if wildcards.dataset != "videos" or not os.path.isdir(OWN_VIDEOS):
-        return ""
-    files = [folder / name for folder, names in walk(Path(OWN_VIDEOS)) for name in names]
-    sizes = sorted((str(file), file.stat().st_size) for file in files if file.exists())
-    return hashlib.sha256(repr(sizes).encode()).hexdigest()
+    """Changes when files of the dataset `videos` do, so that they are listed again."""
+    return listing_hash(OWN_VIDEOS) if wildcards.dataset == "videos" else ""
 
 
 def pretrained(wildcards):

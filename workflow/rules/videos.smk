@@ -21,9 +21,7 @@ rule collect:
     """List the clips of a dataset; generate a synthetic dataset first."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        downloaded=lambda w: (
-            [] if STANDINS or w.dataset == "videos" else f"{VIDEOS}/downloaded"
-        ),
+        downloaded=lambda w: ([] if STANDINS or w.dataset == "videos" else f"{VIDEOS}/downloaded"),
     output:
         f"{VIDEOS}/videos.jsonl",
     log:
