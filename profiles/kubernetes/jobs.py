@@ -1,10 +1,10 @@
-"""Snakemake's jobs as Kubernetes Jobs: what the cluster-generic executor calls.
+"""Run Snakemake jobs as Kubernetes Jobs, for the cluster-generic executor.
 
     python jobs.py submit --rule RULE --cpus N --memory MB --gpus N SCRIPT    prints the job's name
     python jobs.py status NAME                                   prints running, success or failed
     python jobs.py cancel NAME...
 
-The namespace is that of the pod, or of the current context outside a cluster.
+The namespace is the pod's, or the current context's outside a cluster.
 """
 
 import argparse
@@ -20,7 +20,7 @@ NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def connect() -> tuple[client.BatchV1Api, str]:
-    """The API, and the namespace to work in."""
+    """Connect to the API; also returns the namespace of the jobs."""
     if NAMESPACE.exists():
         config.load_incluster_config()
         return client.BatchV1Api(), NAMESPACE.read_text().strip()
@@ -30,7 +30,7 @@ def connect() -> tuple[client.BatchV1Api, str]:
 
 
 def job(rule: str, cpus: int, memory: int, gpus: int, script: Path) -> dict:
-    """The Job that runs a script of Snakemake's, from job.yaml."""
+    """Build the Job that runs a Snakemake job script; `memory` is in MB."""
     body = yaml.safe_load((HERE / "job.yaml").read_text())
     body["metadata"]["name"] = f"cwm-{rule.replace('_', '-').lower()}-{uuid.uuid4().hex[:10]}"
     container = body["spec"]["template"]["spec"]["containers"][0]
@@ -41,7 +41,7 @@ def job(rule: str, cpus: int, memory: int, gpus: int, script: Path) -> dict:
 
 
 def status(api: client.BatchV1Api, namespace: str, name: str) -> str:
-    """`failed` also for a Job that is gone: Snakemake then submits it again."""
+    """State of a Job; a deleted Job is `failed`, so that Snakemake submits it again."""
     try:
         found = api.read_namespaced_job_status(name, namespace).status
     except ApiException as error:
@@ -55,7 +55,7 @@ def status(api: client.BatchV1Api, namespace: str, name: str) -> str:
 
 
 def main() -> None:
-    """Do one thing and print what Snakemake reads."""
+    """Run one subcommand; Snakemake reads what it prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     todo = parser.add_subparsers(dest="todo", required=True)
     submit = todo.add_parser("submit")

@@ -1,8 +1,12 @@
-"""Scores -> tables -> figures -> report. What each figure compares is in config/study."""
+"""Scores -> tables -> figures -> report.
+
+Inputs: run folders; config/study/<scale>.yaml, which lists the runs of each figure.
+Outputs: results/<scale>/{scores,tables,figures}/<figure>.*, results/<scale>/report.html.
+"""
 
 
 rule scores:
-    """Gather the scores of the runs that a figure compares."""
+    """Collect the scores of the runs that a figure compares."""
     input:
         runs=lambda w: runs_of(w.figure, f"{FINETUNE}/scores.csv"),
         baselines=lambda w: runs_of(w.figure, f"{BASELINES}/scores.csv"),
@@ -15,7 +19,7 @@ rule scores:
 
 
 rule table:
-    """Aggregate scores (interquartile means, intervals, areas under curves) or times."""
+    """Aggregate scores (interquartile mean, confidence interval, area under the curve) or costs."""
     input:
         made_of=tabled,
         study=f"config/study/{config['scale']}.yaml",
@@ -56,7 +60,7 @@ rule figure:
 
 
 rule report:
-    """One page with everything, which opens offline."""
+    """Write one self-contained page with all results."""
     input:
         figures=expand(f"{FIGURE}.json", figure=DRAWN),
         tables=expand(f"{TABLE}.md", figure=figures_of(*TABLED)),
@@ -76,7 +80,7 @@ rule report:
 for name in STUDY.figures:
 
     rule:
-        """A figure by its name, with its table: `snakemake fig_{name}`."""
+        """Draw one figure and its table: `snakemake fig_<figure>`."""
         name:
             f"fig_{name}"
         input:

@@ -1,4 +1,9 @@
-"""World models -> agents and their scores, beside those of policies that learn nothing."""
+"""World models -> agents and their scores; scores of policies that do not learn.
+
+Inputs: config/suite, config/model, config/variant; a pre-trained model, unless from scratch.
+Outputs: results/<scale>/finetune/<suite>/<task>/<model>/<dataset>/<variant>/<seed>,
+results/<scale>/baselines/<suite>/<task>.
+"""
 
 
 rule finetune:
@@ -54,7 +59,7 @@ rule baselines:
 
 
 rule tracking:
-    """Make the tracking database before anything logs to it in parallel."""
+    """Create the MLflow database before parallel jobs log to it."""
     output:
         touch(TRACKING),
     log:

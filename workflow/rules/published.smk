@@ -1,11 +1,15 @@
-"""results/published -> figures. Reads no settings, so it works without torch."""
+"""Published runs -> figures, without torch.
+
+Inputs: results/published/<study>, config/study/<study>.yaml.
+Outputs: results/published-figures/<study>.
+"""
 
 PUBLISHED = "results/published/{published}"
 REDRAWN = "results/published-figures/{published}"
 
 
 rule published_figures:
-    """The figures of all published runs: `snakemake --cores 1 published_figures`."""
+    """Draw the figures of all published runs: `snakemake --cores 1 published_figures`."""
     input:
         expand(
             REDRAWN,
@@ -14,7 +18,7 @@ rule published_figures:
 
 
 rule redraw:
-    """Draw a study's figures from the runs of it that are published; the missing are named."""
+    """Draw the figures of a study from its published runs; captions list missing runs."""
     input:
         runs=lambda w: sorted(str(path) for path in Path(PUBLISHED.format(**w)).rglob("*.*")),
         study="config/study/{published}.yaml",
