@@ -1,4 +1,4 @@
-"""Settings: layers, and what a person is told who mistyped one."""
+"""Settings: merging of layers, and errors for mistyped ones."""
 
 import dataclasses
 import itertools
@@ -30,7 +30,7 @@ def test_later_layers_win_and_mappings_merge(tmp_path):
     assert cfg.finetune.agent.actor_optimizer.lr == 8e-5
 
 
-def test_a_task_and_a_suite_have_settings_of_their_own(tmp_path):
+def test_a_task_and_a_suite_override_settings(tmp_path):
     suite = write(
         tmp_path / "suite" / "toy.yaml", "tasks: {sphere: , blob: {finetune: {batch: 7}}}"
     )
@@ -56,7 +56,7 @@ def test_a_task_and_a_suite_have_settings_of_their_own(tmp_path):
         ("a: [", r"is not YAML"),
     ],
 )
-def test_mistakes_are_one_line_that_says_what_would_be_valid(tmp_path, text, message):
+def test_a_mistake_is_one_line_with_valid_values(tmp_path, text, message):
     path = write(tmp_path / "a.yaml", text)
     with pytest.raises(UserError, match=message) as error:
         config.load([path])
@@ -64,26 +64,26 @@ def test_mistakes_are_one_line_that_says_what_would_be_valid(tmp_path, text, mes
 
 
 @pytest.mark.parametrize("text", ["!!bool maybe", "!!int ''", "!!float ''", "!!timestamp x"])
-def test_a_tag_asks_what_a_text_is_not(tmp_path, text):
+def test_a_yaml_tag_that_does_not_fit_its_value_is_an_error(tmp_path, text):
     path = write(tmp_path / "a.yaml", f"finetune: {{batch: {text}}}")
     with pytest.raises(UserError, match=r"a.yaml is not YAML: '.*' is no \w+ in .* line 1"):
         config.load([path])
 
 
 @pytest.mark.parametrize("text", ["a: &a {b: *a}", "a: &a [*a]", "&a {<<: *a}"])
-def test_no_mapping_is_in_itself(tmp_path, text):
+def test_a_mapping_that_contains_itself_is_an_error(tmp_path, text):
     with pytest.raises(UserError, match=r"a.yaml is not YAML: .* more than 100000 values"):
         config.load([write(tmp_path / "a.yaml", text)])
 
 
-def test_aliases_cannot_explode(tmp_path):
+def test_yaml_aliases_are_bounded(tmp_path):
     lines = [f"x{i}: &x{i} {{a: *x{i - 1}, b: *x{i - 1}}}" for i in range(1, 30)]
     path = write(tmp_path / "a.yaml", "\n".join(["x0: &x0 {a: 1}", *lines]))
     with pytest.raises(UserError, match=r"a.yaml is not YAML: .* more than 100000 values"):
         config.load([path, path])
 
 
-def test_unknown_task_and_file(tmp_path):
+def test_an_unknown_task_or_file_is_an_error_with_similar_names(tmp_path):
     with pytest.raises(UserError, match="unknown task 'raech'; did you mean: reach"):
         config.load([ROOT / "suite" / "metaworld.yaml"], task="raech")
     with pytest.raises(UserError, match=r"did you mean: plain.yaml"):
@@ -96,7 +96,7 @@ def test_every_combination_of_shipped_files_is_valid():
         config.load(files)
 
 
-def test_the_defaults_are_the_papers():
+def test_defaults_are_the_values_of_the_paper():
     cfg = config.load([ROOT / "suite" / "metaworld.yaml"], task="drawer-open")
     assert cfg.finetune.agent.world.context_augment == "none"
     assert (cfg.finetune.batch, cfg.finetune.length, cfg.finetune.prefill) == (50, 50, 5000)
@@ -110,12 +110,12 @@ def test_the_schema_names_every_section():
 
 
 @pytest.mark.parametrize("name", ["2024_05_01", "007", "1e3", "number #32", "true", "~", "a: b"])
-def test_a_folder_given_by_set_stays_what_was_typed(name):
+def test_a_path_or_text_given_by_set_is_taken_literally(name):
     assert config.load([], [f"dataset.folder={name}"]).dataset.folder == Path(name)
     assert config.load([], [f"env.textures={name}"]).env.textures == name
 
 
-def test_a_text_given_by_set_may_be_quoted_and_may_be_none():
+def test_a_text_given_by_set_may_be_quoted_or_null():
     assert config.load([], ["dataset.folder='my 007'"]).dataset.folder == Path("my 007")
     assert config.load([], ["dataset.folder=null"]).dataset.folder is None
     assert config.load([], ["dataset.annotations={train: a.json}"]).dataset.annotations == {

@@ -1,4 +1,4 @@
-"""Commands read and write UTF-8, whatever the locale is."""
+"""Commands read and write UTF-8 in any locale."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ cli.main()
 
 @pytest.mark.skipif(shutil.which("localedef") is None, reason="needs localedef")
 @pytest.mark.parametrize("encoding", [None, "ascii"])
-def test_a_locale_of_another_encoding_changes_nothing(tmp_path, encoding):
-    """A PYTHONIOENCODING that was asked for is kept; what it cannot write is escaped."""
+def test_commands_use_utf8_in_a_locale_of_another_encoding(tmp_path, encoding):
+    """PYTHONIOENCODING is respected; characters outside its encoding are escaped."""
     name = "en_US.ISO-8859-1"
     command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / name]
     if subprocess.run(command, capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""Every model and variant in `config/` learns, and its settings make a difference."""
+"""Every model and variant in `config/` trains, and its settings change the result."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / "config"
 MODELS, VARIANTS = (
     sorted(path.stem for path in (ROOT / folder).glob("*.yaml")) for folder in ("model", "variant")
 )
-SUITES = {"toy": "sphere", "metaworld": "reach"}  # whose contexts are whole and erased
+SUITES = {"toy": "sphere", "metaworld": "reach"}  # with unaugmented and with erased contexts
 LEARNING = ("model", "pretrain", "finetune")
 UPDATES = 2
 
@@ -34,7 +34,7 @@ def images(seed):
 
 @functools.cache
 def pretrained(model="contextwm"):
-    """The model after some updates on noise, and the terms of its last loss."""
+    """A model after UPDATES updates on noise, and the terms of its last loss."""
     cfg = settings(model=model)
     torch.manual_seed(0)
     noise = torch.Generator().manual_seed(1)
@@ -48,7 +48,7 @@ def pretrained(model="contextwm"):
 
 @functools.cache
 def finetuned(suite="toy", model="contextwm", variant="standard", start=False):
-    """The figures of the last of some updates on noise; `start`: of a pre-trained agent."""
+    """Metrics of the last of UPDATES updates on noise; `start`: from a pre-trained model."""
     cfg = settings(suite, model, variant)
     world = pretrained(model)[0] if start else None
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def finetuned(suite="toy", model="contextwm", variant="standard", start=False):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_learns_from_videos_and_from_experience(model):
+def test_a_model_trains_on_videos_and_on_experience(model):
     stacked = settings(model=model).model.stacked
     found, usual = finetuned(model=model, start=stacked), finetuned(start=True)
     assert all(map(math.isfinite, found.values()))
@@ -78,7 +78,7 @@ def test_a_model_learns_from_videos_and_from_experience(model):
 
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_learns_differently_where_its_settings_differ(variant, suite):
+def test_a_variant_changes_the_losses_exactly_where_its_settings_differ(variant, suite):
     found, usual = finetuned(suite, variant=variant), finetuned(suite)
     assert all(map(math.isfinite, found.values()))
     own, standard = settings(suite, variant=variant), settings(suite)
@@ -87,12 +87,12 @@ def test_a_variant_learns_differently_where_its_settings_differ(variant, suite):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_has_settings_of_its_own(variant):
+def test_only_the_standard_variant_changes_no_setting(variant):
     differs = any(settings(suite, variant=variant) != settings(suite) for suite in SUITES)
     assert differs == (variant != "standard")
 
 
-def test_without_dual_rewards_one_predictor_is_left_that_learns_the_bonus():
+def test_without_dual_reward_the_only_predictor_learns_the_bonus():
     parts = {}
     for variant in ("standard", "no-dual-reward"):
         cfg = settings(variant=variant)

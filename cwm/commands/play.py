@@ -1,4 +1,4 @@
-"""One episode of one policy, as a film: what a task looks like, before anything is learned."""
+"""Record one episode of one policy as a video."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,33 +20,36 @@ from cwm.videos.encode import H264, encode
 
 
 def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ()) -> Outcome:
-    """Film an episode of `suite/task` in out (.mp4), as large as people like it.
+    """Record an episode at the display size of the environment; returns its outcome.
 
     Args:
         what: suite/task.
-        policy: `random`, `scripted`, or the weights.json of a fine-tuned run, whose settings are
-            then those of the config.yaml beside it.
+        policy: `random`, `scripted`, or the weights.json of a fine-tuned run. The config.yaml
+            beside a weights.json gives the settings.
         seed: of the episode.
-        out: the video file.
-        sets: words `key.path=value` over the settings.
+        out: the video file, .mp4.
+        sets: `key.path=value` words, applied over the settings.
+
+    Raises UserError for another suffix, an unknown policy, a suite without a scripted policy, and
+    weights of another kind of model or action space.
     """
     if out.suffix != ".mp4":
         raise UserError(f"{out} must end in .mp4")
     simple = ("random", "scripted")
     if policy not in simple and not policy.endswith(".json"):
         raise unknown("policy", policy, (*simple, "weights.json"))
-    learned = None if policy in simple else Path(policy)
-    if learned is None:
+    weights = None if policy in simple else Path(policy)
+    if weights is None:
         cfg = load((), ("env.render=fast", *sets))
     else:
-        cfg = load((learned.with_name("config.yaml"),), sets)
-        device = set_up(cfg.runtime)  # before the environment: MuJoCo draws on the same GPU
+        cfg = load((weights.with_name("config.yaml"),), sets)
+        device = set_up(cfg.runtime)  # before `make`: MuJoCo renders on this GPU
     env = make(what, cfg.env)
     try:
         reseed("play", seed)
         shape = env.action_space.shape
-        if learned is not None:
-            act: Policy = AgentPolicy(_agent(learned, cfg, *shape).to(device), explore=False)
+        if weights is not None:
+            act: Policy = AgentPolicy(_agent(weights, cfg, *shape).to(device), explore=False)
         else:
             act = random_policy(shape) if policy == "random" else _scripted(env, what)
         outcome = _episode(env, act, seed)
@@ -73,21 +76,21 @@ def _episode(env: gymnasium.Env, act: Policy, seed: int) -> Outcome:
 def _agent(weights: Path, cfg: Config, action_dim: int) -> Agent:
     tensors, about = load_weights(weights)
     if about.get("kind") != "agent":
-        raise UserError(f"{weights} holds no fine-tuned agent, but: {about.get('kind')}")
+        raise UserError(f"{weights} holds a model of kind {about.get('kind')}, not an agent")
     agent = Agent(cfg.model, cfg.finetune.agent, action_dim, cfg.runtime.precision)
     try:
         agent.load_state_dict(tensors)
     except RuntimeError:
         task = f"{about.get('suite')}/{about.get('task')}"
-        raise UserError(f"the agent of {weights} is of {task}: its actions are others") from None
+        raise UserError(
+            f"the agent of {weights} was trained on {task}, which has another action space"
+        ) from None
     return agent
 
 
 def _scripted(env: gymnasium.Env, what: str) -> Policy:
     if not hasattr(env.unwrapped, "expert"):
-        firsts = {suite: next(iter(tasks.values()))[0] for suite, tasks in envs.SUITES.items()}
-        able = [
-            suite for suite, first in firsts.items() if hasattr(load_env_creator(first), "expert")
-        ]
-        raise UserError(f"no scripted policy for {what}; suites that have one: {', '.join(able)}")
+        classes = {suite: next(iter(tasks.values()))[0] for suite, tasks in envs.SUITES.items()}
+        suites = [name for name, cls in classes.items() if hasattr(load_env_creator(cls), "expert")]
+        raise UserError(f"no scripted policy for {what}; suites with one: {', '.join(suites)}")
     return lambda image, is_first: env.unwrapped.expert()[None]

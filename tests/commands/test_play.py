@@ -1,4 +1,4 @@
-"""Films of episodes, really encoded, and decoded again."""
+"""Videos of episodes: encoded, and decoded again."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def decoded(path):
 @pytest.mark.parametrize(
     ("what", "policy"), [("toy/blob", "random"), ("metaworld/reach", "scripted")]
 )
-def test_the_command_films_an_episode_and_says_how_it_went(tmp_path, what, policy):
+def test_play_records_an_episode_and_prints_its_return(tmp_path, what, policy):
     film = tmp_path / "film.mp4"
     words = ["--policy", policy, "--out", str(film), "--set", "env.time_limit=12"]
     done = CliRunner().invoke(app, ["play", what, *words])
@@ -45,7 +45,7 @@ def test_the_command_films_an_episode_and_says_how_it_went(tmp_path, what, polic
     assert np.abs(np.diff(clip.frames.astype(int), axis=0)).max() > 10
 
 
-def test_an_agent_plays_by_the_settings_of_its_run(tmp_path):
+def test_an_agent_plays_with_the_settings_of_its_run(tmp_path):
     write_text(tmp_path / "config.yaml", SMALL)
     cfg = config.load([tmp_path / "config.yaml"])
     torch.manual_seed(0)
@@ -56,12 +56,12 @@ def test_an_agent_plays_by_the_settings_of_its_run(tmp_path):
     assert outcome[:3] == again[:3] and outcome.length == 7
     assert len(decoded(film).frames) == 8
     assert outcome[0] != play("toy/blob", "random", 3, film, ["env.time_limit=7"])[0]
-    with pytest.raises(UserError, match="is of toy/blob: its actions are others"):
+    with pytest.raises(UserError, match="was trained on toy/blob, which has another action space"):
         play("dmc/walker-walk", weights, 0, film)
 
 
-def test_gpu_is_claimed_before_the_environment_is_made(tmp_path, monkeypatch):
-    """MuJoCo takes the GPU that it finds when an environment is made."""
+def test_the_gpu_is_claimed_before_the_environment_is_created(tmp_path, monkeypatch):
+    """MuJoCo uses the GPU that is visible when an environment is created."""
 
     def no_gpu(runtime):
         raise UserError("no place on a GPU")
@@ -73,7 +73,7 @@ def test_gpu_is_claimed_before_the_environment_is_made(tmp_path, monkeypatch):
         play("toy/blob", str(tmp_path / "weights.json"), 0, tmp_path / "film.mp4")
 
 
-def test_mistakes_are_answered(tmp_path):
+def test_mistakes_are_one_line_errors(tmp_path):
     film = tmp_path / "film.mp4"
     with pytest.raises(UserError, match=r"no scripted policy for toy/blob; .* driving, metaworld"):
         play("toy/blob", "scripted", 0, film)
@@ -85,6 +85,6 @@ def test_mistakes_are_answered(tmp_path):
         play("toy/blob", str(tmp_path / "none/weights.json"), 0, film)
     save_weights(tmp_path, {"x": torch.zeros(1)}, {"kind": "action-free"})
     write_text(tmp_path / "config.yaml", SMALL)
-    with pytest.raises(UserError, match="holds no fine-tuned agent, but: action-free"):
+    with pytest.raises(UserError, match="holds a model of kind action-free, not an agent"):
         play("toy/blob", str(tmp_path / "weights.json"), 0, film)
     assert not film.exists()

@@ -1,7 +1,7 @@
-"""The Kubernetes profile, without a cluster.
+"""The Kubernetes profile, with a fake API server.
 
-A server on loopback stands in for the Kubernetes API: it checks every Job against Kubernetes' own
-schema and runs its command here. Real are Snakemake, its executor, the client library and the jobs.
+The server on loopback checks every Job against Kubernetes' schema and runs its command on this
+machine. Snakemake, its executor, the client library and the jobs are real.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -28,7 +29,7 @@ def check(manifest):
 
 
 class Api(BaseHTTPRequestHandler):
-    """Jobs of one namespace: made, watched and deleted."""
+    """Creates, reports and deletes the Jobs of one namespace."""
 
     jobs: ClassVar[dict[str, tuple[dict, subprocess.Popen]]] = {}
 
@@ -69,11 +70,8 @@ class Api(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
-    """A folder with the workflow, and an API that runs jobs in it."""
-    for name in ("config", "workflow", "profiles"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "Snakefile", tmp_path)
+def study(project, tmp_path, monkeypatch):
+    """A copy of the project, and an API that runs jobs in it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     server.study = tmp_path
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -89,15 +87,15 @@ def study(tmp_path, monkeypatch):
     server.shutdown()
 
 
-def snakemake(study, *arguments):
+@pytest.fixture
+def submit(study, snakemake):
+    """Run Snakemake with the Kubernetes profile."""
     words = ["--workflow-profile", "profiles/kubernetes", "--seconds-between-status-checks", "1"]
-    words += ["--latency-wait", "5", "--config", "scale=smoke", *arguments]
-    return subprocess.run(
-        ["snakemake", *words], cwd=study, capture_output=True, text=True, check=False
-    )
+    words += ["--latency-wait", "5", "--config", "scale=smoke"]
+    return partial(snakemake, study, *words)
 
 
-def test_manifests_are_kubernetes_own():
+def test_manifests_follow_the_schema_of_kubernetes():
     manifests = list(yaml.safe_load_all((PROFILE / "study.yaml").read_text()))
     assert [m["kind"] for m in manifests].count("Job") == 1
     for manifest in manifests:
@@ -106,21 +104,21 @@ def test_manifests_are_kubernetes_own():
         check(manifests[0] | {"spec": {"accessMode": ["ReadWriteMany"]}})
 
 
-def test_a_run_goes_through_the_cluster_and_a_failed_job_is_tried_again(study, monkeypatch):
+def test_a_run_uses_the_cluster_and_a_failed_job_is_retried(study, submit, monkeypatch):
     run = "results/smoke/finetune/toy/sphere/dreamer/none/standard/0"
     path = study / "config/scale/smoke.yaml"
     path.write_text(path.read_text().replace("device: cpu", "device: auto"))
     marker = study / "failed-once"
     shim = study / "bin"
     shim.mkdir()
-    # The first fine-tuning dies as a preempted pod does; the second goes on.
+    # The first fine-tuning job is killed, like a preempted pod; the second resumes.
     (shim / "cwm").write_text(
         f'#!/bin/sh\nif [ "$1" = finetune ] && [ ! -e {marker} ]; then\n'
         f'  touch {marker}; kill -9 $$; fi\nexec {shutil.which("cwm")} "$@"\n'
     )
     (shim / "cwm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim}:{os.environ['PATH']}")
-    done = snakemake(study, "--", f"{run}/scores.csv")
+    done = submit("--", f"{run}/scores.csv")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (study / run / "weights.safetensors").exists()
     bodies = [body for body, _ in Api.jobs.values()]
@@ -133,11 +131,11 @@ def test_a_run_goes_through_the_cluster_and_a_failed_job_is_tried_again(study, m
     ]
 
 
-def test_without_a_cluster_nothing_is_lost_and_the_address_is_named(study):
+def test_an_unreachable_cluster_is_an_error_with_its_address(study, submit):
     kube = yaml.safe_load((study / "kube.yaml").read_text())
     kube["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
     (study / "kube.yaml").write_text(yaml.safe_dump(kube))
-    done = snakemake(study, "--retries", "0", "--", "results/smoke/baselines/toy/sphere/scores.csv")
+    done = submit("--retries", "0", "--", "results/smoke/baselines/toy/sphere/scores.csv")
     assert done.returncode == 1
     assert "127.0.0.1" in done.stderr
     assert "port=9" in done.stderr

@@ -1,8 +1,6 @@
-"""The whole DAG, from generated video files to the report, really run at smoke scale."""
+"""The whole workflow, from generated videos to the report, run at smoke scale."""
 
 import json
-import os
-import shutil
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -15,24 +13,14 @@ from cwm import study
 from cwm.videos.store import ClipStore
 
 ROOT = Path(__file__).parents[2]
-
-
-def snakemake(folder, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = ["snakemake", "--cores", "2", "--config", "scale=smoke", *arguments]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment, check=False
-    )
+SMOKE = ("--config", "scale=smoke", "--")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A folder in which the smoke study has been made."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("config", "workflow", "profiles"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
-    done = snakemake(folder, "--", "all")
+def project(copy_project, snakemake, tmp_path_factory):
+    """A copy of the project with the finished smoke study."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    done = snakemake(folder, *SMOKE, "all")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -42,15 +30,20 @@ def results(project):
     return project / "results/smoke"
 
 
-def planned(folder):
-    """Jobs that a dry run would do, by rule."""
-    done = snakemake(folder, "--dry-run", "--", "all")
-    assert done.returncode == 0, done.stderr
-    if "Nothing to be done" in done.stdout + done.stderr:
-        return {}
-    lines = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0].splitlines()
-    rows = [line.split() for line in lines if len(line.split()) == 2]
-    return {rule: int(count) for rule, count in rows if count.isdigit()}
+@pytest.fixture(scope="module")
+def planned(project, snakemake):
+    """Number of jobs of each rule that `snakemake all` would run now."""
+
+    def dry_run():
+        done = snakemake(project, "--dry-run", *SMOKE, "all")
+        assert done.returncode == 0, done.stderr
+        if "Nothing to be done" in done.stdout + done.stderr:
+            return {}
+        lines = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0].splitlines()
+        rows = [line.split() for line in lines if len(line.split()) == 2]
+        return {rule: int(count) for rule, count in rows if count.isdigit()}
+
+    return dry_run
 
 
 def test_videos_were_decoded(results):
@@ -64,7 +57,7 @@ def test_videos_were_decoded(results):
         assert len(manifest) == len(list((results / f"videos/{dataset}").rglob("*.[mw][pe][4b]*")))
 
 
-def test_a_mixture_is_made_of_the_clips_of_others(results):
+def test_a_mixture_has_the_clips_of_its_members(results):
     mixture = ClipStore.open(results / "clips/mixture/store.json")
     assert [member.info["dataset"] for member in mixture.members] == [
         "something",
@@ -93,7 +86,7 @@ def test_runs_have_scores_metrics_and_weights(results):
         assert "12 generated clips" in (path.parent / "card.md").read_text() or scratch
 
 
-def test_pretraining_changes_what_a_run_begins_with(results):
+def test_pretraining_changes_the_initial_loss_of_fine_tuning(results):
     losses = {}
     for dataset in ("something", "none"):
         path = results / f"finetune/toy/sphere/contextwm/{dataset}/standard/0/metrics.jsonl"
@@ -107,7 +100,7 @@ def test_tables_count_the_seeds(results):
     assert (dreamer["n"] == 2).all()
 
 
-def test_report_shows_every_figure_and_says_the_scale(results):
+def test_the_report_shows_every_figure_and_the_scale(results):
     page = (results / "report.html").read_text()
     figures = study.read(ROOT / "config/study/smoke.yaml").figures
     for name in (name for name, figure in figures.items() if figure.kind != "cost"):
@@ -119,7 +112,7 @@ def test_report_shows_every_figure_and_says_the_scale(results):
     assert page.count("data:video/mp4") == 10
 
 
-def test_figures_of_videos_say_what_is_thin(results):
+def test_figures_of_videos_note_small_samples(results):
     def notes(name):
         return " ".join(json.loads((results / f"figures/{name}.json").read_text())["notes"])
 
@@ -142,50 +135,26 @@ def test_every_run_is_tracked_once_with_all_its_metrics(project, results):
         assert logged.fetchone() == (sum(len(line) - 1 for line in lines),)
 
 
-def test_a_finished_study_has_nothing_to_do_even_when_touched(project, results):
-    assert planned(project) == {}
-    for path in [
-        *project.rglob("*.yaml"),
-        *results.rglob("*.safetensors"),
-        *results.rglob("*.npy"),
-    ]:
+def test_touching_files_of_a_finished_study_re_runs_nothing(project, results, planned):
+    large = [*results.rglob("*.safetensors"), *results.rglob("*.npy")]
+    for path in [*project.rglob("*.yaml"), *large]:
         path.touch()
-    assert planned(project) == {}
+    assert planned() == {}
 
 
-def test_videos_of_ones_own_are_decoded_and_the_broken_one_is_named(project, results):
-    folder = project / "data/mine"
-    folder.mkdir(parents=True)
-    for number, video in enumerate(sorted((results / "videos/something").rglob("*.webm"))[:4]):
-        shutil.copy(video, folder / f"{number}.webm")
-    (folder / "broken.webm").write_bytes((folder / "0.webm").read_bytes()[:400])
-    settings = project / "config/dataset/mine.yaml"
-    settings.write_text("dataset: {source: folder, max_failures: 0}\n")
-    target = "results/smoke/clips/mine/store.json"
-    done = snakemake(project, "--", target)
-    assert done.returncode == 1
-    assert "broken.webm" in done.stdout + done.stderr
-
-    settings.write_text("dataset: {source: folder, max_failures: 0.3}\n")
-    assert snakemake(project, "--", target).returncode == 0
-    manifest = pd.read_parquet((project / target).with_name("manifest.parquet"))
-    assert manifest["status"].value_counts().to_dict() == {"ok": 4, "failed": 1}
-    assert manifest.set_index("file").loc["broken.webm", "reason"]
-
-
-def test_the_authors_weights_stand_where_ours_do(project, results):
-    """Our own, written as the authors would have, give the same scores to the bit."""
+def test_official_weights_give_the_same_results_as_ours(project, results, snakemake):
+    """Weights of a run, exported as official files, give bit-identical predictions and scores."""
     ours, folder = results / "pretrain/something/contextwm/0", "data/official-something/contextwm"
     scores = "results/smoke/finetune/toy/sphere/contextwm/{}/standard/0/scores.csv"
     targets = [scores.format("official-something")]
     targets.append("results/smoke/predict/official-something/contextwm/0/errors.csv")
-    missing = snakemake(project, "--", *targets)
+    missing = snakemake(project, *SMOKE, *targets)
     assert missing.returncode == 1
     assert f"{folder}/encoder_variables.pt" in missing.stdout + missing.stderr
 
     command = ["cwm", "convert", ours / "weights.json", "--out", project / folder]
     subprocess.run(command, check=True)
-    done = snakemake(project, "--", *targets)
+    done = snakemake(project, *SMOKE, *targets)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rule convert" in done.stderr + done.stdout
     assert "rule pretrain" not in done.stderr + done.stdout
@@ -197,19 +166,14 @@ def test_the_authors_weights_stand_where_ours_do(project, results):
     assert (project / first).read_bytes() == (project / second).read_bytes()
 
 
-def test_an_edit_re_runs_what_reads_it(project):
-    path = project / "config/variant/standard.yaml"
-    original = path.read_text()
-    path.write_text("finetune: {agent: {behavior: {horizon: 4}}}\n")
-    jobs = planned(project)
-    path.write_text(original)
+def test_an_edit_re_runs_exactly_the_runs_that_read_it(project, planned):
+    model, variant = project / "config/model/dreamer.yaml", project / "config/variant/standard.yaml"
+    before = model.read_text(), variant.read_text()
+    model.write_text(before[0] + "# and a comment\n")
+    assert planned()["finetune"] == 3
+    variant.write_text("finetune: {agent: {behavior: {horizon: 4}}}\n")
+    jobs = planned()
+    model.write_text(before[0])
+    variant.write_text(before[1])
     assert jobs["finetune"] == 10
-    assert not {"pretrain", "videos", "clips", "baselines"} & set(jobs)
-
-    path = project / "config/model/dreamer.yaml"
-    original = path.read_text()
-    path.write_text(original + "# and a comment\n")
-    jobs = planned(project)
-    path.write_text(original)
-    assert jobs["finetune"] == 3
-    assert planned(project) == {}
+    assert not {"pretrain", "collect", "clips", "baselines"} & set(jobs)
