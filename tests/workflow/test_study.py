@@ -52,7 +52,7 @@ def test_a_run_that_several_blocks_name_is_listed_once(smoke):
         ("dreamer]", "dreamr]", r"unknown model 'dreamr'; did you mean: dreamer"),
         ("something]", "somthing]", r"unknown dataset 'somthing'; did you mean: something"),
         ("kind: curves", "kind: curve", r"kind is 'curve'"),
-        ("seeds: 2", "seed: 2", r"unknown key figures.curves.runs.0.seed"),
+        ("seeds: 2", "seed: 2", r"figures.curves.runs.0.seed is an unknown key"),
     ],
 )
 def test_a_mistake_in_a_study_is_one_line_with_similar_names(smoke, old, new, message):
