@@ -116,14 +116,14 @@ rule represent:
 rule fig_videos:
     """Draw the predictions of your own videos."""
     input:
-        errors=PREDICT.format(**OWN) + "/errors.csv",
+        errors=f"{PREDICT}/errors.csv".format(**OWN),
         study="config/videos.yaml",
     output:
         multiext(f"{RESULTS}/figures/videos", ".pdf", ".png", ".json"),
     log:
         f"{RESULTS}/logs/figure-videos.txt",
     params:
-        out=f"{RESULTS}/figures/videos",
+        out=subpath(output[0], strip_suffix=".pdf"),
     shell:
         "cwm figure videos {input.errors:q} --study {input.study:q} --out {params.out:q}"
         " 2>&1 | tee {log:q}"
@@ -133,8 +133,8 @@ rule pretrain_videos:
     """Pre-train ContextWM on your own videos: snakemake --config videos=DIR -- pretrain_videos."""
     input:
         figure=f"{RESULTS}/figures/videos.json",
-        store=CLIPS.format(**OWN) + "/store.json",
-        weights=PRETRAIN.format(**OWN) + "/weights.json",
+        store=f"{CLIPS}/store.json".format(**OWN),
+        weights=f"{PRETRAIN}/weights.json".format(**OWN),
     output:
         f"{RESULTS}/videos.html",
     log:
