@@ -2,7 +2,7 @@
 
 Pre-training takes two fifths of the time, then fine-tuning on `toy/sphere` with a replay so small
 that it overwrites itself many times. Both run as ordinary commands whose memory, open files and
-threads are sampled every few seconds; the first third of each is warm-up. The samples are written
+threads are sampled every few seconds; the first half of each is warm-up. The samples are written
 to results/soak.
 """
 
@@ -91,8 +91,8 @@ def replay() -> float:
 
 def check(name: str, samples: list[Sample]) -> list[str]:
     """Print a summary; return the limits that were exceeded."""
-    third = len(samples) // 3
-    warm_up, after = np.array(samples[:third]), np.array(samples[third:])
+    half = len(samples) // 2
+    warm_up, after = np.array(samples[:half]), np.array(samples[half:])
     (slope, _) = np.polyfit(after[:, 0] / 3600, after[:, 1], 1)
     print(f"{name}: {samples[-1].seconds / 60:.1f} minutes, {len(samples)} samples")
     print(f"  memory        {after[0, 1]:.0f} MB after the warm-up, {after[-1, 1]:.0f} at the end,")
