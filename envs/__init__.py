@@ -18,7 +18,7 @@ from envs.errors import EnvError, unknown
 __all__ = ["SUITES", "EnvError", "ServerConfig", "make", "tasks"]
 
 # suite -> task -> entry point and its arguments
-SUITES = {
+SUITES: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
     "carla": {task: ("envs.carla:Carla", {"task": task}) for task in carla.TASKS},
     "dmc": {task: ("envs.dmc:ControlSuite", {"task": task}) for task in dmc.TASKS},
     "dmc-remastered": {

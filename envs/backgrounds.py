@@ -23,7 +23,7 @@ Picture = Callable[[], NDArray[np.uint8]]  # returns pixels (S, S, 3)
 class Kind(NamedTuple):
     """The number of pictures in the original assets, and the size of procedural ones."""
 
-    count: int  # the same number of procedural ones, so a visual seed gives the same index
+    number: int  # the same number of procedural ones, so a visual seed gives the same index
     size: int
 
 
@@ -38,7 +38,7 @@ def painted(kind: str, heldout: bool) -> list[Picture]:
     def picture(number: int) -> NDArray[np.uint8]:
         return paint(np.random.default_rng([number, heldout, len(kind)]), size)
 
-    return [partial(picture, number) for number in range(KINDS[kind].count)]
+    return [partial(picture, number) for number in range(KINDS[kind].number)]
 
 
 def files(folder: Path) -> list[Picture]:

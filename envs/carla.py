@@ -71,24 +71,21 @@ class Carla(PixelEnv):
                 f" {EXAMPLE!r}; or use the suite `driving`, which needs none (docs/carla.md)"
             )
         self._preset = TASKS[task]
-        self._server, self._town = Server(server), None
+        self._server = Server(server)
+        self._town: Town04 | None = None
         self._image = np.zeros((SIZE, SIZE, 3), np.uint8)
 
     def begin(self, seed: int) -> None:
         """Start an episode; the first one starts the server."""
-        if self._town is None:
-            self._server.start()
-        with self._server_errors():
-            if self._town is None:
-                timeout = self._server.cfg.answer_seconds
-                self._town = Town04(self._preset, self._server.port, timeout)
-            self._image = self._town.begin(seed)
+        with self._connected() as town:
+            self._image = town.begin(seed)
 
     def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
         """One tick of 50 ms: reward, failed (`highway.failed`), 999 steps done, costs."""
-        with self._server_errors():
-            self._image, *outcome = self._town.control(*map(float, action))
-        return tuple(outcome)
+        steer, pedals = map(float, action)
+        with self._connected() as town:
+            self._image, reward, terminated, truncated, costs = town.control(steer, pedals)
+        return reward, terminated, truncated, costs
 
     def frame(self, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
         """The camera's image enlarged and centred, black at the sides: uint8 (height, width, 3)."""
@@ -106,12 +103,16 @@ class Carla(PixelEnv):
         self._server.stop()
 
     @contextlib.contextmanager
-    def _server_errors(self) -> Iterator[None]:
-        """Stop a server that fails, so that nothing waits for it, and say so in one line."""
+    def _connected(self) -> Iterator["Town04"]:
+        """The client, connected if it was not; a failed server is stopped and ends the episode."""
         try:
-            yield
+            if self._town is None:
+                self._server.start()
+                timeout = self._server.cfg.answer_seconds
+                self._town = Town04(self._preset, self._server.port, timeout)
+            yield self._town
         except RuntimeError as error:
-            self._town = None
+            self._town, self._over = None, True
             self._server.stop()
             raise EnvError(f"the CARLA server failed: {error} (log: {self._server.log})") from error
 
@@ -129,6 +130,9 @@ class Town04:
     Raises:
         EnvError: the server has another version, or its Town04 has other roads.
     """
+
+    _images: queue.Queue[Any]
+    _collisions: queue.Queue[Any]
 
     def __init__(self, preset: str | None, port: int, seconds: float) -> None:
         import carla

@@ -45,12 +45,13 @@ class Server:
         EnvError: the command has no `{port}`.
     """
 
+    port: int  # both are set by `start`
+    log: Path
+
     def __init__(self, cfg: ServerConfig) -> None:
         if "{port}" not in cfg.command:
             raise EnvError(f"env.server.command is {cfg.command!r}; it must contain {{port}}")
         self.cfg = cfg
-        self.port = 0
-        self.log: Path | None = None
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -88,8 +89,7 @@ class Server:
     def stop(self) -> None:
         """End the server and all processes that it started."""
         if self._process is not None:
-            self._process.stdin.close()
-            self._process.wait()
+            self._process.communicate()  # closes stdin, then waits
             self._process = None
 
 

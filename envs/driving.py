@@ -212,7 +212,7 @@ class Driving(MujocoEnv):
             road.at(along, self._scenery[1] * aside),
         ]
         yaws = [
-            [road.heading(at) + heading],
+            np.array([road.heading(at) + heading]),
             np.arctan2(way[:, 1], way[:, 0]),
             road.heading(places),
             road.heading(along),

@@ -45,11 +45,9 @@ class MetaWorld(MujocoEnv):
     ) -> None:
         super().__init__(4, render, action_repeat, render_mode)
         load("metaworld")
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
-        from metaworld.policies import ENV_POLICY_MAP
-
-        self._policy = ENV_POLICY_MAP[f"{task}-v3"]()
-        self._sim = sim = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](seed=0)
+        simulators = load("metaworld.env_dict").ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+        self._sim = sim = simulators[f"{task}-v3-goal-observable"](seed=0)
+        self._policy = load("metaworld.policies").ENV_POLICY_MAP[f"{task}-v3"]()
         sim._freeze_rand_vec = False  # goals vary
         sim.seeded_rand_vec = True  # and follow the seed
         self.attach(sim.model, sim.data, "corner", inverted=True)

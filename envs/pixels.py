@@ -3,7 +3,7 @@
 import abc
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -41,7 +41,8 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
         render_mode: None or `rgb_array`; `render` gives a larger frame for people in either case.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = gymnasium.Env.metadata | {"render_modes": ["rgb_array"], "render_fps": 20}
+    action_space: Box[np.float32]
     observation_space = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
     def __init__(

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import multiprocessing.connection
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import envs
 from envs.errors import EnvError
+from envs.pixels import SIZE
 
 log = logging.getLogger(__name__)
 SECONDS = 300.0  # that a reset or a step may take in a process; reference quality needs one
@@ -59,7 +60,7 @@ class Member(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         self._resting = True
-        self._frame: NDArray[np.uint8] = np.zeros(env.observation_space.shape, np.uint8)
+        self._frame: NDArray[np.uint8] = np.zeros((SIZE, SIZE, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         """Begin the episode of a seed; without one, rest."""
@@ -72,8 +73,8 @@ class Member(gymnasium.Wrapper):
         """A step of the episode, if there is one."""
         if self._resting:
             return self._frame, 0.0, False, False, {}
-        self._frame, *rest = self.env.step(action)
-        return self._frame, *rest
+        self._frame, reward, terminated, truncated, info = self.env.step(action)
+        return self._frame, float(reward), terminated, truncated, info
 
 
 class _Processes(AsyncVectorEnv):
@@ -100,8 +101,8 @@ class _Processes(AsyncVectorEnv):
         try:
             yield
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            sentinels = [process.sentinel for process in self.processes]
-            index = sentinels.index(multiprocessing.connection.wait(sentinels)[0])
+            dead = multiprocessing.connection.wait([each.sentinel for each in self.processes])
+            index = [each.sentinel in dead for each in self.processes].index(True)
             self.processes[index].join()
             how = f"died with exit status {self.processes[index].exitcode}"
             raise self._failure(index, how) from error
@@ -110,7 +111,7 @@ class _Processes(AsyncVectorEnv):
             index = silent[0] if silent else 0  # all have answered just now
             raise self._failure(index, f"did not answer within {SECONDS:g} s") from error
 
-    def _raise_if_errors(self, successes: Sequence[bool]) -> None:
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         if not all(successes):
             index, _, _, trace = self.error_queue.get()
             log.error("%s", trace)

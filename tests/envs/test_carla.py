@@ -271,6 +271,8 @@ def test_a_failed_server_is_stopped_and_named_in_one_line(make, how, reason, whe
         drive(env) if when == "in an episode" else env.reset(seed=8)
     assert "\n" not in str(error.value) and "(log: " in str(error.value)
     assert env._server.stopped and time.monotonic() - began < 5
+    with pytest.raises(envs.EnvError, match=r"call reset\(\)"):
+        env.step(REST)
 
 
 def test_the_real_client_times_out(make, monkeypatch):

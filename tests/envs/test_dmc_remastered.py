@@ -87,7 +87,7 @@ def test_visual_factors_leave_dynamics_and_rewards_unchanged():
 
 def test_samples_equal_those_of_the_official_code():
     """Visual seed 42 with 119 skies and 383 floors."""
-    factors = sample("pendulum", 42, *(kind.count for kind in KINDS.values()))
+    factors = sample("pendulum", 42, *(kind.number for kind in KINDS.values()))
     assert (factors.sky, factors.floor, factors.shadow_size) == (81, 57, 1642)
     assert factors.reflectance == 0.012505377611333468
     assert factors.body[2:] == (0.6766994874229113, 0.8187573295922799)
