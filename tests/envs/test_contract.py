@@ -1,4 +1,4 @@
-"""One contract, and every kind of environment has to keep it."""
+"""The contract of all environments, tested on every suite."""
 
 import os
 import subprocess
@@ -13,9 +13,9 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 
-ENDS_EARLY = {"driving/clear-noon"}  # and is driven to its time limit in its own tests
+ENDS_EARLY = {"driving/clear-noon"}  # under random actions; test_driving.py reaches its time limit
 # id: control steps of an episode; a body to lift, and the axis that points up in the frame.
-# CARLA is an imitation here, and what it lacks in this list is in test_carla.py.
+# CARLA is a fake here; test_carla.py tests what this list leaves out.
 ENVIRONMENTS = {
     "toy/blob": (15, None, 1),
     "toy/sphere": (20, "sphere", 1),
@@ -51,7 +51,7 @@ def instance(name):
         env = envs.make(*name.split("/"), **options)
         yield env
         env.close()
-        env.close()  # a second time does no harm
+        env.close()  # idempotent
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def actions(env, steps, seed=0):
 
 
 def episode(env, seed, steps=5):
-    """Frames and rewards of the beginning of an episode."""
+    """Frames and rewards of the first steps of an episode."""
     frames, rewards = [env.reset(seed=seed)[0]], []
     for action in actions(env, steps, seed).astype(np.float32):
         frame, reward, *_ = env.step(action)
@@ -83,7 +83,7 @@ def equal(one, other):
     return np.array_equal(one[0], other[0]) and one[1] == other[1]
 
 
-def test_gymnasium_is_content(env):
+def test_gymnasium_checker_passes(env):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env.unwrapped, skip_close_check=True)
@@ -95,7 +95,7 @@ def test_spaces(env):
     assert env.action_space.shape[0] > 0
 
 
-def test_a_step_returns_what_it_should(env):
+def test_step_returns_new_frame_and_finite_reward(env):
     frame, info = env.reset(seed=0)
     assert info == {}
     for action in actions(env, 10):
@@ -107,12 +107,12 @@ def test_a_step_returns_what_it_should(env):
         assert (terminated, truncated) == (False, False)
 
 
-def test_a_frame_shows_something(env):
+def test_frame_is_not_uniform(env):
     frame, _ = env.reset(seed=0)
     assert frame.std() > 5
 
 
-def test_a_seed_fixes_the_episode_whatever_happened_before(env, other):
+def test_seed_determines_episode_regardless_of_history(env, other):
     first = episode(env, seed=1)
     episode(env, seed=2, steps=12)
     env.reset()
@@ -121,7 +121,7 @@ def test_a_seed_fixes_the_episode_whatever_happened_before(env, other):
     assert equal(first, episode(other, seed=1))
 
 
-def test_seeds_differ(env):
+def test_different_seeds_give_different_episodes(env):
     assert len({episode(env, seed, 0)[0].tobytes() for seed in range(4)}) == 4
 
 
@@ -134,12 +134,12 @@ def test_unseeded_episodes_differ_and_follow_the_last_seed(env):
     assert len({frame.tobytes() for frame in once}) == 3
 
 
-def test_the_suites_own_time_limit(name, other):
+def test_episode_is_truncated_at_the_suites_time_limit(name, other):
     if name in ENDS_EARLY:
-        pytest.skip("a random action ends its episodes")
+        pytest.skip("random actions end its episodes early")
     limit, *_ = ENVIRONMENTS[name]
     if limit is None:
-        pytest.skip("standing still ends an episode, too")
+        pytest.skip("its episodes end early when the car stands still")
     other.unwrapped.action_repeat = limit // 5
     other.reset(seed=0)
     steps = [other.step(action) for action in actions(other, 5)]
@@ -149,7 +149,7 @@ def test_the_suites_own_time_limit(name, other):
         other.step(actions(other, 1)[0])
 
 
-def test_action_repeat_is_repetition(env, other):
+def test_action_repeat_equals_repeated_steps(env, other):
     action = actions(env, 1)[0]
     env.reset(seed=0)
     thrice = [env.step(action) for _ in range(3)]
@@ -160,7 +160,7 @@ def test_action_repeat_is_repetition(env, other):
     assert reward == pytest.approx(sum(step[1] for step in thrice), abs=1e-12)
 
 
-def test_success_and_costs_are_reported_where_the_suite_knows_them(env, name):
+def test_info_holds_success_or_costs_of_the_suite(env, name):
     env.reset(seed=0)
     *_, info = env.step(actions(env, 1)[0])
     assert set(info) == INFO.get(name.partition("/")[0], set())
@@ -179,12 +179,10 @@ class Mallinfo(ctypes.Structure):  # man 3 mallinfo2
 mallinfo = ctypes.CDLL(None).mallinfo2
 mallinfo.restype = Mallinfo
 env = envs.make(*sys.argv[1].split("/"))
-env.reset(seed=0)
-env.action_space.seed(0)
-for episode in range(301):
-    env.reset()
-    env.step(env.action_space.sample())
-    if episode % 20 == 0:
+for episode in range(41):
+    env.reset(seed=episode if episode % 4 else 0)  # measured in the same state
+    env.step(0 * env.action_space.sample())
+    if episode % 4 == 0:
         gc.collect()
         pages = int(open("/proc/self/statm").read().split()[1])
         heap = mallinfo()
@@ -195,20 +193,22 @@ env.close()
 
 @pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if not name.startswith("carla/")])
 def test_memory_does_not_grow_with_episodes(name):
-    """In a process of its own, as memory that other tests gave back would hide a leak.
+    """A leak of 10 kB per episode fails: less than one frame, a renderer or a simulation state.
 
-    Nor does what is resident show a small one, which fits in what the heap has left over; so what
-    is in use of the heap, where Python's objects are put too, is looked at beside it.
+    Runs in its own process, because memory freed by other tests would hide a leak. Resident memory
+    does not show small leaks, which fit into free heap, so heap usage is measured too; Python's
+    objects are allocated there (PYTHONMALLOC). Both are measured after every fourth episode, which
+    has always the same seed, because usage depends on the scene (by 400 kB in `driving`). Between
+    measurements sound suites grow by at most 5 kB, except for single jumps of OpenGL's buffers and
+    of the heap, which the median ignores. The first 12 episodes fill caches and are not counted.
     """
     argv = [sys.executable, "-c", RESIDENT, name]
     environment = os.environ | {"PYTHONMALLOC": "malloc"}
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
     memory = np.array([line.split() for line in done.stdout.splitlines()], int)
-    # Caches fill in the first hundred episodes and arenas grow in a few jumps, a leak all the time:
-    # 10 kB an episode would be seen.
-    resident, in_use = np.median(np.diff(memory, axis=0)[5:], axis=0)
-    assert resident < 100e3
-    assert in_use < 100e3
+    resident, in_use = np.median(np.diff(memory, axis=0)[3:], axis=0)
+    assert resident < 4 * 10e3
+    assert in_use < 4 * 10e3
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_memory_does_not_grow_with_episodes(name):
     [lambda a: a * np.nan, lambda a: a[:-1], lambda a: a + 1.5, lambda a: a * np.inf, str],
     ids=["nan", "short", "large", "infinite", "text"],
 )
-def test_bad_actions_are_named(env, spoil):
+def test_invalid_action_raises(env, spoil):
     env.reset(seed=0)
     action = spoil(np.full(env.action_space.shape, 0.5))
     with pytest.raises(
@@ -225,21 +225,21 @@ def test_bad_actions_are_named(env, spoil):
         env.step(action)
 
 
-def test_frames_of_any_size_show_the_same(env):
+def test_frames_of_all_sizes_show_the_same_scene(env):
     env.reset(seed=0)
     small, large = env.unwrapped.frame(), env.unwrapped.frame(128, 192)
     assert large.shape == (128, 192, 3)
     assert env.render().shape == (256, 256, 3)
-    # The height decides the scale, so the middle third is the small frame twice as large.
+    # The height sets the scale, so the middle of the wide frame is the small one, enlarged twice.
     middle = large[:, 32:-32].reshape(64, 2, 64, 2, 3).mean((1, 3))
     assert np.abs(middle - small).mean() < 6
 
 
 def test_frames_are_upright(env, name):
-    """What is lifted in the world moves up in the frame."""
+    """A body lifted in the world moves up in the frame."""
     _, thing, up = ENVIRONMENTS[name]
     if up is None:
-        pytest.skip("the picture is not drawn here")
+        pytest.skip("the fake renders no scene")
     show = blob_at if thing is None else partial(body_at, thing=thing)
     env.reset(seed=0)
     low, high = (rows(*show(env.unwrapped, up=up, lift=lift)) for lift in (0, 0.2))
@@ -255,7 +255,7 @@ def blob_at(env, up, lift):
 
 
 def body_at(env, thing, up, lift):
-    """A world of nothing but this body, lifted; and without it."""
+    """A frame that shows only this body, lifted, and a frame that shows nothing."""
     colours, places = env.model.geom_rgba.copy(), env.data.geom_xpos.copy()
     of_thing = env.model.geom_bodyid == env.model.body(thing).id
     env.data.geom_xpos[of_thing, up] += lift
@@ -268,7 +268,7 @@ def body_at(env, thing, up, lift):
 
 
 def rows(shown, hidden):
-    """The mean row of the pixels that differ."""
+    """Mean row of the pixels that differ."""
     differ = (shown != hidden).any(-1)
     assert differ.sum() > 20
     return np.nonzero(differ)[0].mean()
