@@ -1,9 +1,9 @@
 """Frames per second of each suite, fast and reference: python bench/environment.py
 
-A frame is one `step` with a random action: physics, drawing and all. Means over a few tens of
-frames after a warm-up; on a CPU the drawing decides. Then, in `fast`, what our environments cost
-beside the bare simulator, stepped and drawn in turn with them, and how much more two do, each in a
-process of its own, than one.
+A frame is one `step` with a random action, that is, physics and rendering; means over a few tens of
+frames after a warm-up. Then, in `fast`: the speed of our environments relative to the bare
+simulator, stepped and rendered alternately with them; and the speed of two environments relative to
+one, each in its own process.
 """
 
 import statistics
@@ -39,7 +39,7 @@ def frames_per_second(env: gymnasium.Env, frames: int) -> float:
     env.action_space.seed(0)
     env.reset(seed=0)
     seconds = 0.0
-    for frame in range(-3, frames):  # three to warm up
+    for frame in range(-3, frames):  # 3 of warm-up
         action, start = env.action_space.sample(), time.perf_counter()
         _, _, terminated, truncated, _ = env.step(action)
         seconds += (time.perf_counter() - start) * (frame >= 0)
@@ -49,7 +49,7 @@ def frames_per_second(env: gymnasium.Env, frames: int) -> float:
 
 
 def share_of_bare(suite: str, task: str, rounds: int = 150) -> float:
-    """Steps per second of our environment, in those of simulator and drawing alone (CPU time)."""
+    """Steps per second of our environment relative to the bare simulator, by CPU time."""
     ours, bare = envs.make(suite, task), envs.make(suite, task).unwrapped
     seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     ours.reset(seed=0)
@@ -68,7 +68,7 @@ def share_of_bare(suite: str, task: str, rounds: int = 150) -> float:
 
 
 def together(suite: str, task: str, count: int, rounds: int = 100) -> float:
-    """Steps per second, all together, of environments in processes; the median over rounds."""
+    """Total steps per second of `count` environments in processes; median over rounds."""
     environments = vector.make(suite, task, count, processes=True)
     environments.reset(seed=list(range(count)))
     environments.action_space.seed(0)
@@ -95,12 +95,12 @@ def main() -> None:
             ratio = speed["fast"] / speed["reference"]
             name = f"{suite}/{task}"
             print(f"{name:28}{speed['fast']:10.1f}{speed['reference']:12.1f}{ratio:8.1f}")
-    print(f"\n{'beside the bare simulator':28}{'share':>10}   of its steps/s")
+    print(f"\n{'relative to bare simulator':28}{'share':>10}   of its steps/s")
     for suite, task in SHARES:
         share = share_of_bare(suite, task)
         record.add(f"{suite}/{task}/share of bare", share, "")
         print(f"{f'{suite}/{task}':28}{share:10.2f}")
-    print(f"\n{'in processes of their own':28}{'one':>10}{'two':>12}{'ratio':>8}   steps/s")
+    print(f"\n{'in separate processes':28}{'one':>10}{'two':>12}{'ratio':>8}   steps/s")
     for suite, task in TOGETHER:
         one, two = (together(suite, task, count) for count in (1, 2))
         record.add(f"{suite}/{task}/one process", one, "steps/s")

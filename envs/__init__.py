@@ -1,4 +1,4 @@
-"""Environments to learn in: Gymnasium environments that are seen through 64x64 frames.
+"""Gymnasium environments whose observations are frames of 64x64 pixels.
 
     import envs
     env = envs.make("metaworld", "drawer-open")
@@ -28,7 +28,7 @@ SUITES: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
     "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
     "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},
 }
-# Options of one suite only; its class explains them.
+# Options of single suites; their classes describe them.
 OPTIONS = {"carla": ("server",), "dmc-remastered": ("vary", "textures", "heldout")}
 
 for _suite, _tasks in SUITES.items():
@@ -37,7 +37,7 @@ for _suite, _tasks in SUITES.items():
 
 
 def tasks(suite: str) -> list[str]:
-    """The names of a suite's tasks; EnvError names the nearest suites if there is none such."""
+    """The task names of a suite, sorted. An unknown suite raises EnvError."""
     if suite not in SUITES:
         raise unknown("suite", suite, SUITES)
     return sorted(SUITES[suite])
@@ -53,42 +53,41 @@ def make(
     render_mode: str | None = None,
     **options: Any,
 ) -> gymnasium.Env:
-    """Make an environment; observations are frames uint8 (64, 64, 3), actions lie in [-1, 1].
+    """Make an environment: frames uint8 (64, 64, 3), actions float32 in [-1, 1].
 
-    `gymnasium.make_vec(id, vectorization_mode="async")` works by fork and by spawn where Mesa draws
-    (OSMesa, or EGL without a GPU); if LP_NUM_THREADS gives Mesa threads, only by spawn.
+    With Mesa (OSMesa, or EGL without a GPU), `gymnasium.make_vec(id, vectorization_mode="async")`
+    works with fork and spawn; if LP_NUM_THREADS gives Mesa threads, only with spawn.
 
-    Every suite ends its own episodes after a number of control steps, whatever the action repeat:
-    500 in Meta-world, 1,000 in the Control suite and in driving, 999 in CARLA, 15 and 20 in
-    `toy/blob` and `toy/sphere`. An episode can be made shorter, not longer.
+    Each suite truncates episodes after a number of control steps, independent of `action_repeat`:
+    500 in Meta-world, 1,000 in the Control suite and driving, 999 in CARLA, 15 in `toy/blob`, 20 in
+    `toy/sphere`. `time_limit` can only shorten them.
 
     Args:
         suite: one of SUITES.
         task: one of `tasks(suite)`.
         render: `fast`, or `reference` with shadows, reflections and multisampling.
         action_repeat: control steps per `step`.
-        time_limit: truncate after this many calls of `step` (so control steps divided by
-            `action_repeat`, as in the paper's code); 0 leaves the suite's own limit.
-        render_mode: what `render` returns, as for `gymnasium.make`: a frame for people uint8
-            (256, 256, 3) for None or `rgb_array`, the list of those since the last call for
-            `rgb_array_list`; `human` opens a window and needs pygame.
-        options: what only this suite can be told (OPTIONS).
+        time_limit: truncate after this many calls of `step` (that is, of `action_repeat` control
+            steps, as in the paper's code); 0 keeps the suite's limit.
+        render_mode: what `render` returns. None and `rgb_array`: a frame uint8 (256, 256, 3).
+            `rgb_array_list`: all frames since the last call. `human`: opens a window, needs pygame.
+        options: options of this suite (OPTIONS).
 
     Raises:
-        EnvError: an unknown suite, task, render, render_mode or option (naming the nearest), a
-            number out of range, or a simulator, its server or an OpenGL that is not there.
+        EnvError: an unknown suite, task, render, render_mode or option, a number out of range, or a
+            simulator, server or OpenGL that is missing.
     """
     if task not in tasks(suite):
         raise unknown(f"{suite} task", task, SUITES[suite])
     if time_limit < 0:
-        raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's own) or more")
+        raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's limit) or more")
     valid = {"render", "action_repeat", "time_limit", "render_mode", *OPTIONS.get(suite, ())}
     for name in options.keys() - valid:
         raise unknown(f"{suite} option", name, valid)
     return gymnasium.make(
         f"cwm/{suite}-{task}",
         max_episode_steps=time_limit or None,
-        disable_env_checker=True,  # tests/envs/test_contract.py checks each once, not every step
+        disable_env_checker=True,  # slow; tests/envs/test_contract.py runs it once
         render=render,
         action_repeat=action_repeat,
         render_mode=render_mode,

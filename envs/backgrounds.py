@@ -1,6 +1,6 @@
 """Skies and floors for DMC Remastered: procedural ones, or the original photographs.
 
-The original files are marked as sRGB. They are shown without conversion, as by MuJoCo 2.0.
+The original files are marked as sRGB. They are shown without conversion, as MuJoCo 2.0 does.
 """
 
 import struct
@@ -23,7 +23,7 @@ Picture = Callable[[], NDArray[np.uint8]]  # returns pixels (S, S, 3)
 class Kind(NamedTuple):
     """The number of pictures in the original assets, and the size of procedural ones."""
 
-    number: int  # the same number of procedural ones, so a visual seed gives the same index
+    number: int  # also of procedural ones, so that a visual seed gives the same index
     size: int
 
 
@@ -31,7 +31,7 @@ KINDS = {"skies": Kind(119, 256), "floors": Kind(383, 128)}
 
 
 def painted(kind: str, heldout: bool) -> list[Picture]:
-    """Procedural pictures, as many as the original ones; `heldout` gives different ones."""
+    """Procedural pictures, as many as the original ones; `heldout` gives a disjoint set."""
     size = KINDS[kind].size
     paint = textures.landscape if kind == "skies" else textures.tile
 

@@ -1,7 +1,7 @@
-"""The DeepMind Control suite from pixels; rewards and time limits are the suite's own.
+"""The DeepMind Control suite from pixels, with the suite's rewards and time limits.
 
-An episode is 1,000 control steps. The lqr domain is left out: its actions and its episodes have no
-bounds.
+An episode has 1,000 control steps. The lqr domain is excluded: its actions and episodes are
+unbounded.
 """
 
 from typing import Any
@@ -37,11 +37,11 @@ TASKS = {
     for domain, tasks in SUITE.items()
     for task in tasks.split()
 }
-CAMERAS = {"quadruped": 2}  # as in the official code; all others have camera 0
+CAMERAS = {"quadruped": 2}  # as in the official code; other domains use camera 0
 
 
 class ControlSuite(MujocoEnv):
-    """One task of the suite, such as `walker-walk`; the arguments are explained in PixelEnv."""
+    """One task of the suite, such as `walker-walk`; for the other arguments see PixelEnv."""
 
     def __init__(
         self,
@@ -55,20 +55,20 @@ class ControlSuite(MujocoEnv):
         spec = self._env.action_spec()
         super().__init__(spec.shape[0], render, action_repeat, render_mode)
         self.metadata = self.metadata | {"render_fps": round(1 / self._env.control_timestep())}
-        # The quadruped's bounds are others than [-1, 1].
+        # Actions are scaled to the suite's bounds, which for the quadruped are not [-1, 1].
         self._centre = (spec.maximum + spec.minimum) / 2
         self._half = (spec.maximum - spec.minimum) / 2
         camera = CAMERAS.get(TASKS[task][0], 0)
         self.attach(self._env.physics.model.ptr, self._env.physics.data.ptr, camera=camera)
 
     def begin(self, seed: int) -> None:
-        """Start the episode that the seed stands for."""
+        """Start an episode; the seed determines its initial state and terrain."""
         self._env.task.random.seed(seed)
         self._env.reset()
         self._renderer.upload_terrain()
 
     def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
-        """One control step: reward (0 to 1), terminated, truncated, nothing more."""
+        """One control step: reward in [0, 1], terminated, truncated, empty info."""
         step = self._env.step(self._centre + self._half * action)
         return float(step.reward), step.discount == 0, step.last() and step.discount > 0, {}
 

@@ -39,7 +39,7 @@ class Remastered(ControlSuite):
     Args:
         vary: the factors that vary, all seven by default; the others keep the suite's values.
         textures: a folder with the original `skies/` and `floors/`; None: procedural pictures.
-        heldout: use visual seeds and procedural pictures that are never used otherwise.
+        heldout: use visual seeds and procedural pictures that other environments never use.
 
     Raises:
         EnvError: an unknown factor, or a folder without suitable pictures.
@@ -67,10 +67,10 @@ class Remastered(ControlSuite):
         super().__init__(task, render, action_repeat, render_mode)
 
     def attach(self, model: Any, data: Any, camera: str | int, inverted: bool = False) -> None:
-        """Render this model, after setting what cannot change once a renderer exists."""
-        model.material("grid").texrepeat = 3  # tiles in a metre
+        """Create the renderer, after setting what cannot change once it exists."""
+        model.material("grid").texrepeat = 3  # tiles per metre
         if self.domain == "cheetah":
-            model.geom("ground").size = (100, 15, 0.5)  # the camera might see its edge
+            model.geom("ground").size = (100, 15, 0.5)  # so that the camera never sees its edge
         for factor in self.vary & TEXTURES.keys():
             kind, name = TEXTURES[factor]
             slot, size = model.texture(name), len(self.pictures[kind][0]())
@@ -78,7 +78,7 @@ class Remastered(ControlSuite):
             if size > largest:
                 room = f"the model has room for {largest}x{largest}"
                 raise EnvError(f"{kind} are {size}x{size}; {room}")
-            slot.width = slot.height = size  # a cube map with one face uses it for all six
+            slot.width = slot.height = size  # MuJoCo uses a single face for all six of a cube map
         super().attach(model, data, camera, inverted)
         self._mujoco = load("mujoco")
         self._scratch = self._mujoco.MjData(model)
@@ -120,9 +120,9 @@ class Remastered(ControlSuite):
         self._settle()
 
     def _settle(self) -> None:
-        """Recompute what MuJoCo derives from the changed model."""
+        """Recompute the constants that MuJoCo derives from the changed model."""
         stat = self.model.stat
         kept = stat.extent, stat.meansize, stat.center.copy()
         self._mujoco.mj_setConst(self.model, self._scratch)
-        stat.extent, stat.meansize, stat.center = kept  # they determine the clipping planes
+        stat.extent, stat.meansize, stat.center = kept  # unchanged, as they set the clipping planes
         self._mujoco.mj_camlight(self.model, self.data)

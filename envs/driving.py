@@ -1,14 +1,14 @@
-"""`driving`: a curving highway of four lanes with other cars, seen through the windscreen.
+"""`driving`: a curved highway with four lanes and traffic, seen through the windscreen.
 
-A stand-in for CARLA's highway that runs anywhere. What the agent sees, does and is paid for is
-CARLA's: a camera of 60 degrees, (steering; throttle or brake), highway.reward, 20 steps a second,
-1,000 steps an episode, tasks that are weathers. MuJoCo only draws; a kinematic bicycle drives in
-the road's own coordinates, and traffic keeps its lanes. The road is new in each episode and is
-never straight for long: who does not steer is off it within seconds, which ends the episode.
+A substitute for CARLA's highway without a server. Observations, actions and rewards are those of
+`envs.carla`: a camera of 60 degrees, (steering; throttle or brake), `highway.reward`, 20 steps per
+second, 1,000 steps per episode, one task per weather. MuJoCo only renders. The agent's car is a
+kinematic bicycle in the road's coordinates; the other cars keep their lanes. Each episode has a new
+road, so curved that a car that does not steer leaves it within seconds, which ends the episode.
 
-Over 20 episodes `expert`, which keeps its lane behind whoever is slower, gets 792 (a standard
-deviation of 98), the best of 121 constant actions 72 (46), a random policy -121 (84). The return
-is about the metres driven less the steering; the weather changes what is seen and nothing else.
+Mean returns of 20 episodes (standard deviation): 792 (98) for `expert`, which follows its lane and
+the car ahead, 72 (46) for the best of 121 constant actions, -121 (84) for a random policy. The
+return is roughly the distance in metres less the steering. Weather affects only the frames.
 """
 
 from typing import Any, NamedTuple
@@ -23,16 +23,16 @@ from envs.rendering import load
 from envs.scenery import CARS, EDGE, HOUSES, PAINTS, PIECE, PIECES, TREES, Appearance, Weather
 
 STEPS = 1000
-LANES = np.array([-5.25, -1.75, 1.75, 5.25])  # their centres; metres to the left of the road's
+LANES = np.array([-5.25, -1.75, 1.75, 5.25])  # centres; metres to the left of the road's middle
 START = 50.0  # metres along the road
 
-# The agent's car. Its wheels turn by at most STEER (radians), and grip bounds its acceleration.
+# The agent's car: largest wheel angle (radians), wheelbase (m), largest lateral acceleration.
 STEER, WHEELBASE, GRIP = 0.35, 2.7, 7.0
 THROTTLE, BRAKE, TOP_SPEED, MASS = 4.0, 8.0, 30.0, 1200.0
 LENGTH, WIDTH = 4.4, 1.8
 
-RING = 600.0  # of traffic: the car last overtaken comes up ahead as the next
-SCENERY = 200.0  # of which the same trees and houses come again, at other distances
+RING = 600.0  # metres; the other cars wrap around a ring of this length
+SCENERY = 200.0  # metres after which trees and houses repeat, at other distances from the road
 
 _SKIES = {
     "clear": (5, 0, 0),
@@ -53,10 +53,10 @@ TASKS = [*WEATHERS, "dynamic"]
 
 
 class Driving(MujocoEnv):
-    """The highway in one weather; `info` holds what highway.costs says.
+    """The highway in one weather, such as `wet-sunset`; for the other arguments see PixelEnv.
 
-    An episode ends off the road, and at each hundredth step for a car that stands still. Collisions
-    cost, but end nothing. The arguments are explained in PixelEnv.
+    An episode terminates when the car leaves the road, or stands still at a multiple of 100 steps.
+    Collisions reduce the reward without terminating it. `info` holds `highway.costs`.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class Driving(MujocoEnv):
         self._painted: bytes | None = None
         model = self._mujoco.MjModel.from_xml_string(scenery.scene())
         self.attach(model, self._mujoco.MjData(model), "windscreen")
-        # The road's pieces overlap, and light adds up where surfaces coincide.
+        # The road's pieces overlap. Raise every other one: light adds up where surfaces coincide.
         self.data.mocap_pos[1 : PIECES + 1 : 2, 2] = 0.01
 
     def begin(self, seed: int) -> None:
-        """Start the episode that the seed stands for."""
+        """Start an episode; the seed determines road, traffic, scenery and weather."""
         rng = np.random.default_rng(seed)
         self._road = RoadCurve.draw(rng)
-        # Position along the road and left of it, heading off its direction, speed, wheels' angle.
+        # Position along and left of the road, heading relative to it, speed, wheel angle.
         self.ego = np.array([START, rng.choice(LANES), 0.0, 0.0, 0.0])
-        # Of each other car: position, lane, speed, the speed it would like.
+        # Of the other cars: position along the road, lane, speed, desired speed.
         slots = (np.arange(CARS) + rng.uniform(0.2, 0.8, CARS)) * (RING - 60) / CARS
         wishes = rng.uniform(11, 17, CARS)
         self.cars = np.stack([80 + slots, rng.choice(LANES, CARS), wishes, wishes])
-        # Of each tree and house: where along the scenery, on which side, how far from the road.
+        # Of trees and houses: position along the scenery, side (-1 or 1), distance from the road.
         things = TREES + HOUSES
         along, far = rng.uniform(0, SCENERY, things), rng.uniform(size=things)
         self._scenery = np.stack([along, rng.choice([-1, 1], things), far])
@@ -96,7 +96,7 @@ class Driving(MujocoEnv):
         self._show()
 
     def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
-        """One step of 0.05 s: reward, whether off the road or stuck, whether 1,000 are done."""
+        """One step of 0.05 s: reward, terminated (off the road or stuck), truncated, costs."""
         steer, pedal = map(float, action)
         self._drive(steer, pedal)
         self._flow()
@@ -105,7 +105,7 @@ class Driving(MujocoEnv):
         self._elapsed += 1
         at, left, heading, speed, _ = self.ego
         off_road = abs(left) > EDGE or at < 0
-        # Where CARLA knows no lane, it counts no speed and a distance of 100 m.
+        # As in CARLA: without a lane, the speed along it is 0 and the distance 100 m.
         along = 0.0 if off_road else speed * np.cos(heading)
         off_centre = 100.0 if off_road else np.abs(LANES - left).min()
         costs = highway.costs(float(along), float(off_centre), impulse, steer)
@@ -114,7 +114,7 @@ class Driving(MujocoEnv):
         return highway.reward(costs), bool(off_road or stuck), self._elapsed >= STEPS, costs
 
     def expert(self) -> NDArray[np.float32]:
-        """A driver who keeps the lane, the distance and, in curves, the speed: float32 (2,)."""
+        """Action (2,) of a controller that keeps lane and distance and slows down in curves."""
         at, left, heading, speed, _ = self.ego
         lane = LANES[np.abs(LANES - left).argmin()]
         bend = np.abs(self._road.curvature(at + np.arange(0, 40, 5))).max()
@@ -127,7 +127,7 @@ class Driving(MujocoEnv):
         return np.clip([steer, pedal], -1, 1).astype(np.float32)
 
     def _drive(self, steer: float, pedal: float) -> None:
-        """The bicycle, in the road's coordinates."""
+        """Move the agent's car: a kinematic bicycle in the road's coordinates."""
         at, left, heading, speed, wheel = self.ego
         wheel += 0.4 * (STEER * steer - wheel)
         drag = THROTTLE * (speed / TOP_SPEED) ** 2 + 0.1
@@ -142,24 +142,24 @@ class Driving(MujocoEnv):
         self.ego[:] = at + DT * along, left, heading, speed, wheel
 
     def _pace(self, at: Any, lane: Any, speed: Any) -> NDArray[np.float64]:
-        """What the next one ahead in its lane allows each of some cars: m/s, (n,)."""
+        """The speed (m/s) that the next car ahead in its lane allows each of n cars, (n,)."""
         ego = self.ego[0], self.ego[1], self.ego[3] * np.cos(self.ego[2])
         places, lanes, speeds = np.column_stack([self.cars[:3], ego])
-        gaps = (places - at[:, None] - 0.1) % RING  # (n, everybody)
+        gaps = (places - at[:, None] - 0.1) % RING  # (n, all cars)
         gaps = np.where(np.abs(lanes - lane[:, None]) < 1.75, gaps, RING)
         return speeds[gaps.argmin(1)] + 0.5 * (gaps.min(1) - 8 - 0.5 * speed)
 
     def _flow(self) -> None:
-        """Traffic: everybody as fast as they like, or as the one ahead of them lets them."""
+        """Move the other cars: at their desired speed, or slower behind another car."""
         places, lanes, speeds, wishes = self.cars
         change = np.minimum(wishes, self._pace(places, lanes, speeds)) - speeds
         speeds[:] = np.maximum(0, speeds + np.clip(change, -6 * DT, 2 * DT))
         places += DT * speeds
-        # Whoever is far behind is far ahead.
+        # Cars wrap around the ring: one that is 60 m behind reappears ahead.
         places[:] = self.ego[0] + (places - self.ego[0] + 60) % RING - 60
 
     def _collide(self) -> float:
-        """Push the agent's car out of the others; the impulse of that, N s."""
+        """Resolve collisions of the agent's car; return the sum of their impulses (N s)."""
         total = 0.0
         for car in range(CARS):
             along = self.cars[0, car] - self.ego[0]
@@ -168,12 +168,12 @@ class Driving(MujocoEnv):
             if deep <= 0 or wide <= 0:
                 continue
             heading, speed = self.ego[2:4]
-            if wide < deep:  # side against side: what drove them together is lost
+            if wide < deep:  # side collision: the lateral speed is lost
                 total += MASS * abs(speed * np.sin(heading))
                 self.ego[1] -= np.copysign(wide, aside)
                 self.ego[2] = 0.0 if np.cos(heading) > 0 else np.pi
                 self.ego[3] = speed * abs(np.cos(heading))
-            else:  # one into the other: both go on with their mean speed
+            else:  # rear-end collision: both continue at their mean speed
                 other = self.cars[2, car]
                 total += MASS / 2 * abs(speed * np.cos(heading) - other)
                 self.ego[0] -= np.copysign(deep, along)
@@ -182,7 +182,7 @@ class Driving(MujocoEnv):
 
     @property
     def weather(self) -> Weather:
-        """The present weather."""
+        """The current weather."""
         if self._task != "dynamic":
             return WEATHERS[self._task]
         now = weather.weather(self._sky)
@@ -195,12 +195,12 @@ class Driving(MujocoEnv):
         )
 
     def _show(self) -> None:
-        """Move everything to where it is, and light it."""
+        """Write positions, light and colours into the model."""
         road, (at, left, heading, *_) = self._road, self.ego
         ends = PIECE * (at // PIECE - 2 + np.arange(PIECES + 1))
         ends, places = road.at(ends, 0.0), self.cars[0]
         way = np.diff(ends, axis=0)
-        # The scenery comes again and again, each time at other distances from the road.
+        # The scenery repeats, each time at other distances from the road.
         lap = np.ceil((at - 20 - self._scenery[0]) / SCENERY)
         along = self._scenery[0] + lap * SCENERY
         far = (self._scenery[2] + 0.618 * lap) % 1
@@ -224,33 +224,33 @@ class Driving(MujocoEnv):
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_camlight(self.model, self.data)
 
-    def _light(self, look: Appearance) -> None:
+    def _light(self, appearance: Appearance) -> None:
         model = self.model
         sun = model.light("sun")
-        sun.dir[:] = -look.sun
-        sun.pos[:] = self.data.mocap_pos[0] + 40 * look.sun  # shadows are cast near it only
-        sun.diffuse[:] = look.sunlight
-        model.vis.headlight.ambient[:] = look.ambient
-        model.mat("asphalt").rgba[:3] = look.asphalt
-        model.mat("grass").rgba[:3] = look.grass
-        sky = scenery.sky(look)
-        self._renderer.haze(look.horizon, *look.haze)
+        sun.dir[:] = -appearance.sun
+        sun.pos[:] = self.data.mocap_pos[0] + 40 * appearance.sun  # shadows exist only nearby
+        sun.diffuse[:] = appearance.sunlight
+        model.vis.headlight.ambient[:] = appearance.ambient
+        model.mat("asphalt").rgba[:3] = appearance.asphalt
+        model.mat("grass").rgba[:3] = appearance.grass
+        sky = scenery.sky(appearance)
+        self._renderer.haze(appearance.horizon, *appearance.haze)
         if sky.tobytes() != self._painted:
             self._renderer.paint("sky", sky)
             self._painted = sky.tobytes()
 
 
 class RoadCurve(NamedTuple):
-    """The middle of a road whose direction is a sum of waves along it, from 0 to 2,400 m."""
+    """The middle of a road of 2,400 m whose heading is a sum of two sine waves along it."""
 
-    swing: NDArray[np.float64]  # radians
-    length: NDArray[np.float64]  # of each wave
-    phase: NDArray[np.float64]
-    points: NDArray[np.float64]  # (2400, 2), one a metre
+    swing: NDArray[np.float64]  # amplitudes (2,), radians
+    length: NDArray[np.float64]  # wavelengths (2,), metres
+    phase: NDArray[np.float64]  # (2,), radians
+    points: NDArray[np.float64]  # (2400, 2), one per metre
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "RoadCurve":
-        """A new road: curves of radii down to 60 m, typically 200."""
+        """A random road; its curves have radii from 60 m, typically 200 m."""
         swing, length = np.array([[0.35, 0.08], [300.0, 120.0]]) * rng.uniform(0.8, 1.2, (2, 2))
         road = cls(swing, length, rng.uniform(0, 2 * np.pi, 2), np.empty(0))
         heading = road.heading(np.arange(2400) + 0.5)
@@ -262,11 +262,11 @@ class RoadCurve(NamedTuple):
         return (size * function(angle)).sum(-1)
 
     def heading(self, at: Any) -> NDArray[np.float64]:
-        """Direction (radians) at distances along the road."""
+        """Heading (radians) at distances along the road."""
         return self._wave(at, np.sin, self.swing)
 
     def curvature(self, at: Any) -> NDArray[np.float64]:
-        """Its derivative; positive to the left."""
+        """Curvature (1/m) at distances along the road; positive to the left."""
         return self._wave(at, np.cos, self.swing * 2 * np.pi / self.length)
 
     def at(self, at: Any, left: Any) -> NDArray[np.float64]:

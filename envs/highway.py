@@ -1,22 +1,22 @@
-"""The paper's highway task as plain numbers: what a tick is worth, and when an episode ends.
+"""The paper's highway task without a simulator: route, reward, failures.
 
-Town04's motorway is a chain of OpenDRIVE roads. The car begins on road 45 and should follow it
-fast, within its lane, without hitting anything and without turning the wheel more than needed.
-Lengths are in metres, speeds in m/s, impulses in N s.
+Town04's motorway is a chain of OpenDRIVE roads. The car starts on road 45. The reward favours speed
+along the lane and penalises distance from its middle, collisions and steering. Lengths are in
+metres, speeds in m/s, impulses in N s.
 """
 
 from typing import NamedTuple
 
 DT = 0.05  # seconds of a tick
-TICKS = 1000  # of an episode; its first frame takes one of them
+TICKS = 1000  # per episode; the first frame takes one
 START_ROAD, START = 45, 100.0
 RIGHT, LEFT = (-1, -2, -3, -4), (1, 2, 3, 4)  # lane ids along and against a road's direction
-ASTRAY = (22, 34, 7, 15)  # roads that leave the route
-SETTLED = 20  # ticks after which a car that flies is no defect of the simulator any more
+OFF_ROUTE = (22, 34, 7, 15)  # roads that leave the route
+SETTLED = 20  # ticks within which the simulator may throw a new car into the air
 
 
 class Stretch(NamedTuple):
-    """A part of the route that traffic begins on."""
+    """A part of the route where traffic is spawned."""
 
     road: int
     begin: float
@@ -37,7 +37,11 @@ LENGTH = sum(stretch.end - stretch.begin for stretch in ROUTE)
 
 
 def place(metres: float, lane: int) -> tuple[int, int, float]:
-    """Road, lane id and position on it, so many metres down the route in lane 0 to 3."""
+    """Road, lane id and position on the road, given metres along the route and a lane, 0 to 3.
+
+    Raises:
+        ValueError: the route is shorter.
+    """
     for stretch in ROUTE:
         if metres <= stretch.end - stretch.begin:
             return stretch.road, stretch.lanes[lane], stretch.begin + metres
@@ -46,7 +50,7 @@ def place(metres: float, lane: int) -> tuple[int, int, float]:
 
 
 def lane_to_keep(road: int, lane: int) -> tuple[int, int]:
-    """The lane that a car in this one should keep to: shoulders and exits count as none."""
+    """The road and lane that a car should keep to; shoulders and exits map to the nearest lane."""
     if 45 <= road <= 50:
         lane = {1: -1, -5: -4}.get(lane, lane)
     elif road in (660, 559, 718) and lane == -1:
@@ -57,13 +61,13 @@ def lane_to_keep(road: int, lane: int) -> tuple[int, int]:
 
 
 def costs(speed: float, distance: float, impulse: float, steer: float) -> dict[str, float]:
-    """What one tick brought and cost.
+    """The terms of the reward of one tick.
 
     Args:
         speed: of the car along its lane.
         distance: of the car from the middle of its lane.
-        impulse: the sum of the norms of all collisions' impulses.
-        steer: the wheel, in [-1, 1].
+        impulse: sum of the norms of the collision impulses.
+        steer: steering action in [-1, 1].
     """
     return {
         "distance": speed * DT,
@@ -81,19 +85,19 @@ def reward(cost: dict[str, float]) -> float:
 def failed(
     ticks: int, road: int, on_the_way: bool, speed: float, rise: float, height: float
 ) -> str:
-    """Why the episode is over after so many ticks, or nothing. Collisions end none.
+    """The reason why the episode terminates, or an empty string. Collisions do not terminate it.
 
     Args:
-        ticks: of the episode, this one included.
-        road: that the car should keep to.
-        on_the_way: there is such a lane, and it goes on.
-        speed: of the car in any direction.
-        rise: its vertical speed.
+        ticks: of the episode, including this one.
+        road: the road that the car should keep to.
+        on_the_way: the lane to keep to exists and continues.
+        speed: of the car in any horizontal direction.
+        rise: vertical speed.
         height: above the ground.
     """
     if not on_the_way:
         return "no lane to follow"
-    if road in ASTRAY:
+    if road in OFF_ROUTE:
         return "off the route"
     if ticks <= SETTLED and (rise > 1 or height > 0.5):
         return "thrown into the air by the simulator"

@@ -1,12 +1,12 @@
-"""Meta-world: a robot arm, a table and 50 things to do, as the paper sees them.
+"""Meta-world: 50 manipulation tasks with a robot arm, by the paper's protocol.
 
-The protocol is that of the paper's code (`wmlib/envs/metaworld.py`) on today's package: the
-dense v2 reward (0 to 10 a step), an episode of 500 control steps that no success ends, goal and
-objects drawn anew in each episode, camera `corner`. `info["success"]` is 1.0 in a step that finds
-the task done, else 0.0; an episode succeeded if any of its steps did.
+The protocol is that of the paper's code (`wmlib/envs/metaworld.py`) on the current package: dense
+v2 rewards (0 to 10 per step), episodes of 500 control steps that success does not end, random goal
+and object positions in each episode, camera `corner`. `info["success"]` is 1.0 in steps where the
+task is solved, else 0.0; an episode succeeds if any of its steps does.
 
-The camera `corner` hangs upside down. The paper's renderer (mujoco-py) handed out the lowest row
-first and so showed the scene upright; the frames here do the same, which mirrors left and right.
+The camera `corner` is upside down. The paper's renderer (mujoco-py) returned the lowest row first,
+so its frames were upright and mirrored. The frames here are the same.
 """
 
 import warnings
@@ -32,7 +32,7 @@ TASKS = _NAMES.split()
 
 
 class MetaWorld(MujocoEnv):
-    """One task of Meta-world; the arguments are explained in PixelEnv."""
+    """One task, such as `drawer-open`; for the other arguments see PixelEnv."""
 
     metadata = MujocoEnv.metadata | {"render_fps": 80}
 
@@ -48,26 +48,26 @@ class MetaWorld(MujocoEnv):
         simulators = load("metaworld.env_dict").ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
         self._sim = sim = simulators[f"{task}-v3-goal-observable"](seed=0)
         self._policy = load("metaworld.policies").ENV_POLICY_MAP[f"{task}-v3"]()
-        sim._freeze_rand_vec = False  # goals vary
-        sim.seeded_rand_vec = True  # and follow the seed
+        sim._freeze_rand_vec = False  # new goals in each episode
+        sim.seeded_rand_vec = True  # drawn from the seed
         self.attach(sim.model, sim.data, "corner", inverted=True)
 
     def begin(self, seed: int) -> None:
-        """Start the episode that the seed stands for."""
-        self._sim.seed(seed)  # `reset` ignores its own
+        """Start an episode; the seed determines the goal and the object positions."""
+        self._sim.seed(seed)  # `reset` ignores its seed argument
         self._state, _ = self._sim.reset()
-        # Tasks place their objects last and in the model only: without this the first frame, unlike
-        # the second, shows them where they were before.
+        # `reset` places objects in the model only. Without mj_forward the first frame would show
+        # their previous positions.
         load("mujoco").mj_forward(self.model, self.data)
 
     def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
-        """One control step of 12.5 ms: reward, False, whether 500 steps are done, success."""
+        """One control step of 12.5 ms: reward in [0, 10]; truncated after 500 steps; success."""
         self._state, reward, _, truncated, info = self._sim.step(action)
         return float(reward), False, truncated, {"success": float(info["success"])}
 
     def expert(self) -> NDArray[np.float32]:
-        """What the package's scripted policy does in the present state: float32 (4,)."""
+        """The action of the package's scripted policy in the current state: float32 (4,)."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that large actions will be clipped
+            warnings.simplefilter("ignore")  # it warns about actions that it clips
             action = self._policy.get_action(self._state)
         return np.clip(action, -1, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What all environments here share: they are seen in 64x64 frames and acted on in [-1, 1]."""
+"""Base classes of all environments: observations of 64x64 pixels, actions in [-1, 1]."""
 
 import abc
 from functools import reduce
@@ -18,27 +18,28 @@ VIDEO = 256
 
 
 class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
-    """An environment seen through a camera.
+    """An environment that is observed through a camera.
 
-    A seed given to `reset` determines everything about the episode that follows, whatever happened
-    before and in whichever instance; without one, seeds come from the environment's own generator.
+    A seed given to `reset` determines the episode completely, independent of earlier episodes and
+    of the instance. Without a seed, the environment's generator draws one.
 
-    Actions are repeated here rather than by `gymnasium.wrappers.RepeatAction`, which would draw the
-    frames in between only to throw them away.
+    Actions are repeated here because `gymnasium.wrappers.RepeatAction` would render the frames in
+    between, which nobody sees.
 
-    `info` has `success` where the suite knows it, and the suite's own costs. Repeating an action
-    takes the largest success and adds up the costs.
+    `info` holds `success` and costs, depending on the suite. When an action is repeated, `success`
+    is the maximum and costs are summed.
 
-    `control_steps` counts the control steps of all episodes since the environment was made. A
-    `step` takes fewer than `action_repeat` of them where the episode ends within it.
+    `control_steps` counts the control steps of all episodes since construction.
 
     Args:
-        actions: how many numbers an action has.
-        render: `fast`, or `reference` for the simulator's own picture with shadows, reflections
-            and multisampling.
-        action_repeat: control steps per `step`; rewards are summed, and the end of the episode
-            ends the repetition.
-        render_mode: None or `rgb_array`; `render` gives a larger frame for people in either case.
+        actions: the size of an action.
+        render: `fast`, or `reference` with shadows, reflections and multisampling.
+        action_repeat: control steps per `step`, at least 1. Rewards are summed. `step` returns
+            early if the episode ends.
+        render_mode: None or `rgb_array`, with the same effect: `render` returns a large frame.
+
+    Raises:
+        EnvError: an unknown `render` or `render_mode`, or `action_repeat` below 1.
     """
 
     metadata = gymnasium.Env.metadata | {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -61,7 +62,7 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
 
     @abc.abstractmethod
     def begin(self, seed: int) -> None:
-        """Start the episode that the seed stands for."""
+        """Start the episode that the seed determines."""
 
     @abc.abstractmethod
     def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
@@ -69,12 +70,12 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
 
     @abc.abstractmethod
     def frame(self, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
-        """The present state as the agent sees it: uint8 (height, width, 3), upright."""
+        """The current state as the agent sees it: uint8 (height, width, 3), upright."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Begin an episode; the first frame uint8 (64, 64, 3) and an empty info."""
+        """Begin an episode; return its first frame, uint8 (64, 64, 3), and an empty info."""
         super().reset(seed=seed)
         self.begin(int(self.np_random.integers(2**31)))
         self._over = False
@@ -83,11 +84,11 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
-        """Act for `action_repeat` control steps; Gymnasium's five values.
+        """Repeat the action; return frame, reward, terminated, truncated and info.
 
         Raises:
-            EnvError: the action has another shape, is not finite or not within [-1, 1], or the
-                episode is over.
+            EnvError: the action has the wrong shape or is not within [-1, 1], or the episode is
+                over or was never begun.
         """
         action = self._checked(action)
         total, infos = 0.0, []
@@ -106,7 +107,7 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
         return self.frame(), total, terminated, truncated, info
 
     def render(self) -> NDArray[np.uint8]:
-        """A frame for people: uint8 (256, 256, 3)."""
+        """A large frame for videos: uint8 (256, 256, 3)."""
         return self.frame(VIDEO, VIDEO)
 
     def _checked(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -121,20 +122,20 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
 
 
 class MujocoEnv(PixelEnv):
-    """A PixelEnv that MuJoCo simulates and draws; its constructor ends with `attach`."""
+    """A PixelEnv that MuJoCo renders; the constructor of a subclass calls `attach` last."""
 
     model: Any
     data: Any
 
     def attach(self, model: Any, data: Any, camera: str | int, inverted: bool = False) -> None:
-        """Draw this model and this state with this camera (`inverted`: it hangs upside down)."""
+        """Create the renderer of this model and data; `inverted`: the camera is upside down."""
         self.model, self.data = model, data
         self._renderer = Renderer(model, camera, self.quality, inverted)
 
     def frame(self, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
-        """The present state as the agent sees it: uint8 (height, width, 3), upright."""
+        """The current state as the agent sees it: uint8 (height, width, 3), upright."""
         return self._renderer.frame(self.data, height, width)
 
     def close(self) -> None:
-        """Free the OpenGL context; the environment cannot be drawn after this."""
+        """Free the OpenGL context; no frame can be rendered afterwards."""
         self._renderer.close()

@@ -1,8 +1,7 @@
-"""Frames from MuJoCo without a display: which OpenGL to use, how finely to draw.
+"""Offscreen rendering with MuJoCo: the choice of OpenGL, and two qualities.
 
-Drawing, not physics, is what a CPU spends its time on, so there are two qualities: `reference`
-draws a model as its authors ship it; `fast` leaves out shadows, reflections and multisampling and
-is about ten times as fast.
+On a CPU rendering takes longer than physics. `reference` renders a model as published; `fast` omits
+shadows, reflections and multisampling and is about ten times as fast.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from envs.errors import EnvError
 
 QUALITIES = ("fast", "reference")
 
-# Newer releases install together, and break when they run.
+# Newer releases can be installed together but fail at run time.
 PINS = {
     "mujoco": "mujoco==3.10.0",
     "metaworld": "metaworld==3.0.0 mujoco==3.10.0 packaging",
@@ -34,23 +33,23 @@ PACKAGES = {
 
 
 def load(simulator: str) -> ModuleType:
-    """Import a simulator, having chosen an OpenGL that needs no display.
+    """Import a simulator after choosing an OpenGL that needs no display.
 
-    The choice is MUJOCO_GL: kept if it is set, else `egl` where there is an NVIDIA card and
-    `osmesa` where there is none. Upper and lower case are the same, and both it and
-    PYOPENGL_PLATFORM are put into lower case, since not every simulator takes others.
+    MUJOCO_GL is kept if it is set; otherwise it becomes `egl` if there is an NVIDIA GPU, else
+    `osmesa`. MUJOCO_GL and PYOPENGL_PLATFORM are converted to lower case, which some simulators
+    require.
 
     Raises:
-        EnvError: the package or its OpenGL is not installed, or an environment variable is wrong;
-            the message holds the line to type.
+        EnvError: the package or its OpenGL is not installed, or an environment variable is invalid;
+            the message contains the remedy.
     """
     for name in {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & os.environ.keys():
         os.environ[name] = os.environ[name].strip().lower()
     if not os.environ.get("MUJOCO_GL"):
         nvidia = any(Path("/dev").glob("nvidia[0-9]*"))
         os.environ["MUJOCO_GL"] = "egl" if nvidia else "osmesa"
-    # Mesa then draws without threads of its own, which a forked process would lack. For frames as
-    # small as these that is no slower.
+    # Mesa without threads of its own, which a forked process would lack. Small frames are rendered
+    # as fast.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     device = os.environ.get("MUJOCO_EGL_DEVICE_ID", "0")
     if os.environ["MUJOCO_GL"] == "egl" and not device.isdecimal():
@@ -65,7 +64,7 @@ def load(simulator: str) -> ModuleType:
 
 
 def _no_opengl(error: Exception) -> EnvError:
-    """What MuJoCo's cryptic failures to find an OpenGL mean, and the line that cures them."""
+    """Translate a failure to initialise OpenGL into its cause and remedy."""
     chosen = os.environ["MUJOCO_GL"]
     reason = str(error).strip().splitlines()[0]
     cure = PACKAGES.get(chosen, "unset MUJOCO_GL, or set it to osmesa or egl")
@@ -81,12 +80,12 @@ def _no_opengl(error: Exception) -> EnvError:
     return EnvError(f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({reason}); {cure}")
 
 
-_forked: int | None = None  # the last process that was forked while Mesa had threads in it
+_forked: int | None = None  # process id of the last fork from this process with Mesa's threads
 
 
 def _before_fork() -> None:
     global _forked
-    with contextlib.suppress(OSError):  # no /proc, or a thread that has just ended
+    with contextlib.suppress(OSError):  # no /proc, or a thread ended meanwhile
         names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
         if any(name.startswith("llvmpipe") for name in names):
             _forked = os.getpid()
@@ -96,10 +95,10 @@ os.register_at_fork(before=_before_fork)
 
 
 def _check_process() -> None:
-    """Raise EnvError where drawing would wait for ever for threads of the parent process."""
+    """Raise EnvError if rendering would deadlock: the parent's Mesa threads do not exist here."""
     if _forked not in (None, os.getpid()):
         raise EnvError(
-            "this process was forked from one where OpenGL draws with threads, which a fork does"
+            "this process was forked from one where OpenGL renders with threads, which a fork does"
             ' not copy; start processes with context="spawn", or set LP_NUM_THREADS=0'
         )
 
@@ -107,29 +106,29 @@ def _check_process() -> None:
 def _open_gl() -> Any:
     """An OpenGL context of the chosen kind, current in this thread."""
     chosen = os.environ["MUJOCO_GL"]
-    # mujoco.GLContext is what was chosen when mujoco was first imported, perhaps not by us.
+    # mujoco.GLContext was chosen at the first import of mujoco, which may precede `load`.
     home = f"mujoco.{chosen}" if chosen in PACKAGES else "mujoco"
     context = importlib.import_module(home).GLContext
-    # `Renderer` frees it. `__del__` would free it twice, and fail when the interpreter exits.
+    # `Renderer` frees it. `__del__` would free it again, and fail at interpreter exit.
     gl = type("Context", (context,), {"__del__": lambda self: None})(64, 64)
     gl.make_current()
     return gl
 
 
 class Renderer:
-    """Draws one camera of one MuJoCo model off the screen, at any size.
+    """Offscreen renderer of one camera of one MuJoCo model, at any size.
 
-    Two things set it apart from `mujoco.Renderer`: the quality, and one context for all sizes (a
-    context costs about a second, because it uploads every mesh and texture).
+    Unlike `mujoco.Renderer`, it has two qualities, and one context for all sizes: creating a
+    context takes about a second, because it uploads every mesh and texture.
 
     Args:
         model: the compiled model.
-        camera: its camera's name or number.
+        camera: name or index.
         quality: `fast` or `reference`.
-        inverted: the camera hangs upside down, so its frames must be turned over to be upright.
+        inverted: the camera is upside down; frames are flipped vertically to be upright.
 
     Raises:
-        EnvError: there is no OpenGL to draw with.
+        EnvError: OpenGL cannot be initialised.
     """
 
     def __init__(self, model: Any, camera: str | int, quality: str, inverted: bool = False) -> None:
@@ -150,14 +149,14 @@ class Renderer:
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] &= quality == "reference"
         self._option = mujoco.MjvOption()
-        # The rays of a sensor are no part of the world (and dm_control leaves them out too).
+        # Rangefinder rays are not part of the scene; dm_control omits them too.
         self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = False
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera(camera).id
 
     def frame(self, data: Any, height: int, width: int) -> NDArray[np.uint8]:
-        """The scene as `data` has it: uint8 (height, width, 3), a new array each time."""
+        """Render the state `data`: a new array uint8 (height, width, 3)."""
         mujoco, context = self._mujoco, self._context
         self._make_current()
         if width > context.offWidth or height > context.offHeight:
@@ -175,7 +174,7 @@ class Renderer:
         pixels = np.empty((height, width, 3), np.uint8)
         mujoco.mjr_render(view, self._scene, context)
         mujoco.mjr_readPixels(pixels, None, view, context)
-        # OpenGL begins with the lowest row, which is the uppermost of a camera upside down.
+        # OpenGL returns the lowest row first; for an inverted camera that is the top.
         return pixels if self._inverted else np.ascontiguousarray(pixels[::-1])
 
     def _make_current(self) -> None:
@@ -183,19 +182,19 @@ class Renderer:
         self._gl.make_current()
 
     def haze(self, colour: NDArray[np.float64], start: float, end: float) -> None:
-        """Let everything fade into a colour between two distances (m)."""
+        """Fade the scene linearly into a colour, RGB in [0, 1], between two distances (m)."""
         from OpenGL import GL
 
         self._scene.flags[self._mujoco.mjtRndFlag.mjRND_FOG] = True
         self._context.fogRGBA[:3] = colour
-        # MuJoCo tells OpenGL when it makes the context, and the colour after the next frame.
+        # MuJoCo sets the distances only when it creates a context, and the colour one frame late.
         self._make_current()
         GL.glFogfv(GL.GL_FOG_COLOR, self._context.fogRGBA)
         GL.glFogf(GL.GL_FOG_START, start)
         GL.glFogf(GL.GL_FOG_END, end)
 
     def paint(self, texture: str, pixels: NDArray[np.uint8]) -> None:
-        """Replace a texture by pixels (H, W, 3) of its size; of a cube, its faces in a column."""
+        """Replace a texture by pixels (H, W, 3) of its size; cube faces are stacked vertically."""
         slot = self._model.texture(texture)
         start = int(slot.adr[0])
         self._model.tex_data[start : start + pixels.size] = pixels.ravel()
@@ -203,7 +202,7 @@ class Renderer:
         self._mujoco.mjr_uploadTexture(self._model, self._context, slot.id)
 
     def upload_terrain(self) -> None:
-        """Show height fields that were changed after the context was made."""
+        """Upload height fields that changed after the context was created."""
         self._make_current()
         for field in range(self._model.nhfield):
             self._mujoco.mjr_uploadHField(self._model, self._context, field)

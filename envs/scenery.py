@@ -1,4 +1,4 @@
-"""What the `driving` suite looks like: a weather's colours, and the MJCF of all that is moved."""
+"""Appearance of the `driving` suite: colours of a weather, and the MJCF of the scene."""
 
 from typing import Any, NamedTuple
 
@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 CARS, TREES, HOUSES = 16, 40, 6
-PIECES, PIECE = 34, 6.0  # boxes that are the road in sight, and their length in metres
+PIECES, PIECE = 34, 6.0  # boxes that make up the visible road, and their length in metres
 EDGE = 9.5  # metres from the road's middle to its edge
 
 
 class Weather(NamedTuple):
-    """CARLA's words for it, in per cent and degrees."""
+    """The weather in CARLA's terms, in per cent and degrees."""
 
     clouds: float
     rain: float
@@ -21,20 +21,20 @@ class Weather(NamedTuple):
 
 
 class Appearance(NamedTuple):
-    """What a weather does to the picture; colours in [0, 1]."""
+    """How a weather looks; colours are RGB (3,) in [0, 1]."""
 
-    sun: NDArray[np.float64]  # the way to it
+    sun: NDArray[np.float64]  # unit vector towards it
     sunlight: NDArray[np.float64]
     ambient: NDArray[np.float64]
     zenith: NDArray[np.float64]
     horizon: NDArray[np.float64]
     asphalt: NDArray[np.float64]
     grass: NDArray[np.float64]
-    haze: tuple[float, float]  # from where to where, m
+    haze: tuple[float, float]  # distances (m) where it begins and where it is opaque
 
 
 def appearance(weather: Weather) -> Appearance:
-    """Colours of sky, light and ground, and how far one sees."""
+    """Colours of sky, light and ground, and the range of sight, for a weather."""
 
     def mix(one: Any, other: Any, share: float) -> NDArray[np.float64]:
         return (1 - share) * np.asarray(one) + share * np.asarray(other)
@@ -42,7 +42,7 @@ def appearance(weather: Weather) -> Appearance:
     clouds, rain, wet = (np.clip(x / 100, 0, 1) for x in weather[:3])
     high, turn = np.radians([weather.altitude, weather.azimuth])
     sun = np.array([np.cos(turn) * np.cos(high), np.sin(turn) * np.cos(high), np.sin(high)])
-    low = float(np.clip(1 - weather.altitude / 30, 0, 1))  # the sun
+    low = float(np.clip(1 - weather.altitude / 30, 0, 1))  # 1: the sun is at the horizon
     dark = 1 - 0.45 * low
     grey = mix([0.66, 0.69, 0.73], [0.42, 0.44, 0.48], rain) * dark
     zenith = mix(mix([0.20, 0.42, 0.80], [0.22, 0.24, 0.46], low), grey, clouds)
@@ -55,16 +55,17 @@ def appearance(weather: Weather) -> Appearance:
     return Appearance(sun, sunlight, ambient, zenith, horizon, asphalt, grass, haze)
 
 
-def sky(look: Appearance) -> NDArray[np.uint8]:
-    """The six faces of the sky, (6 * 16, 16, 3): zenith above, haze at the horizon."""
+def sky(appearance: Appearance) -> NDArray[np.uint8]:
+    """The six faces of the sky's cube map, (6 * 16, 16, 3)."""
     height = np.clip(np.linspace(1, -1, 16), 0, 1)[:, None, None] ** 0.6
-    side = np.broadcast_to(look.horizon + height * (look.zenith - look.horizon), (16, 16, 3))
-    up, down = (np.broadcast_to(colour, (16, 16, 3)) for colour in (look.zenith, look.horizon))
+    horizon, zenith = appearance.horizon, appearance.zenith
+    side = np.broadcast_to(horizon + height * (zenith - horizon), (16, 16, 3))
+    up, down = (np.broadcast_to(colour, (16, 16, 3)) for colour in (zenith, horizon))
     faces = np.concatenate([side, side, up, down, side, side])
     return (255 * np.clip(faces, 0, 1)).astype(np.uint8)
 
 
-# Of other cars.
+# Colours of the other cars, RGB in [0, 1].
 PAINTS = np.array(
     [
         [0.85, 0.85, 0.85],
@@ -105,7 +106,7 @@ _HOUSE = """
 
 
 def scene() -> str:
-    """MJCF: bodies without places, in the order in which they are moved."""
+    """MJCF of all bodies, in the order in which Driving positions them."""
     bodies = [("ego", _EGO)]
     bodies += [(f"piece-{i}", _PIECE) for i in range(PIECES)]
     bodies += [(f"car-{i}", _CAR.format(i=i)) for i in range(CARS)]

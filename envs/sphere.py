@@ -1,8 +1,9 @@
-"""`toy/sphere`: roll a sphere onto the goal disc, a MuJoCo task that two cores learn from pixels.
+"""`toy/sphere`: roll a sphere onto the goal disc. A MuJoCo task that two cores learn from pixels.
 
-Seen from above, x to the right and y upwards. The sphere is so heavily damped that an action is
-nearly a velocity, at most 2 a second; it starts anywhere in [-0.8, 0.8]^2, the goal is the centre.
-Of 20, the best policy gets 19.3, a random one 6.3 and one that does nothing 7.7.
+The camera is above, x points to the right and y upwards. Damping is high, so an action is nearly a
+velocity, at most 2 per second. The sphere starts uniformly in [-0.8, 0.8]^2; the goal is the
+centre. The largest possible return is 20; the best policy gets 19.3, a random one 6.3, zero
+actions 7.7.
 """
 
 from pathlib import Path
@@ -15,11 +16,11 @@ from envs.pixels import MujocoEnv
 from envs.rendering import load
 
 STEPS = 20
-SUBSTEPS = 6  # of 0.02 s
+SUBSTEPS = 6  # physics steps of 0.02 s per control step
 
 
 class Sphere(MujocoEnv):
-    """Reward exp(-(d/0.6)^2), d the distance from the goal; PixelEnv explains the arguments."""
+    """Reward exp(-(d/0.6)^2), d the distance from the goal. For the arguments see PixelEnv."""
 
     metadata = MujocoEnv.metadata | {"render_fps": 8}
 
@@ -33,14 +34,14 @@ class Sphere(MujocoEnv):
         self.attach(model, self._mujoco.MjData(model), "above")
 
     def begin(self, seed: int) -> None:
-        """Start the episode that the seed stands for."""
+        """Start an episode at a random position."""
         self._mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = np.random.default_rng(seed).uniform(-0.8, 0.8, 2)
         self._mujoco.mj_forward(self.model, self.data)
         self._elapsed = 0
 
     def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
-        """One step of 0.12 s: reward in (0, 1], False, whether 20 steps are done, nothing more."""
+        """One step of 0.12 s: reward in (0, 1]; truncated after 20 steps; empty info."""
         self.data.ctrl[:] = action
         self._mujoco.mj_step(self.model, self.data, SUBSTEPS)
         self._mujoco.mj_forward(self.model, self.data)

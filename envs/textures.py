@@ -1,4 +1,4 @@
-"""Procedural textures: tiles that stand for wood, cloth, tiles, stone; landscapes for a sky."""
+"""Procedural textures: tiles for floors and objects, landscapes for skies."""
 
 import colorsys
 
@@ -9,13 +9,13 @@ KINDS = ("plain", "clouds", "stripes", "checks", "dots", "planks")
 
 
 def colour(rng: Generator, vivid: float = 0.85) -> np.ndarray:
-    """An RGB colour (3,) in 0..1, neither very dark nor glaring; `vivid` bounds the saturation."""
+    """A random RGB colour (3,) in 0..1 of medium brightness; `vivid` bounds the saturation."""
     hue, saturation, value = rng.random(), rng.uniform(0.05, vivid), rng.uniform(0.35, 0.95)
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 
 def tile(rng: Generator, size: int, vivid: float = 0.85) -> np.ndarray:
-    """A texture (size, size, 3) uint8 in two colours; its phase says nothing about places."""
+    """A periodic texture in two colours with a random phase, uint8 (size, size, 3)."""
     kind = rng.choice(KINDS)
     first, second = colour(rng, vivid), colour(rng, vivid)
     second = first + (second - first) * rng.uniform(0.3, 0.8)
@@ -27,10 +27,7 @@ def tile(rng: Generator, size: int, vivid: float = 0.85) -> np.ndarray:
 
 
 def landscape(rng: Generator, size: int) -> np.ndarray:
-    """What may surround a scene, (size, size, 3) uint8: a clouded sky and up to four ridges.
-
-    Its left and right sides meet.
-    """
+    """A cloudy sky above up to four ridges, periodic in x, uint8 (size, size, 3)."""
     x, y = np.arange(size) / size, np.arange(size)[:, None] / size
     above, horizon, haze = colour(rng), colour(rng), colour(rng, 0.2)
     pixels = above + (horizon - above) * y[..., None]
@@ -48,7 +45,7 @@ def landscape(rng: Generator, size: int) -> np.ndarray:
 
 
 def _pattern(rng: Generator, kind: str, size: int) -> np.ndarray:
-    """How much of the second colour each pixel has, (size, size) in 0..1; tiles without seams."""
+    """The share of the second colour in each pixel, (size, size) in 0..1; periodic."""
     y, x = np.mgrid[:size, :size] / size
     count = int(rng.integers(2, 6))
     match kind:
@@ -72,12 +69,12 @@ def _pattern(rng: Generator, kind: str, size: int) -> np.ndarray:
 
 
 def _edge(signal: np.ndarray) -> np.ndarray:
-    """0 below zero and 1 above, with an edge that is a little soft."""
+    """A step function with a soft edge: 0 below zero, 1 above."""
     return np.clip(signal * 6 + 0.5, 0, 1)
 
 
 def _clouds(rng: Generator, size: int) -> np.ndarray:
-    """Smooth periodic noise in 0..1: a few random waves of falling strength."""
+    """Smooth periodic noise (size, size) in 0..1: random waves, weaker at higher frequencies."""
     y, x = np.mgrid[:size, :size] * (2 * np.pi / size)
     waves = np.zeros((size, size))
     for _ in range(8):

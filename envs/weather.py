@@ -1,4 +1,4 @@
-"""Weather that changes while one drives: a sun that wanders, and storms that come and go.
+"""Dynamic weather: a moving sun, and storms that grow and decay.
 
 Names and units are those of `carla.WeatherParameters`: percent and degrees.
 """
@@ -8,21 +8,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-SPEED = 0.1  # of the change; 1 would be that of CARLA's own example
+SPEED = 0.1  # of the change, relative to CARLA's example of dynamic weather
 DRIEST, WETTEST = -250.0, 100.0
 
 
 class Sky(NamedTuple):
-    """What the weather comes from."""
+    """State of the simulation."""
 
     azimuth: float  # of the sun, degrees
-    phase: float  # of its height, radians
+    phase: float  # of the sun's altitude, radians
     storm: float  # from DRIEST to WETTEST; it rains above 0
-    rising: bool
+    rising: bool  # the storm grows
 
 
 class WeatherParameters(NamedTuple):
-    """What is seen of it."""
+    """The weather of one tick, in per cent and degrees."""
 
     cloudiness: float
     precipitation: float
@@ -35,14 +35,14 @@ class WeatherParameters(NamedTuple):
 
 
 def begin(rng: np.random.Generator) -> Sky:
-    """A sky at random: in 5 of 7 the storm is still 50 away from rain."""
+    """A random initial state; with probability 5/7 it is dry, with the storm at -50."""
     storm = rng.uniform(DRIEST, WETTEST)
     azimuth, phase = rng.uniform(0, 360), rng.uniform(0, 2 * math.pi)
     return Sky(azimuth, phase, storm if storm > 0 else -50.0, True)
 
 
 def advance(sky: Sky) -> Sky:
-    """The sky one tick later."""
+    """The state one tick later."""
     step = 1.3 * SPEED if sky.rising else -1.3 * SPEED
     storm = min(max(sky.storm + step, DRIEST), WETTEST)
     rising = {DRIEST: True, WETTEST: False}.get(storm, sky.rising)
@@ -51,7 +51,7 @@ def advance(sky: Sky) -> Sky:
 
 
 def weather(sky: Sky) -> WeatherParameters:
-    """Clouds come 40 before the rain, puddles 10 after it, and they outlast it by 90."""
+    """Clouds start at a storm of -40, puddles at 10; in a decaying storm puddles last until -90."""
     clouds = min(max(sky.storm + 40, 0.0), 60.0)
     return WeatherParameters(
         cloudiness=clouds,
