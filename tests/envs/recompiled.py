@@ -28,21 +28,21 @@ TASKS = {
 
 
 def png(pixels: np.ndarray, info: PngInfo | None = None) -> bytes:
-    """The pixels (H, W, 3 or 4) as a file."""
+    """Encode pixels (H, W, 3 or 4) as PNG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=1, pnginfo=info)
     return file.getvalue()
 
 
 def files(env: Remastered, factors: VisualFactors) -> dict[str, bytes]:
-    """The pictures of the factors, by the names of the textures that they replace."""
+    """PNG pictures for the factors, keyed by the file name of the texture that they replace."""
     numbers = {"skies": factors.sky, "floors": factors.floor}
     chosen = [TEXTURES[factor] for factor in TEXTURES if factor in env.vary]
     return {f"{name}.png": png(env.pictures[kind][numbers[kind]]()) for kind, name in chosen}
 
 
 def recompiled(env: Remastered, factors: VisualFactors, pictures: dict[str, bytes]) -> Any:
-    """The model compiled from the suite's XML, edited to have these factors."""
+    """The model compiled from the suite's XML after editing these factors into it."""
     mujoco, vary = load("mujoco"), env.vary
     suite = Path(find_spec("dm_control").origin).with_name("suite")
     spec = mujoco.MjSpec.from_file(str(suite / f"{env.domain}.xml"))

@@ -1,4 +1,4 @@
-"""The environment and its client, against a fake server that follows CARLA's documentation."""
+"""The CARLA environment and client against a fake server that follows CARLA's documentation."""
 
 import socket
 import sys
@@ -56,7 +56,7 @@ def drive(env, action=GAS, steps=1):
 # Episodes
 
 
-def test_the_world_is_as_the_paper_has_it(make):
+def test_world_settings_and_actors_are_the_papers(make):
     env = make("wet-sunset")
     env.reset(seed=0)
     machine = simulator(env)
@@ -80,7 +80,7 @@ def test_the_world_is_as_the_paper_has_it(make):
     assert camera._at == real.Transform(real.Location(x=1.6, z=1.7))
 
 
-def test_it_begins_on_road_45_in_any_lane(make):
+def test_episode_begins_on_road_45_in_a_random_lane(make):
     env = make()
     places = set()
     for seed in range(12):
@@ -94,7 +94,7 @@ def test_it_begins_on_road_45_in_any_lane(make):
 @pytest.mark.parametrize(
     ("action", "throttle", "brake"), [((0.5, 0.25), 0.25, 0), ((-1, -0.75), 0, 0.75)]
 )
-def test_an_action_is_the_wheel_and_the_pedals(make, action, throttle, brake):
+def test_action_sets_steering_throttle_and_brake(make, action, throttle, brake):
     env = make()
     env.reset(seed=0)
     env.step(np.array(action))
@@ -103,15 +103,15 @@ def test_an_action_is_the_wheel_and_the_pedals(make, action, throttle, brake):
     assert not control.hand_brake and not control.reverse
 
 
-def test_the_picture_is_the_cameras(make):
+def test_frame_is_the_cameras_image(make):
     env = make()
     frame, _ = env.reset(seed=0)
-    assert frame[0, 0].tolist() == [90, 160, 242]  # the sky: blue last, and above
+    assert frame[0, 0].tolist() == [90, 160, 242]  # sky above, channels RGB
     assert [75, 70, 70] in frame[-1].tolist()  # the road
     assert (env.render()[::4, ::4] == frame).all()
 
 
-def test_a_step_is_paid_by_hand(make):
+def test_rewards_equal_hand_computed_ones(make):
     env = make()
     env.reset(seed=0)
     vehicle = car(env)
@@ -129,7 +129,7 @@ def test_a_step_is_paid_by_hand(make):
     assert reward == pytest.approx(-0.25)
 
 
-def test_a_step_backwards_or_across_is_not_paid(make):
+def test_driving_across_or_backwards_earns_no_distance(make):
     env = make()
     env.reset(seed=0)
     car(env)._y, car(env)._speed, car(env)._yaw = 8.75, 10.0, np.pi / 2
@@ -139,7 +139,7 @@ def test_a_step_backwards_or_across_is_not_paid(make):
 
 
 @pytest.mark.parametrize(("speed", "cost"), [(8.0, 8.0), (12.0, 10.0)])
-def test_a_collision_costs_once_and_ends_nothing(make, speed, cost):
+def test_collision_costs_once_and_does_not_terminate(make, speed, cost):
     env = make()
     env.reset(seed=0)
     machine = simulator(env)
@@ -156,12 +156,12 @@ def test_a_collision_costs_once_and_ends_nothing(make, speed, cost):
     assert not any(step[2] for step in steps)
 
 
-def test_an_episode_lasts_999_steps(make):
+def test_episode_is_truncated_after_999_steps(make):
     env = make()
     env.action_repeat = 111
     env.reset(seed=0)
     env._town._ticks = 1
-    slow = np.array([0, 0.001], np.float32)  # never still, never at the end of the route
+    slow = np.array([0, 0.001], np.float32)  # neither stuck nor at the end of the route
     ends = [env.step(slow)[2:4] for _ in range(9)]
     assert ends == [(False, False)] * 8 + [(False, True)]
 
@@ -169,7 +169,7 @@ def test_an_episode_lasts_999_steps(make):
 @pytest.mark.parametrize(
     ("cause", "step"), [("stuck", 99), ("end of the route", 1), ("in the air", 1)]
 )
-def test_bad_ends(make, cause, step):
+def test_failures_terminate(make, cause, step):
     env = make()
     env.reset(seed=0)
     if cause == "end of the route":
@@ -181,7 +181,7 @@ def test_bad_ends(make, cause, step):
         assert (terminated, truncated) == (i == step, False)
 
 
-def test_the_changing_weather_changes(make):
+def test_dynamic_weather_advances_and_follows_the_seed(make):
     env = make("dynamic")
     env.reset(seed=3)
     machine = simulator(env)
@@ -195,7 +195,7 @@ def test_the_changing_weather_changes(make):
     assert machine.weather.sun_azimuth_angle == before
 
 
-def test_an_episode_leaves_no_actors_behind(make):
+def test_reset_and_close_destroy_the_actors(make):
     env = make()
     machine = simulator(env)
     stray = next(b for b in fake_carla._library() if b.id == "vehicle.audi.a2")
@@ -212,7 +212,7 @@ def test_an_episode_leaves_no_actors_behind(make):
     assert machine.actors == {} and env._server.stopped
 
 
-def test_late_images_are_waited_for(make):
+def test_step_waits_for_late_images(make):
     env = make()
     simulator(env).delay = 0.02
     frames = [env.reset(seed=0)[0]] + [drive(env)[0] for _ in range(5)]
@@ -232,7 +232,7 @@ def test_each_environment_has_its_own_server(make):
     assert simulator(evaluation).frame == before
 
 
-def test_a_missing_server_command_is_explained():
+def test_missing_server_command_raises():
     with pytest.raises(envs.EnvError) as error:
         envs.make("carla", "clear-noon")
     for words in ("env.server.command", "CarlaUE4.sh", "-carla-rpc-port={port}", "`driving`"):
@@ -240,14 +240,14 @@ def test_a_missing_server_command_is_explained():
     assert "\n" not in str(error.value)
 
 
-def test_versions_must_match(make):
+def test_version_mismatch_raises(make):
     env = make()
     simulator(env).version = "0.9.11"
     with pytest.raises(envs.EnvError, match=r"server is 0.9.11 and the client 0.9.16; install"):
         env.reset(seed=0)
 
 
-def test_another_map_is_noticed(make):
+def test_changed_map_raises(make):
     env = make()
     del simulator(env).roads[659]
     with pytest.raises(envs.EnvError, match="has no road 659 with lane 1 at 29 m"):
@@ -259,7 +259,7 @@ def test_another_map_is_noticed(make):
     ("how", "reason"),
     [("dies", "time-out of"), ("hangs", "time-out of"), ("sends no images", "no image within")],
 )
-def test_a_failed_server_is_stopped_and_named_in_one_line(make, how, reason, when):
+def test_failed_server_is_stopped_and_raises(make, how, reason, when):
     env = make()
     if when != "before the first episode":
         env.reset(seed=7)
@@ -275,8 +275,8 @@ def test_a_failed_server_is_stopped_and_named_in_one_line(make, how, reason, whe
         env.step(REST)
 
 
-def test_the_real_client_times_out(make, monkeypatch):
-    """Against a port where something listens that never answers."""
+def test_real_client_times_out(make, monkeypatch):
+    """A server that accepts connections and never answers."""
     env = make()
     monkeypatch.setitem(sys.modules, "carla", real)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -288,7 +288,7 @@ def test_the_real_client_times_out(make, monkeypatch):
 # Runs
 
 
-def test_a_run_resumes_after_a_dead_server(tmp_path, monkeypatch):
+def test_run_resumes_after_a_dead_server(tmp_path, monkeypatch):
     from cwm import config
     from cwm.commands.run_spec import run_spec
     from cwm.infra.run_dir import RunDir
@@ -326,7 +326,7 @@ def test_a_run_resumes_after_a_dead_server(tmp_path, monkeypatch):
 # The fake itself
 
 
-def test_in_step_nothing_moves_without_a_tick(make):
+def test_nothing_moves_without_a_tick(make):
     env = make()
     env.reset(seed=0)
     drive(env, steps=5)
@@ -336,7 +336,7 @@ def test_in_step_nothing_moves_without_a_tick(make):
     assert places == [(a._x, a._y) for a in machine.actors.values()]
 
 
-def test_an_actor_is_nowhere_before_a_tick():
+def test_actor_is_at_the_origin_before_a_tick():
     Simulator(2000)
     client = sys.modules["carla"].Client("127.0.0.1", 2000)
     world = client.get_world()
@@ -366,13 +366,13 @@ def test_an_actor_is_nowhere_before_a_tick():
         lambda client: sys.modules["carla"].command.Explode,
     ],
 )
-def test_what_the_real_client_lacks_fails(misuse):
+def test_fake_rejects_calls_that_the_real_client_rejects(misuse):
     Simulator(2000)
     with pytest.raises((TypeError, AttributeError)):
         misuse(sys.modules["carla"].Client("127.0.0.1", 2000))
 
 
-def test_what_cannot_be_compared_fails():
+def test_fake_without_a_real_counterpart_raises():
     def imitation(**names):
         return lambda: fake_carla.mirrors(real.Client)(type("Fake", (), names))
 
@@ -392,20 +392,20 @@ def test_what_cannot_be_compared_fails():
             mistake()
 
 
-def test_the_real_client_says_what_the_imitation_says_without_a_server():
+def test_fake_times_out_with_the_real_message():
     client = real.Client("127.0.0.1", 2990)
     client.set_timeout(0.2)
     with pytest.raises(RuntimeError) as truth:
         client.get_server_version()
     mine = fake_carla.FakeClient("127.0.0.1", 2990)
     mine.set_timeout(0.2)
-    with pytest.raises(RuntimeError) as said:
+    with pytest.raises(RuntimeError) as fake_error:
         mine.get_server_version()
-    assert str(said.value) == str(truth.value)
+    assert str(fake_error.value) == str(truth.value)
     assert client.get_client_version() == fake_carla.CLIENT_VERSION
 
 
-def test_every_weather_is_one_of_the_package():
+def test_every_weather_is_a_preset_of_the_package():
     presets = [preset for preset in carla.TASKS.values() if preset]
     assert len(carla.TASKS) == 15 and carla.TASKS["mid-rainy-noon"] == "MidRainyNoon"
     for preset in presets:

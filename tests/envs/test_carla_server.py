@@ -1,4 +1,4 @@
-"""Starting and stopping servers: real processes that listen, hang, crash and have children."""
+"""`carla_server.Server` with real processes that listen, hang, crash and start children."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import envs
 from envs import carla_server
 from envs.carla_server import Server, ServerConfig
 
-# Behaves by the words that follow the port: crash, deaf, stubborn, child.
+# The words after the port select the behaviour: crash, deaf, stubborn, child.
 LISTENER = """
 import signal, socket, subprocess, sys, time
 port, how = int(sys.argv[1]), sys.argv[2:]
@@ -78,32 +78,32 @@ def test_server_starts_on_a_free_port_and_stops(make, how):
     assert carla_server._accepts_connections(other.port)
 
 
-def test_a_crash_at_start_is_reported_with_the_last_line_of_the_log(make):
+def test_crash_at_start_raises_with_last_log_line(make):
     server = make("crash")
     with pytest.raises(envs.EnvError, match="exited with status 1: no Vulkan here") as error:
         server.start()
     assert str(server.log) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_server_that_does_not_start_in_time_is_ended(make):
+def test_start_timeout_raises(make):
     server = make("deaf", start_seconds=0.6)
     with pytest.raises(envs.EnvError, match=r"did not start within 0.6 s: no output"):
         server.start()
 
 
-def test_a_missing_program_is_named(make):
+def test_missing_program_raises(make):
     server = make(command="/nowhere/CarlaUE4.sh {port}")
     with pytest.raises(envs.EnvError, match=r"exited with status 127: .*/nowhere/CarlaUE4.sh"):
         server.start()
 
 
-def test_a_command_without_a_port_is_refused(make):
+def test_command_without_port_raises(make):
     with pytest.raises(envs.EnvError, match=r"'CarlaUE4.sh'; it must contain \{port\}"):
         make(command="CarlaUE4.sh")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_server_ends_with_the_process_that_started_it(script, tmp_path, number):
+def test_server_ends_with_the_process_that_started_it(script, tmp_path, number):
     code = f"""
 import time
 from envs.carla_server import Server, ServerConfig

@@ -1,4 +1,4 @@
-"""The Control suite beyond the contract: its own pictures, its own bounds."""
+"""Control suite: reference frames, action bounds, render quality."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ import envs
 
 
 @pytest.mark.parametrize(("task", "camera"), [("cartpole-swingup", 0), ("quadruped-escape", 2)])
-def test_reference_frames_are_the_suites_own(task, camera):
+def test_reference_frames_equal_dm_controls(task, camera):
     env = envs.make("dmc", task, render="reference").unwrapped
     env.reset(seed=0)
-    frame, _ = env.reset(seed=1)  # in `escape` each episode has its own terrain
+    frame, _ = env.reset(seed=1)  # `escape` has a new terrain in each episode
     own = env._env.physics.render(64, 64, camera_id=camera)
     env.close()
     assert np.array_equal(frame, own)
 
 
-def test_actions_reach_the_bounds_of_the_quadruped():
+def test_quadruped_actions_span_its_bounds():
     env = envs.make("dmc", "quadruped-walk").unwrapped
     bounds = env._env.action_spec()
     for value, bound in ((-1, bounds.minimum), (1, bounds.maximum)):
@@ -26,7 +26,7 @@ def test_actions_reach_the_bounds_of_the_quadruped():
     env.close()
 
 
-def test_fast_leaves_out_what_reference_draws():
+def test_fast_frames_differ_slightly_from_reference():
     frames = {}
     for render in ("fast", "reference"):
         env = envs.make("dmc", "walker-walk", render=render)

@@ -55,7 +55,7 @@ def assert_same_model(model, other):
 def test_frames_equal_those_of_a_model_compiled_with_the_factors(domain, render):
     env = Remastered(TASKS[domain], render=render)
     frames = []
-    for seed in (11, 12):  # the second after the first, which leaves nothing behind
+    for seed in (11, 12):  # the first must not affect the second
         frames.append(at_rest(env, seed))
         model, frame = remade(env, env.visual_factors(seed))
         assert_same_model(env.model, model)
@@ -123,7 +123,7 @@ def test_heldout_seeds_and_pictures_are_different():
 
 @pytest.fixture
 def assets(tmp_path):
-    """A folder as the original one: PNG with alpha that says sRGB; two skies, three floors."""
+    """A folder like the original: two skies and three floors, PNG with alpha and an sRGB mark."""
     rng = np.random.default_rng(0)
     for kind, size, names in (("skies", 40, "ba"), ("floors", 20, "cab")):
         (tmp_path / kind).mkdir()
@@ -134,7 +134,7 @@ def assets(tmp_path):
 
 
 @pytest.mark.parametrize("render", QUALITIES)
-def test_original_assets(assets, render):
+def test_frames_show_the_original_assets(assets, render):
     env = Remastered("walker-run", textures=str(assets), render=render)
     for seed in (11, 12, 13):
         frame = at_rest(env, seed)
@@ -146,8 +146,8 @@ def test_original_assets(assets, render):
     env.close()
 
 
-def test_bad_picture_folders_are_explained(assets):
-    def said(path, content, kind="skies"):
+def test_bad_picture_folders_raise(assets):
+    def error_for(path, content, kind="skies"):
         (assets / kind / path).write_bytes(content)
         with pytest.raises(envs.EnvError) as error:
             env = envs.make("dmc-remastered", "walker-run", textures=str(assets))
@@ -157,12 +157,13 @@ def test_bad_picture_folders_are_explained(assets):
         return str(error.value)
 
     small, large = (png(np.zeros((size, size, 3), np.uint8)) for size in (20, 320))
-    assert "c.png is 20x20; pictures must be square and of one size" in said("c.png", small)
-    assert "c.png is not a PNG file" in said("c.png", b"GIF89a")
-    assert "cannot read" in said("0.png", png(np.zeros((40, 40, 3), np.uint8))[:40])
+    assert "c.png is 20x20; pictures must be square and of one size" in error_for("c.png", small)
+    assert "c.png is not a PNG file" in error_for("c.png", b"GIF89a")
+    assert "cannot read" in error_for("0.png", png(np.zeros((40, 40, 3), np.uint8))[:40])
     for path in (assets / "floors").glob("*"):
         path.unlink()
-    assert "floors are 320x320; the model has room for 300x300" in said("0.png", large, "floors")
+    message = error_for("0.png", large, "floors")
+    assert "floors are 320x320; the model has room for 300x300" in message
     with pytest.raises(envs.EnvError, match=r"no \*.png in .*floors; textures is a folder with"):
         envs.make("dmc-remastered", "walker-run", textures=str(assets))
 
@@ -174,7 +175,7 @@ def test_bad_picture_folders_are_explained(assets):
         ({"texture": "assets"}, "unknown dmc-remastered option 'texture'; did you mean: textures?"),
     ],
 )
-def test_bad_options_are_explained(arguments, message):
+def test_bad_options_raise(arguments, message):
     with pytest.raises(envs.EnvError) as error:
         envs.make("dmc-remastered", "walker-run", **arguments)
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Driving beyond the contract: what it pays, what it takes to do well, what the weather does."""
+"""Driving: rewards, dynamics, traffic, ends of episodes, weather."""
 
 import itertools
 
@@ -17,9 +17,9 @@ def env():
 
 
 def drive(env, policy, seed, steps=driving.STEPS):
-    """Rewards and the last step's (terminated, truncated, info), without drawing.
+    """Rewards and the last step's [terminated, truncated, info], without rendering.
 
-    Its distance is that of all steps together.
+    `info["distance"]` is the sum over all steps.
     """
     env.begin(seed)
     rewards, distance, ended = [], 0.0, False
@@ -32,8 +32,7 @@ def drive(env, policy, seed, steps=driving.STEPS):
     return rewards, last
 
 
-def test_it_takes_steering_to_do_well(env):
-    """Of ten times what the best constant action gets, and all the way to the time limit."""
+def test_expert_beats_constant_actions_and_reaches_time_limit(env):
     seeds = range(3)
     expert = []
     for seed in seeds:
@@ -49,20 +48,20 @@ def test_it_takes_steering_to_do_well(env):
     assert max(constants) < np.mean(expert) / 5
 
 
-def test_who_does_not_steer_is_off_the_road_and_that_is_the_end(env):
+def test_leaving_the_road_terminates(env):
     rewards, (terminated, truncated, info) = drive(env, lambda: (0, 1), seed=0)
     assert (terminated, truncated) == (True, False) and abs(env.ego[1]) > driving.EDGE
     assert rewards[-1] == 0 and info["centering"] == pytest.approx(1.5 * 98.25)
 
 
-def test_who_stands_still_is_stuck_at_the_hundredth_step(env):
+def test_standing_still_terminates_at_step_100(env):
     rewards, last = drive(env, lambda: (0, -1), seed=0)
     assert len(rewards) == 100 and last[:2] == [True, False]
     assert sum(rewards) == 0
 
 
-def test_curves_must_be_taken_slowly(env):
-    """Beyond the grip of its tyres the car goes straighter than its wheels point."""
+def test_grip_limits_the_turn_at_high_speed(env):
+    """At low speed the wheels' angle sets the curvature, at high speed the tyres' grip."""
     turned = []
     for speed in (8.0, 28.0):
         env.begin(0)
@@ -74,7 +73,7 @@ def test_curves_must_be_taken_slowly(env):
     assert turned[1] == pytest.approx(driving.GRIP / 28**2, rel=0.05)
 
 
-def test_running_into_another_car_costs_and_slows_both(env):
+def test_rear_end_collision_costs_and_averages_speeds(env):
     env.begin(0)
     at, left = env.ego[:2]
     env.ego[3] = 20
@@ -86,7 +85,7 @@ def test_running_into_another_car_costs_and_slows_both(env):
     assert env.ego[3] == env.cars[2, 0] == pytest.approx(15, abs=0.5)
 
 
-def test_touching_another_car_aside_costs_and_straightens(env):
+def test_side_collision_costs_and_straightens(env):
     env.begin(0)
     at, left = env.ego[:2]
     env.ego[2:4] = 0.1, 20
@@ -96,7 +95,7 @@ def test_touching_another_car_aside_costs_and_straightens(env):
     assert env.ego[2] == 0 and abs(env.ego[1] - env.cars[1, 0]) == pytest.approx(driving.WIDTH)
 
 
-def test_traffic_keeps_its_distance_even_from_who_stops(env):
+def test_traffic_keeps_distance_when_a_car_stops(env):
     env.begin(3)
     slowest = []
     for step in range(600):
@@ -108,7 +107,7 @@ def test_traffic_keeps_its_distance_even_from_who_stops(env):
     assert max(env.cars[3]) < driving.TOP_SPEED and slowest[0] > 10
 
 
-def test_the_weather_is_seen_and_nothing_else():
+def test_weather_changes_frames_and_not_rewards():
     frames, rewards = {}, set()
     for task in envs.tasks("driving"):
         env = envs.make("driving", task)

@@ -1,4 +1,4 @@
-"""Every id: its spaces, a reset and a step. (The contract is asked of the paper's tasks.)"""
+"""Every id: spaces, one reset, one step. test_contract.py tests a few tasks in depth."""
 
 import gc
 
@@ -12,7 +12,7 @@ IDS = [f"{suite}/{task}" for suite in envs.SUITES if suite != "carla" for task i
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_it_begins_and_takes_a_step(name):
+def test_reset_and_step(name):
     env = envs.make(*name.split("/"))
     try:
         assert env.observation_space == Box(0, 255, (64, 64, 3), np.uint8)

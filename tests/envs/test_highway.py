@@ -1,4 +1,4 @@
-"""The motorway's rules, by numbers worked out by hand."""
+"""The highway task against hand-computed numbers."""
 
 import pytest
 
@@ -7,23 +7,23 @@ from envs.highway import LENGTH, costs, failed, lane_to_keep, place, reward
 
 
 @pytest.mark.parametrize(
-    ("given", "terms", "paid"),
+    ("given", "terms", "total"),
     [
         ((20, 0, 0, 0), (1, 0, 0, 0), 1),  # 20 m/s for 0.05 s
-        ((20, 1.75, 0, 0), (1, 0, 0, 0), 1),  # still within the lane
+        ((20, 1.75, 0, 0), (1, 0, 0, 0), 1),  # at the edge of the lane
         ((20, 2.75, 0, 0), (1, 1.5, 0, 0), 0.4),  # 1 / 2.5
         ((20, 0, 500, 0), (1, 0, 0.5, 0), 0.5),
-        ((20, 0, 50_000, 0), (1, 0, 10, 0), -9),  # no more than 10
+        ((20, 0, 50_000, 0), (1, 0, 10, 0), -9),  # capped at 10
         ((20, 0, 0, -0.25), (1, 0, 0, 0.25), 0.75),
         ((-10, 3.75, 2000, 1), (-0.5, 3, 2, 1), -3.125),  # -0.5 / 4 - 2 - 1
         ((0, 100, 0, 0), (0, 147.375, 0, 0), 0),
     ],
 )
-def test_reward(given, terms, paid):
+def test_costs_and_reward(given, terms, total):
     found = costs(*given)
     assert list(found) == ["distance", "centering", "collision", "steer"]
     assert tuple(found.values()) == pytest.approx(terms)
-    assert reward(found) == pytest.approx(paid)
+    assert reward(found) == pytest.approx(total)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_reward(given, terms, paid):
         ((94, -2), (103, -3)),
         ((103, -4), (103, -3)),
         ((103, -2), (103, -2)),
-        ((102, 1), (102, 1)),  # the official code means to move it, and does not
+        ((102, 1), (102, 1)),  # the official code tries to move it, without effect
     ],
 )
-def test_lanes(where, keep):
+def test_lane_to_keep(where, keep):
     assert lane_to_keep(*where) == keep
 
 
@@ -69,7 +69,7 @@ ON_THE_WAY = dict(ticks=50, road=45, on_the_way=True, speed=10, rise=0, height=0
         ({"ticks": 101, "speed": 0}, ""),
     ],
 )
-def test_bad_ends(differs, reason):
+def test_failures(differs, reason):
     assert failed(**ON_THE_WAY | differs) == reason
 
 
@@ -83,11 +83,11 @@ def test_bad_ends(differs, reason):
         (LENGTH, 0, (48, -1, 81)),
     ],
 )
-def test_traffic_is_placed_along_the_route(metres, lane, found):
+def test_place_maps_distance_to_road_and_lane(metres, lane, found):
     assert place(metres, lane) == found
 
 
-def test_there_is_nothing_beyond_the_route():
+def test_place_beyond_the_route_raises():
     assert LENGTH == 383 + 50 + 176 + 58 + 117 + 34 + 81
     with pytest.raises(ValueError, match="the route ends 1 m before that"):
         highway.place(LENGTH + 1, 0)

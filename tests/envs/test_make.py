@@ -1,4 +1,4 @@
-"""Names, ids and the sentences that answer a mistake."""
+"""`envs.make`: ids, options, processes, OpenGL, error messages."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def python(code, **environment):
 
 @pytest.fixture
 def bare():
-    """The variables of this process without its choice of OpenGL."""
+    """This process's environment variables without those that select OpenGL."""
     chosen = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "LP_NUM_THREADS")
     return {k: v for k, v in os.environ.items() if k not in chosen}
 
@@ -48,7 +48,7 @@ def test_every_task_of_the_packages_has_an_id():
     assert set(envs.dmc.TASKS.values()) == bounded
 
 
-def test_gymnasium_makes_the_same_environment():
+def test_gymnasium_make_gives_the_same_environment():
     one, other = envs.make("toy", "sphere"), gymnasium.make("cwm/toy-sphere")
     assert np.array_equal(one.reset(seed=0)[0], other.reset(seed=0)[0])
     one.close()
@@ -56,7 +56,7 @@ def test_gymnasium_makes_the_same_environment():
 
 
 @pytest.mark.parametrize("mode", [None, "rgb_array"])
-def test_render_mode_is_accepted_as_by_gymnasium(mode):
+def test_render_mode_rgb_array_gives_large_frames(mode):
     one = envs.make("toy", "blob", render_mode=mode)
     several = vector.make("toy", "blob", 2, render_mode=mode)
     one.reset(seed=1)
@@ -66,20 +66,20 @@ def test_render_mode_is_accepted_as_by_gymnasium(mode):
     assert one.render().shape == (256, 256, 3)
 
 
-def test_render_mode_may_ask_for_a_list_of_frames():
+def test_render_mode_rgb_array_list_gives_all_frames():
     env = envs.make("toy", "blob", render_mode="rgb_array_list")
     env.reset(seed=0)
     env.step(np.zeros(2))
     assert [frame.shape for frame in env.render()] == [(256, 256, 3)] * 2
 
 
-def test_a_time_limit_counts_calls_of_step():
+def test_time_limit_counts_calls_of_step():
     env = envs.make("toy", "blob", action_repeat=2, time_limit=3)
     env.reset(seed=0)
     assert [env.step(np.zeros(2))[3] for _ in range(3)] == [False, False, True]
 
 
-def test_environments_run_in_processes():
+def test_spawned_processes_give_the_same_frames():
     makers = [lambda: envs.make("toy", "sphere")] * 2
     vector = gymnasium.vector.AsyncVectorEnv(makers, context="spawn")
     frames, _ = vector.reset(seed=0)
@@ -104,15 +104,15 @@ print((frames == before).all())
 """
 
 
-def test_forked_processes_draw_though_the_parent_has_drawn(bare):
+def test_forked_processes_render_after_the_parent_did(bare):
     assert python(FORK, **bare) == ("True", "")
 
 
-def test_a_fork_that_lacks_the_threads_of_opengl_is_refused(bare):
-    said, printed = python(FORK, **bare | {"MUJOCO_GL": "osmesa", "LP_NUM_THREADS": "2"})
-    lines = (line for line in printed.splitlines() if line.startswith("envs.errors.EnvError"))
+def test_fork_with_opengl_threads_raises(bare):
+    stdout, stderr = python(FORK, **bare | {"MUJOCO_GL": "osmesa", "LP_NUM_THREADS": "2"})
+    lines = (line for line in stderr.splitlines() if line.startswith("envs.errors.EnvError"))
     (line,) = set(lines)
-    assert said == ""
+    assert stdout == ""
     assert line.endswith('; start processes with context="spawn", or set LP_NUM_THREADS=0')
 
 
@@ -141,7 +141,7 @@ def test_importing_envs_imports_no_simulator(bare):
         (("carla", "ClearNoon"), {}, "carla task 'ClearNoon'; did you mean: clear-noon,"),
     ],
 )
-def test_mistakes_are_answered(arguments, options, message):
+def test_invalid_arguments_raise(arguments, options, message):
     with pytest.raises(envs.EnvError) as error:
         envs.make(*arguments, **options)
     assert message in str(error.value)
@@ -156,8 +156,8 @@ def test_mistakes_are_answered(arguments, options, message):
         ("carla", "clear-noon", "carla", "carla==0.9.16"),
     ],
 )
-def test_a_missing_simulator_is_named(monkeypatch, suite, task, package, pin):
-    monkeypatch.setitem(sys.modules, package, None)  # what Python takes for "not there"
+def test_missing_simulator_raises_with_pip_command(monkeypatch, suite, task, package, pin):
+    monkeypatch.setitem(sys.modules, package, None)  # Python treats it as not installed
     with pytest.raises(envs.EnvError, match=f"no module '{package}': pip install {pin}"):
         envs.make(suite, task)
 
@@ -189,17 +189,16 @@ except envs.EnvError as error:
         ("banana", "X11", "unset MUJOCO_GL, or set it to osmesa or egl"),
     ],
 )
-def test_a_missing_opengl_is_explained(bare, chosen, library, cure):
-    """On this very machine, with the library out of sight."""
+def test_missing_opengl_raises_with_remedy(bare, chosen, library, cure):
     bare |= {"MUJOCO_GL": chosen, "DISPLAY": ""}
-    said, _ = python(HIDE.format(library=library) + TRY, **bare)
-    assert said.startswith(f"MuJoCo cannot draw with MUJOCO_GL={chosen} (")
-    assert cure in said and "\n" not in said
+    stdout, _ = python(HIDE.format(library=library) + TRY, **bare)
+    assert stdout.startswith(f"MuJoCo cannot draw with MUJOCO_GL={chosen} (")
+    assert cure in stdout and "\n" not in stdout
 
 
 @pytest.mark.parametrize("name", ["'toy', 'sphere'", "'dmc', 'walker-walk'"])
 @pytest.mark.parametrize(
-    ("variables", "before", "said"),
+    ("variables", "before", "problem"),
     [
         ({"MUJOCO_GL": "OSMESA"}, "", ""),
         ({"MUJOCO_GL": " OSMesa ", "PYOPENGL_PLATFORM": " OSMESA"}, "", ""),
@@ -229,21 +228,21 @@ def test_a_missing_opengl_is_explained(bare, chosen, library, cure):
     ],
     ids=["upper case", "mixed case", "osmesa and egl", "egl and glx", "no device", "imported"],
 )
-def test_wrong_variables_of_opengl_are_named(bare, name, variables, before, said):
-    expected = said and f"MuJoCo cannot draw with {said}"
+def test_invalid_opengl_variables_raise(bare, name, variables, before, problem):
+    expected = problem and f"MuJoCo cannot draw with {problem}"
     code = f"{before}\n{TRY}".replace("'toy', 'sphere'", name)
     assert python(code, **bare | variables) == (expected, "")
 
 
-def test_a_value_that_only_one_simulator_refuses_is_explained(bare):
+def test_value_rejected_only_by_dm_control_raises(bare):
     code = TRY.replace("'toy', 'sphere'", "'dmc', 'walker-walk'")
-    said, printed = python(code, **bare | {"MUJOCO_GL": "glx", "DISPLAY": ""})
-    assert said.startswith("MuJoCo cannot draw with MUJOCO_GL=glx (") and printed == ""
-    assert said.endswith("); unset MUJOCO_GL, or set it to osmesa or egl")
+    stdout, stderr = python(code, **bare | {"MUJOCO_GL": "glx", "DISPLAY": ""})
+    assert stdout.startswith("MuJoCo cannot draw with MUJOCO_GL=glx (") and stderr == ""
+    assert stdout.endswith("); unset MUJOCO_GL, or set it to osmesa or egl")
 
 
-def test_mujoco_may_have_been_imported_before(bare):
-    """By somebody who chose no OpenGL, so that mujoco chose one that needs a display."""
+def test_works_after_mujoco_was_imported(bare):
+    """Without MUJOCO_GL, mujoco then selects an OpenGL that needs a display."""
     assert python(f"import mujoco\n{TRY}env.close()", **bare | {"DISPLAY": ""}) == ("", "")
 
 
@@ -252,6 +251,6 @@ def test_mujoco_may_have_been_imported_before(bare):
     [("'dmc', 'walker-walk'", "env.close(); env.close()"), ("'toy', 'sphere'", "pass")],
     ids=["closed", "left open"],
 )
-def test_nothing_is_said_at_exit(bare, name, last):
+def test_exit_prints_nothing(bare, name, last):
     code = f"import envs\nenv = envs.make({name}); env.reset(); {last}"
     assert python(code, **bare) == ("", "")

@@ -1,4 +1,4 @@
-"""Meta-world beyond the contract: the scripted experts, and frames as the package draws them."""
+"""Meta-world: scripted experts, first frame, reference frames."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def env(request):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_expert_solves_the_task(env, seed):
+def test_expert_solves_the_task(env, seed):
     env.reset(seed=seed)
     rewards, info = [], {"success": 0}
     while not info["success"] and len(rewards) < 120:
@@ -26,16 +26,16 @@ def test_the_expert_solves_the_task(env, seed):
     assert rewards[-1] > 3 * rewards[0]
 
 
-def test_the_first_frame_shows_the_episodes_own_places(env):
-    """The package moves objects in the model without recomputing where that puts them."""
+def test_first_frame_shows_the_new_object_positions(env):
+    """The package moves objects in the model without recomputing their positions in the world."""
     env.reset(seed=3)
-    once = env.unwrapped
-    first = once.frame()
-    once.control(np.zeros(4, np.float32))
-    assert np.abs(once.frame().astype(int) - first).mean() < 1
+    bare = env.unwrapped
+    first = bare.frame()
+    bare.control(np.zeros(4, np.float32))
+    assert np.abs(bare.frame().astype(int) - first).mean() < 1
 
 
-def test_reference_frames_are_the_packages_own():
+def test_reference_frames_equal_mujocos_own_renderer():
     import mujoco
 
     env = envs.make("metaworld", "drawer-open", render="reference").unwrapped

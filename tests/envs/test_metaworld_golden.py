@@ -1,6 +1,6 @@
-"""What Meta-world 3.0.0 does in the paper's six tasks, so that no newer one changes it unseen.
+"""Golden test of Meta-world 3.0.0 in the paper's six tasks, to detect changes in other versions.
 
-`data/metaworld.npz` was recorded by this file: python tests/envs/test_metaworld_golden.py
+Record `data/metaworld.npz` anew: python tests/envs/test_metaworld_golden.py
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ SHOWN = (0, 40, 80, 120)  # steps whose frames are kept
 
 
 def play(task):
-    """An episode's frames, rewards and successes under the scripted expert; then random rewards."""
+    """Frames, rewards, successes of the scripted expert; rewards of random actions (`closed`)."""
     env = envs.make("metaworld", task)
     frame, _ = env.reset(seed=SEED)
     frames, rewards, success = [frame], [], []
@@ -36,7 +36,7 @@ def play(task):
             frames.append(frame)
     env.reset(seed=SEED)
     actions = np.random.default_rng(SEED).uniform(-1, 1, (40, 4)).astype(np.float32)
-    actions[:, 3] = 1  # a closed gripper, without which the button task pays nothing
+    actions[:, 3] = 1  # closes the gripper; the button task rewards nothing else
     closed = [env.step(action)[1] for action in actions]
     env.close()
     arrays = {"frames": frames, "rewards": rewards, "success": success, "closed": closed}
@@ -44,18 +44,18 @@ def play(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_rewards_successes_and_frames_are_those_recorded(task):
+def test_episodes_equal_the_recording(task):
     played = play(task)
     with np.load(PATH) as recorded:
         for name, values in played.items():
-            if name.endswith("frames"):  # another rasteriser may round an edge otherwise
+            if name.endswith("frames"):  # rasterisers round edges differently
                 difference = np.abs(values.astype(int) - recorded[name])
                 assert difference.mean((1, 2, 3)).max() < 1
             else:
                 np.testing.assert_allclose(values, recorded[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_recording_pins_what_matters():
+def test_recording_covers_success_and_rewards():
     with np.load(PATH) as recorded:
         for task in TASKS:
             assert recorded[f"{task}/success"].max() == 1

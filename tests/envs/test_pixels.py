@@ -1,4 +1,4 @@
-"""What `step` makes of its control steps, on an environment whose numbers are known by heart."""
+"""`PixelEnv.step` adds up control steps, tested on an environment that counts."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from envs.pixels import PixelEnv
 
 
 class Counter(PixelEnv):
-    """Five control steps with rewards and tolls 1 to 5, that succeed in the second alone."""
+    """Five control steps with rewards and tolls 1 to 5; only the second succeeds."""
 
     def __init__(self, action_repeat):
         super().__init__(1, "fast", action_repeat, None)
@@ -28,7 +28,7 @@ class Counter(PixelEnv):
     ("action_repeat", "rewards", "successes"),
     [(1, [1, 2, 3, 4, 5], [0, 1, 0, 0, 0]), (2, [3, 7, 5], [1, 0, 0]), (3, [6, 9], [1, 0])],
 )
-def test_control_steps_add_up_until_the_end(action_repeat, rewards, successes):
+def test_step_sums_control_steps_until_the_episode_ends(action_repeat, rewards, successes):
     env = Counter(action_repeat)
     env.reset(seed=0)
     steps = [env.step([0.0]) for _ in rewards]

@@ -1,4 +1,4 @@
-"""The toys are tasks: worth acting on, and solved by going to the centre."""
+"""Toy tasks: the solution, multisampling, the position of the blob."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def mean_return(env, policy, episodes=12):
     return total / episodes
 
 
-def test_going_to_the_centre_is_best(env):
+def test_moving_to_the_centre_gets_the_highest_return(env):
     toy, rng = env.unwrapped, np.random.default_rng(0)
 
     def centre():
@@ -36,8 +36,8 @@ def test_going_to_the_centre_is_best(env):
     assert solved > 1.8 * max(mean_return(env, other) for other in others)
 
 
-def test_fast_leaves_out_multisampling():
-    """An edge between two flat colours has no others."""
+def test_only_reference_uses_multisampling():
+    """Without it an edge between two colours has no third colour."""
     colours = {}
     for render in ("fast", "reference"):
         env = envs.make("toy", "sphere", render=render).unwrapped
@@ -48,7 +48,7 @@ def test_fast_leaves_out_multisampling():
     assert colours["fast"] == 2 < colours["reference"]
 
 
-def test_the_blob_is_where_it_says():
+def test_blob_is_drawn_at_its_position():
     env = envs.make("toy", "blob").unwrapped
     env.position = np.array([0.5, 0.25])  # 12 pixels right of the centre, 6 above
     frame = env.frame().sum(-1).astype(float)

@@ -1,4 +1,4 @@
-"""Environments in processes: the same episodes as alone, and no silence when one is gone."""
+"""Vectorised environments: the same episodes as alone, and errors for failed processes."""
 
 import multiprocessing
 import os
@@ -19,18 +19,18 @@ SEEDS = [seed << 32 for seed in (3, 1, 4)]
 
 
 def policy(image, is_first):
-    """Actions (B, 4) that depend on every pixel of one's own frame."""
+    """Actions (B, 4) that depend on all pixels of the member's frame."""
     sums = image.reshape(len(image), 4, -1).sum(-1, dtype=int)
     return np.sin(sums).astype(np.float32)
 
 
 def throttle(image, is_first):
-    """Steering that depends on them, at full speed."""
+    """Actions (B, 2): full throttle, and steering that depends on all pixels."""
     return np.stack([policy(image, is_first)[:, 0] / 2, np.ones(len(image))], 1, dtype=np.float32)
 
 
 def alone(what, cfg, policy):
-    """The episodes one by one, as anybody would write it."""
+    """The episodes one after another in a single environment."""
     env = make(what, cfg)
     for seed in SEEDS:
         image, _ = env.reset(seed=seed >> 32)
@@ -50,11 +50,11 @@ def alone(what, cfg, policy):
     ("what", "policy", "limit", "repeat"),
     [("driving/clear-noon", throttle, 0, 6), ("metaworld/reach", policy, 8, 1)],
 )
-def test_episodes_are_the_same_together_and_in_processes(what, policy, limit, repeat):
+def test_vector_episodes_equal_single_ones(what, policy, limit, repeat):
     cfg = {"render": "fast", "action_repeat": repeat, "time_limit": limit}
     expected = list(alone(what, EnvConfig(**cfg), policy))
     if what.startswith("driving"):
-        assert len({outcome.length for outcome in expected}) > 1  # ends come at different times
+        assert len({outcome.length for outcome in expected}) > 1  # episodes end at different steps
     for processes in (False, True):
         environments = make_vector(what, EnvConfig(**cfg, processes=processes), 2)
         found = list(evaluate(environments, lambda: policy, SEEDS, film=True))
@@ -73,38 +73,38 @@ def pair():
 
 
 @pytest.mark.parametrize("ask", ["reset", "step"])
-def test_a_process_that_is_killed_is_named(pair, ask):
+def test_killed_process_raises(pair, ask):
     os.kill(pair.processes[1].pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match="process 2 of 2 of toy/sphere died with exit status -9"):
         pair.reset(seed=[0, 1]) if ask == "reset" else pair.step(np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("ask", ["reset", "step"])
-def test_a_process_that_hangs_is_named_and_ended(pair, ask, monkeypatch):
+def test_hanging_process_raises_and_is_killed(pair, ask, monkeypatch):
     monkeypatch.setattr(vector, "SECONDS", 1.0)
     os.kill(pair.processes[1].pid, signal.SIGSTOP)
     with pytest.raises(WorkerError, match="2 of 2 of toy/sphere did not answer within 1 s"):
         pair.reset(seed=[0, 1]) if ask == "reset" else pair.step(np.zeros((2, 2)))
 
 
-def test_an_error_in_a_process_arrives_with_its_traceback(pair, caplog):
+def test_error_in_a_process_logs_its_traceback(pair, caplog):
     with pytest.raises(WorkerError) as error:
         pair.step(np.array([[0, 0], [0, np.nan]]))
-    said = "action array([ 0., nan]) is not 2 finite numbers within [-1, 1]"
-    cause = f"envs.errors.EnvError: {said}"
+    message = "action array([ 0., nan]) is not 2 finite numbers within [-1, 1]"
+    cause = f"envs.errors.EnvError: {message}"
     assert str(error.value) == f"process 2 of 2 of toy/sphere failed: {cause}"
     lines = caplog.messages[-1].strip().splitlines()
     assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", cause)
 
 
-def test_processes_draw_with_one_thread(pair):
+def test_processes_render_without_extra_threads(pair):
     for process in pair.processes:
         threads = Path(f"/proc/{process.pid}/task").glob("*/comm")
         assert not any(name.read_text().startswith("llvmpipe") for name in threads)
     pair.close()
 
 
-def test_processes_end_with_the_one_that_made_them():
+def test_processes_end_with_their_parent():
     code = """
 from envs import vector
 if __name__ == "__main__":
