@@ -276,9 +276,9 @@ def scores(
     """Collect the scores of many runs in one table, a row per episode."""
     from cwm.analysis.runs import folder_of
     from cwm.analysis.scores import collect
-    from cwm.infra import json_file
+    from cwm.infra.run_json import read_run
 
-    stages = {path: json_file.read(folder_of(path) / "run.json").get("stage") for path in folders}
+    stages = {path: read_run(folder_of(path)).get("stage") for path in folders}
     runs = [path for path, stage in stages.items() if stage != "baselines"]
     collect(runs, [path for path in folders if path not in runs], out)
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from cwm.analysis.caveats import of_task
 from cwm.analysis.normalise import RULE, add_scaled, comparable_tasks
-from cwm.analysis.runs import read_identity
 from cwm.analysis.scores import METHOD, TASK, by_method, gather, load, points
 from cwm.analysis.statistics import (
     LAST_EVALUATIONS,
@@ -28,6 +27,7 @@ from cwm.analysis.style import scale_note
 from cwm.analysis.tables import number
 from cwm.infra.errors import UserError
 from cwm.infra.files import walk
+from cwm.infra.run_json import read_run
 
 CAPTION = (
     f"Final: mean of a run's last {LAST_EVALUATIONS} evaluations. AUC: mean of all its "
@@ -94,7 +94,7 @@ def _read(name: str) -> Side:
         places = [path] if path.exists() else map(Path, glob(name))  # noqa: PTH207
         folders = [found for place in places if place.is_dir() for found in walk(place)]
         scored = sorted(folder for folder, names in folders if "scores.csv" in names)
-        runs = [run for run in scored if read_identity(run, "stage")["stage"] == "finetune"]
+        runs = [run for run in scored if read_run(run, "stage")["stage"] == "finetune"]
         if not runs:
             raise UserError(f"no runs in {name}")
         tidy, sources = gather(runs, _baselines_of(runs)), {run.resolve() for run in runs}

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from typing_extensions import TypedDict
 
-from cwm.analysis.runs import common_scale, folder_of, read_identity
+from cwm.analysis.runs import common_scale, folder_of
 from cwm.analysis.statistics import estimate, mean
 from cwm.analysis.style import model_label, scale_note
 from cwm.analysis.tables import TextTable, number, write
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
+from cwm.infra.run_json import read_run
 
 STAGES = {"pretrain": "Pre-training", "predict": "Prediction", "finetune": "Fine-tuning"}
 COLUMNS = {"wall": "s", "processor": "cpu_time"}  # our name -> Snakemake's, in seconds
@@ -34,7 +35,7 @@ def make_cost_table(runs: Sequence[Path], out: Path) -> None:
     folders = list(dict.fromkeys(map(folder_of, runs)))
     if not folders:
         raise UserError("no runs for a cost table")
-    identities = [read_identity(folder, "stage", "scale", "model") for folder in folders]
+    identities = [read_run(folder, "stage", "scale", "model") for folder in folders]
     scale = common_scale(run["scale"] for run in identities)
     rows = []
     for folder, run in zip(folders, identities, strict=True):

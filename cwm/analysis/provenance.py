@@ -10,8 +10,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from cwm.analysis.runs import common_scale, read_identity
+from cwm.analysis.runs import common_scale
 from cwm.analysis.style import GREY, scale_note
+from cwm.infra.run_json import read_run
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs about 100 lines at INFO
 
@@ -41,7 +42,7 @@ class FigureData:
 
 def figure_data(folders: Iterable[Path], caveats: Iterable[str]) -> FigureData:
     """Describe runs of pre-trained models; UserError if their scales differ."""
-    runs = [read_identity(folder, "stage", "scale") for folder in folders]
+    runs = [read_run(folder, "stage", "scale", "dataset", "model", "seed") for folder in folders]
     methods = [f"{run['stage']}/{run['dataset']}/{run['model']}" for run in runs]
     names = tuple(f"{name}/{run['seed']}" for name, run in zip(methods, runs, strict=True))
     scale = common_scale(run["scale"] for run in runs)

@@ -13,13 +13,13 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from cwm.analysis.data import data_page
-from cwm.analysis.runs import folder_of, read_identity
+from cwm.analysis.runs import folder_of
 from cwm.analysis.style import Method, scale_note
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
+from cwm.infra.run_json import LABELS, read_run
 
 PNG = "image/png"
-IDENTITY = ("stage", "suite", "task", "model", "dataset", "variant", "seed")
 FACTS = (
     "title",
     "caption",
@@ -62,8 +62,8 @@ def write_report(
         tables=texts,
         stores=[_store(path) for path in stores],
         episodes=[_episode(path) for path in episodes],
-        runs=[read_identity(folder, "stage", "commit", "key", "versions") for folder in folders],
-        identity=IDENTITY,
+        runs=[read_run(folder, "stage", "commit", "key", "versions") for folder in folders],
+        identity=("stage", *LABELS),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
@@ -90,7 +90,7 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _episode(path: Path) -> dict[str, str]:
-    run = read_identity(path.parent, "suite", "task", "model", "dataset", "variant", "seed")
+    run = read_run(path.parent, *LABELS)
     method = Method("agent", run["model"], run["dataset"], run["variant"])
     title = f"{run['suite']}/{run['task']}: {method.label}, seed {run['seed']}"
     return {"title": title, "film": _embedded(path, "video/mp4")}

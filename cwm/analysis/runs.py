@@ -1,4 +1,4 @@
-"""Read finished run folders: identity (run.json), CSV tables, metrics and arrays."""
+"""Read finished run folders: CSV tables, metrics and arrays."""
 
 import json
 import math
@@ -7,29 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, NonNegativeInt
-from typing_extensions import TypedDict
 
 from cwm.analysis.style import Method, legend_order
 from cwm.infra.errors import DAMAGED_ARRAYS, UserError
-from cwm.infra.json_file import read
-
-
-class Identity(TypedDict, total=False):
-    """The content of run.json; which keys a run has depends on its stage."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")
-    stage: str
-    scale: str
-    suite: str
-    task: str
-    model: str
-    dataset: str
-    variant: str
-    seed: NonNegativeInt
-    key: str
-    commit: str | None
-    versions: dict[str, str]
+from cwm.infra.run_json import read_run
 
 
 def folder_of(path: Path) -> Path:
@@ -37,14 +18,6 @@ def folder_of(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"no file or folder {path}")
     return path if path.is_dir() else path.parent
-
-
-def read_identity(folder: Path, *keys: str) -> Identity:
-    """The run's run.json; UserError if one of `keys` is missing."""
-    run = read(folder / "run.json", Identity)
-    if missing := [key for key in keys if run.get(key) is None]:
-        raise UserError(f"{folder / 'run.json'} lacks {', '.join(missing)}")
-    return run
 
 
 def common_scale(scales: Iterable[str]) -> str:
@@ -62,7 +35,7 @@ def runs_by_seed(paths: Iterable[Path]) -> dict[Method, dict[int, Path]]:
     """
     found: dict[Method, dict[int, Path]] = {}
     for folder in map(folder_of, paths):
-        run = read_identity(folder, "dataset", "model", "seed")
+        run = read_run(folder, "dataset", "model", "seed")
         method = Method("agent", run["model"], run["dataset"], "standard")
         other = found.setdefault(method, {}).setdefault(run["seed"], folder)
         if other != folder:

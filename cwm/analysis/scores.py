@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cwm.analysis.runs import common_scale, folder_of, read_csv, read_identity
+from cwm.analysis.runs import common_scale, folder_of, read_csv
 from cwm.analysis.style import POLICIES, Method, legend_order
 from cwm.infra.errors import UserError, unknown
+from cwm.infra.run_json import LABELS, read_run
 
 TASK = ["suite", "task"]
 METHOD = ["policy", "model", "dataset", "variant"]
@@ -83,23 +84,32 @@ def by_method(points: pd.DataFrame) -> dict[Method, pd.DataFrame]:
 
 def _read_run(folder: Path) -> pd.DataFrame:
     path = folder / "scores.csv"
-    keys = ("scale", *TASK, "model", "dataset", "variant")
-    run = read_identity(folder, *keys, "seed")
+    run = read_run(folder, "scale", *LABELS)
     frame = read_csv(path, ["split"], [name for name in NUMBERS if name != "seed"])
     _check_evaluated(frame, path)
     _check_finite(frame, path, ["step", "return"])
-    return frame.assign(**{key: str(run[key]) for key in keys}, policy="agent", seed=run["seed"])
+    return frame.assign(
+        scale=run["scale"],
+        suite=run["suite"],
+        task=run["task"],
+        policy="agent",
+        model=run["model"],
+        dataset=run["dataset"],
+        variant=run["variant"],
+        seed=run["seed"],
+    )
 
 
 def _read_baseline(folder: Path) -> pd.DataFrame:
     path = folder / "scores.csv"
-    run = read_identity(folder, "scale", *TASK)
+    run = read_run(folder, "scale", *TASK)
     frame = read_csv(path, ["policy"], [name for name in NUMBERS if name != "step"])
     _check_finite(frame, path, ["seed", "return"])
     if strangers := set(frame["policy"]) - POLICIES.keys():
         raise unknown(f"policy in {path}:", strangers.pop(), POLICIES)
+    names = {"scale": run["scale"], "suite": run["suite"], "task": run["task"]}
     absent = {"model": "", "dataset": "", "variant": "", "step": np.nan, "split": "eval"}
-    return frame.assign(**{key: str(run[key]) for key in ("scale", *TASK)}, **absent)
+    return frame.assign(**names, **absent)
 
 
 def _shortest(number: float) -> str:
