@@ -96,7 +96,7 @@ def timed(job: plan.Job) -> float:
 def rows(scale: str) -> dict[tuple[str, str, str], dict[str, str]]:
     """A row for each kind of job that is finished or can be timed."""
     jobs, found = list(plan.jobs(scale, study.load(scale))), {}
-    done, machine = plan.finished(scale, jobs), record.machine()
+    done, machine = plan.finished(scale, jobs).dropna(), record.machine()
     device = machine["gpu"] if plan.on_gpu(scale) and machine["gpu"] else machine["cpu"]
     for job in {job[:2]: job for job in jobs}.values():
         if job[:2] in done.index:

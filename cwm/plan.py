@@ -89,7 +89,10 @@ def on_gpu(scale: str) -> bool:
 
 
 def finished(scale: str, all_jobs: list[Job]) -> pd.DataFrame:
-    """Seconds and bytes of finished jobs: processor time on a CPU, wall time on a GPU."""
+    """Mean seconds per unit and bytes of finished jobs, by stage and `of`, and how many are `done`.
+
+    Seconds are processor time on a CPU and wall time on a GPU; NaN if no job's time is known.
+    """
     rows = []
     for job in all_jobs:
         folder = Path("results", scale, job.folder)
@@ -156,8 +159,9 @@ def _text(
         line = f"{stage:12}{len(own):5}{done:6}  {_total(own['hours'], 'hours')}"
         missing = sorted(set(own["of"][own["hours"].isna()]))
         lines.append(line + f" (not measured: {', '.join(missing)})" * any(missing))
-    sources = [f"finished jobs in results/{scale}"] if len(recorded) else []
-    sources += sorted(set(known.loc[known.index.difference(recorded.index), "device"]))
+    timed = recorded.index[recorded["seconds"].notna()]
+    sources = [f"finished jobs in results/{scale}"] if len(timed) else []
+    sources += sorted(set(known.loc[known.index.difference(timed), "device"]))
     lines.append(f"Estimated from: {'; '.join(sources) or f'none; run bench/costs.py {scale}'}.")
     return f"{counts}: {', '.join(parts)}", *lines
 

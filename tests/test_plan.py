@@ -1,5 +1,6 @@
 """The numbers of a plan, worked out by hand."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def test_finished_jobs_replace_the_table(project):
     text = words("fig_one")
     assert f"finetune        2     1  {360 / 3600:.3g} hours" in text
     assert text.endswith("Estimated from: finished jobs in results/smoke; Abacus.")
+
+
+def test_partial_wall_times_are_not_used(project, monkeypatch):
+    monkeypatch.setattr(plan, "on_gpu", lambda scale: True)
+    for seed, last_stamp in enumerate((100, 900)):  # the second run was interrupted
+        run = project / f"results/smoke/finetune/toy/sphere/dreamer/none/standard/{seed}"
+        run.mkdir(parents=True)
+        (run / "benchmark.tsv").write_text("s\tcpu_time\n240\t180\n")
+        stamps = [{"time": x} for x in (0, last_stamp)]
+        (run / "timing.jsonl").write_text("\n".join(map(json.dumps, stamps)))
+    assert f"finetune        2     2  {480 / 3600:.3g} hours" in words("fig_one")
+    shutil.rmtree(run.with_name("0"))
+    text = words("fig_one")
+    assert f"finetune        2     1  {160 / 3600:.3g} hours" in text
+    assert text.endswith("Estimated from: Abacus.")
 
 
 def test_what_was_not_measured_is_named(project):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NotRequired
+from typing import Any, NotRequired
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,8 @@ STAGES = {"pretrain": "Pre-training", "predict": "Prediction", "finetune": "Fine
 COLUMNS = {"wall": "s", "processor": "cpu_time"}  # our name -> Snakemake's, in seconds
 CAPTION = (
     "Minutes of a run by stage and model: wall-clock time, which depends on the load of the "
-    "machine, and processor time summed over cores. For a run that was interrupted, wall-clock "
-    "time covers its last session only. A value is the mean over runs with its 95 % bootstrap "
-    "confidence interval."
+    "machine, and processor time summed over cores. A value is the mean over runs whose time is "
+    "known, with its 95 % bootstrap confidence interval. A sum is n/a if a run's time is unknown."
 )
 
 
@@ -37,19 +36,23 @@ def make_cost_table(runs: Sequence[Path], out: Path) -> None:
         raise UserError("no runs for a cost table")
     identities = [read_run(folder, "stage", "scale", "model") for folder in folders]
     scale = common_scale(run["scale"] for run in identities)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder, run in zip(folders, identities, strict=True):
         stage = STAGES.get(run["stage"], run["stage"])
         where = f"{stage}, {run['suite']}" if run.get("suite") else stage
         rows.append({"stage": where, "model": run["model"], **measured(folder)})
     table = summary(pd.DataFrame(rows))
     missing = sum(np.isnan(row["wall"]) for row in rows)
-    notes = [f"Runs without a benchmark.tsv: {missing}."] if missing else []
+    why = "because they were interrupted or have no benchmark.tsv"
+    notes = [f"Runs without wall time, {why}: {missing}."] if missing else []
     write(out, table, _text(table), f"{CAPTION} {scale_note(scale)}", notes)
 
 
 def summary(costs: pd.DataFrame) -> pd.DataFrame:
-    """A row per stage and model: n runs, and mean, interval and sum of both kinds of seconds."""
+    """A row per stage and model: n runs, and mean, interval and sum of both kinds of seconds.
+
+    The mean is over runs whose time is known. The sum is NaN if the time of a run is unknown.
+    """
     rows = []
     for (stage, model), runs in costs.groupby(["stage", "model"], sort=False):
         row = {"stage": stage, "model": model, "n": len(runs)}
@@ -57,16 +60,17 @@ def summary(costs: pd.DataFrame) -> pd.DataFrame:
             known = runs[name].dropna().to_numpy()
             value = estimate([known], mean) if len(known) else (np.nan,) * 3
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
-            row[f"{name}_total"] = runs[name].sum()
+            row[f"{name}_total"] = runs[name].sum(skipna=False)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def measured(folder: Path) -> dict[str, float]:
-    """`wall` and `processor` seconds of a run, NaN where nothing was recorded.
+    """`wall` and `processor` seconds of a run, NaN where they are unknown.
 
     benchmark.tsv covers the last session and samples the processor every 30 s. timing.jsonl, if
-    there is one, has the exact processor seconds of all sessions.
+    there is one, has the exact processor seconds of all sessions. The wall time of an interrupted
+    run is unknown, because no file has the start of each session.
     """
     path = folder / "benchmark.tsv"
     if not path.exists():
@@ -76,9 +80,15 @@ def measured(folder: Path) -> dict[str, float]:
         spent = {ours: float(table[theirs].iloc[-1]) for ours, theirs in COLUMNS.items()}
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{path} is not a benchmark of Snakemake: {error}") from error
-    taken = [line.get("processor") for line in _read_timing(folder / "timing.jsonl")]
-    if taken and None not in taken:  # the counter restarts at zero with each session
-        spent["processor"] = sum(x for x, after in pairwise([*taken, 0.0]) if after < x)
+    lines = _read_timing(folder / "timing.jsonl")
+    taken = [line["processor"] for line in lines if "processor" in line]
+    # The counter restarts at zero with each session.
+    sessions = [x for x, after in pairwise([*taken, 0.0]) if after < x]
+    logged = lines[-1]["time"] - lines[0]["time"] if lines else 0.0
+    if len(sessions) > 1 or logged > spent["wall"]:
+        spent = dict.fromkeys(COLUMNS, np.nan)
+    if lines and len(taken) == len(lines):
+        spent["processor"] = sum(sessions)
     return spent
 
 
@@ -97,8 +107,9 @@ def _text(table: pd.DataFrame) -> TextTable:
     for row in table.itertuples():
         cells = [row.stage, model_label(row.model), str(row.n)]
         for name in COLUMNS:
-            value = [getattr(row, name + end) / 60 for end in ("", "_low", "_high")]
-            cells += [number(*value), f"{getattr(row, f'{name}_total') / 60:.3g}"]
+            ends = ("", "_low", "_high", "_total")
+            *value, total = (getattr(row, name + end) / 60 for end in ends)
+            cells += [number(*value), number(total, np.nan, np.nan)]
         rows.append(cells)
     columns = [f"{name} time{total}" for name in ("Wall", "Processor") for total in ("", ", sum")]
     return TextTable(["Stage", "Model", "n", *columns], rows)

@@ -69,7 +69,12 @@ def write(
 
 
 def number(value: float, low: float, high: float) -> str:
-    """A value with its interval in brackets, with decimals that suit the value's size."""
+    """A value with its interval in brackets, with decimals that suit the value's size.
+
+    A value of NaN gives "n/a", an interval of NaN is left out.
+    """
+    if pd.isna(value):
+        return "n/a"
     decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{decimals}f}"
     return text if pd.isna(low) else f"{text} [{low:.{decimals}f}, {high:.{decimals}f}]"

@@ -162,6 +162,14 @@ def benchmark(folder: Path, wall: float, processor: float | str) -> Path:
     return folder
 
 
+def timing(folder: Path, stamps: list[float], processor: list[float] | None) -> None:
+    """Write a timing.jsonl with these time stamps and, unless None, processor seconds."""
+    lines: list[dict[str, float]] = [{"time": 1e9 + x} for x in stamps]
+    for line, seconds in zip(lines, processor or [], strict=False):
+        line["processor"] = seconds
+    (folder / "timing.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
 def _film(colour: np.ndarray, length: int) -> np.ndarray:
     """A disc moving right over a shaded background, (T, 64, 64, 3)."""
     y, x = np.mgrid[:64, :64]

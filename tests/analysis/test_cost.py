@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,15 +37,34 @@ def test_means_and_sums_by_hand(runs, tmp_path):
 def test_runs_without_a_benchmark_are_counted(runs, tmp_path):
     (runs[-1] / "benchmark.tsv").unlink()
     make_cost_table(runs[-1:], tmp_path / "none")
-    assert "Runs without a benchmark.tsv: 1." in (tmp_path / "none.md").read_text()
+    text = (tmp_path / "none.md").read_text()
+    assert "Runs without wall time, because they were interrupted or have no benchmark" in text
+    assert "| Pre-training | ContextWM | 1 | n/a | n/a | n/a | n/a |" in text
 
 
-def test_processor_time_is_summed_over_sessions(runs):
-    taken = [5.0, 8.0, 3.0, 9.5]  # killed after the second line
-    lines = [{"time": 1e9 + i, "processor": x} for i, x in enumerate(taken)]
-    (runs[0] / "timing.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert measured(runs[0]) == {"wall": 100, "processor": 17.5}
+def test_time_of_one_session_is_known(runs):
+    study.timing(runs[0], [0, 99], [5.0, 95.5])
+    assert measured(runs[0]) == {"wall": 100, "processor": 95.5}
     assert measured(runs[1]) == {"wall": 300, "processor": 100}
+
+
+@pytest.mark.parametrize(
+    ("stamps", "taken", "processor"),
+    [
+        ([0, 1, 2, 3], [5.0, 8.0, 3.0, 9.5], 17.5),  # killed after the second line
+        ([0, 500], [5.0, 6.0], 6.0),  # the last session took 100 s
+        ([0, 500], None, np.nan),
+    ],
+)
+def test_interrupted_runs_have_no_wall_time(runs, stamps, taken, processor, tmp_path):
+    study.timing(runs[0], stamps, taken)
+    assert measured(runs[0]) == pytest.approx({"wall": np.nan, "processor": processor}, nan_ok=True)
+    make_cost_table(runs, tmp_path / "cost")
+    table = pd.read_csv(tmp_path / "cost.csv").set_index(["stage", "model"])
+    ours = table.loc["Fine-tuning, toy", "contextwm"]
+    assert (ours["n"], ours["wall"]) == (2, 300)
+    assert np.isnan(ours["wall_total"])
+    assert "have no benchmark.tsv: 1." in (tmp_path / "cost.md").read_text()
 
 
 def test_broken_inputs_are_errors(runs, tmp_path):
