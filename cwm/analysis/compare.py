@@ -1,6 +1,6 @@
 """Compare two sets of runs: differences, probability of improvement, and what is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
@@ -74,8 +74,9 @@ def compare(first: str, second: str) -> str:
     comparable = [task for task in comparable_tasks(scored) if task in tasks]
     averaged = len(comparable) > 1
     if averaged:
-        sides = ([side[task] for task in comparable] for side in (of_a, of_b))
-        rows += _rows(f"IQM, {len(comparable)} tasks", *sides, "scaled", interquartile_mean)
+        in_a, in_b = ([side[task] for task in comparable] for side in (of_a, of_b))
+        name = f"IQM, {len(comparable)} tasks"
+        rows += _rows(name, in_a, in_b, "scaled", interquartile_mean)
     lines = [f"A: {a.name}", f"B: {b.name}", "", *_aligned(rows), "", CAPTION]
     lines += [f"{RULE}."] * averaged
     lines += [f"- {note}." for note in _caveats(of_a, of_b)]
@@ -128,18 +129,17 @@ def _rows(
     """The table rows of one task, or of several together: final score and area under the curve."""
     measure = a[0]["measure"].iloc[0] if unit == "score" else "score"
     for what, reduce in ((f"final {measure}", final_score), ("AUC", area_under_curve)):
-        strata: list[Strata] = [
-            [
-                np.array(
-                    [reduce(run.to_numpy()) for _, run in task.groupby([*METHOD, "seed"])[unit]]
-                )
-                for task in side
-            ]
-            for side in (a, b)
-        ]
-        numbers = [number(*estimate(side, statistic)) for side in strata]
-        numbers += [number(*difference(*strata, statistic)), number(*improvement(*strata))]
-        yield [name, what, *numbers, " and ".join(str(sum(map(len, side))) for side in strata)]
+        ours, theirs = (_strata(side, unit, reduce) for side in (a, b))
+        estimates = [estimate(ours, statistic), estimate(theirs, statistic)]
+        estimates += [difference(ours, theirs, statistic), improvement(ours, theirs)]
+        runs = " and ".join(str(sum(map(len, side))) for side in (ours, theirs))
+        yield [name, what, *(number(*values) for values in estimates), runs]
+
+
+def _strata(tasks: list[pd.DataFrame], unit: str, reduce: Callable[[np.ndarray], float]) -> Strata:
+    """Each run's evaluations reduced to one number, as one array (runs,) per task."""
+    runs = [task.groupby([*METHOD, "seed"])[unit] for task in tasks]
+    return [np.array([reduce(run.to_numpy()) for _, run in groups]) for groups in runs]
 
 
 def _caveats(of_a: dict[Task, pd.DataFrame], of_b: dict[Task, pd.DataFrame]) -> Iterator[str]:

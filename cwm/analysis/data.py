@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NotRequired
 
-from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from cwm.infra import json_file
@@ -18,7 +17,6 @@ class _Member(TypedDict):
 class _Store(TypedDict):
     """A store.json, of decoded videos or, if it has `members`, of other stores."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")
     dataset: str
     clips: dict[str, int]
     frames: int
@@ -63,6 +61,6 @@ def _counts(numbers: dict[str, int]) -> str:
 
 
 def _member(member: _Member) -> str:
-    limits = {"clips": "clips for training", "heldout": "held out"}
-    text = [f"{member[key]:,} {what}" for key, what in limits.items() if member[key]]
+    limits = {"clips for training": member["clips"], "held out": member["heldout"]}
+    text = [f"{limit:,} {what}" for what, limit in limits.items() if limit]
     return member["dataset"] + (f" ({', '.join(text)})" if text else "")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cwm.analysis import figures, video_figures
 from cwm.analysis.provenance import FigureMeta
-from cwm.infra.errors import unknown
+from cwm.infra.errors import UserError, unknown
 
 
 def _representations(inputs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
@@ -29,9 +29,15 @@ FROM_RUNS = {  # inputs: run folders, or files in them
 
 
 def draw(kind: str, inputs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
-    """Write OUT.pdf, OUT.png and OUT.json; UserError for a kind without a figure, as `cost`."""
+    """Write OUT.pdf, OUT.png and OUT.json.
+
+    UserError for a kind without a figure, as `cost`, and for a wrong number of inputs.
+    """
     if kind in FROM_SCORES:
-        FROM_SCORES[kind](*inputs, out, meta)
+        if len(inputs) != 2:
+            raise UserError(f"a figure of kind {kind} needs its table and scores: two files")
+        table, scores = inputs
+        FROM_SCORES[kind](table, scores, out, meta)
     elif kind in FROM_RUNS:
         FROM_RUNS[kind](inputs, out, meta)
     else:

@@ -39,9 +39,9 @@ def draw_curves(table: Path, scores: Path, out: Path, meta: FigureMeta) -> None:
             x = "progress" if name[0] == "all" else "step"
             shown = comparable_tasks(scored) if name[0] == "all" else [name]
             bands = published.curves(shown) if data.scale == "paper" else {}
-            for method, rows in bands.items():
+            for label, rows in bands.items():
                 along = rows["step"] / (1 if x == "step" else scored["step"].max())
-                panels.published(ax, method, along, rows)
+                panels.published(ax, label, along, rows)
                 source = f" {published.SOURCE}."
             for method, rows in by_method(task).items():
                 if method.policy != "agent":

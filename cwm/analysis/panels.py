@@ -1,6 +1,7 @@
 """Building blocks of figures: grids of panels, frame mosaics, lines, bars and legends."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 
 from cwm.analysis.style import GREY, MODELS, POLICIES, WIDTH, LineStyle, Method
 
+Row = tuple[str, list[np.ndarray | None]]  # of a mosaic: label and frames
 MEASURES = {"success": "success rate", "return": "return", "scaled": "scaled score"}
 
 
@@ -26,7 +28,7 @@ def grid(panels: int, height: float, columns: int = 3) -> tuple[Figure, list[Axe
     return figure, list(axes[:panels])
 
 
-def mosaic(rows: list[tuple[str, list[np.ndarray | None]]], columns: list[str]) -> Figure:
+def mosaic(rows: list[Row], columns: list[str]) -> Figure:
     """A figure of labelled rows of frames, uint8 (H, W, 3) of one size; None leaves a gap."""
     names, films = zip(*rows, strict=True)
     size = next(frame for frame in films[0] if frame is not None).shape[0]
@@ -61,7 +63,7 @@ def line(ax: Axes, x: pd.Series, rows: pd.DataFrame, label: str, style: LineStyl
     """Draw `value` over x, with a band between `value_low` and `value_high` where these exist."""
     low, high, colour = rows["value_low"], rows["value_high"], style.colour
     ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-    marks = {"marker": style.marker, "markerfacecolor": style.fill, "markeredgewidth": 0.8}
+    marks: dict[str, Any] = {"marker": style.marker, "mfc": style.fill, "mew": 0.8}
     every = max(1, len(rows) // 8)
     ax.plot(x, rows["value"], color=colour, ls=style.dash, label=label, markevery=every, **marks)
 
@@ -86,8 +88,8 @@ def bar(
     """Draw a value with its interval, and the seeds (N,) beside it as dots."""
     ax.plot([at, at], [row["value_low"], row["value_high"]], color=style.colour, lw=1.5)
     ax.plot(np.full(len(seeds), at + 0.09), seeds, ".", color=style.colour, ms=3.5, mew=0)
-    marks = {"marker": style.marker, "mfc": style.fill, "color": style.colour, "ms": 4}
-    ax.plot([at], [row["value"]], label=label, ls="none", **marks)
+    marks: dict[str, Any] = {"marker": style.marker, "mfc": style.fill, "color": style.colour}
+    ax.plot([at], [row["value"]], label=label, ls="none", ms=4, **marks)
 
 
 def step_axis(ax: Axes, label: str) -> None:
@@ -104,11 +106,9 @@ def baseline(ax: Axes, method: Method, value: float) -> None:
 
 def fit_to_end(ax: Axes) -> None:
     """Fit the y axis to the lines after the first tenth of training, where losses are large."""
-    ends = [np.empty(0)]
-    ends += [
-        drawn.get_ydata()[drawn.get_xdata() >= 0.1 * max(drawn.get_xdata())] for drawn in ax.lines
-    ]
-    values = np.concatenate(ends)
+    lines = [np.asarray(drawn.get_xydata()).T for drawn in ax.lines]
+    ends = [y[x >= 0.1 * x.max(initial=0)] for x, y in lines]
+    values = np.concatenate([np.empty(0), *ends])
     if len(values) and np.ptp(values) > 0:
         margin = 0.06 * np.ptp(values)
         ax.set_ylim(values.min() - margin, values.max() + margin)
@@ -122,5 +122,6 @@ def legend(figure: Figure, axes: list[Axes], order: Iterable[str]) -> None:
             drawn.setdefault(label, mark)
     marks = {label: drawn[label] for label in [*order, *drawn] if label in drawn}
     columns = 3 if max(map(len, marks), default=0) < 30 else 2
-    where = {"loc": "outside lower center", "ncols": columns}
-    figure.legend(marks.values(), marks.keys(), **where, handlelength=3)
+    figure.legend(
+        marks.values(), marks.keys(), loc="outside lower center", ncols=columns, handlelength=3
+    )

@@ -71,7 +71,7 @@ def write_report(
 
 def _figure(path: Path) -> dict[str, Any]:
     """The content of a figure's STEM.json, with its picture as a data URL."""
-    facts = json_file.read(path)
+    facts: dict[str, Any] = json_file.read(path)
     if missing := [key for key in FACTS if key not in facts]:
         raise UserError(f"{path} lacks {', '.join(missing)}")
     return facts | {"name": path.stem, "picture": _embedded(path.with_suffix(".png"), PNG)}

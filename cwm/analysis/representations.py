@@ -5,7 +5,7 @@ Input is features.npz of `cwm represent`: features (N, F) of clips of two labels
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -109,8 +109,8 @@ def _points(ax: Axes, of: dict[str, np.ndarray]) -> None:
         name = str(of["labels"][label]).replace("-", " ")
         for heldout, fill, split in ((False, "none", ""), (True, colour, ", held out")):
             those = points[(of["label"] == label) & (of["heldout"] == heldout)]
-            style = {"marker": marker, "mfc": fill, "mec": colour, "ls": "", "mew": 0.8, "ms": 3.5}
-            ax.plot(*those.T, label=name + split, **style)
+            style: dict[str, Any] = {"marker": marker, "mfc": fill, "mec": colour}
+            ax.plot(*those.T, label=name + split, ls="", mew=0.8, ms=3.5, **style)
     ax.set_xticks([])
     ax.set_yticks([])
 

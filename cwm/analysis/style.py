@@ -6,11 +6,11 @@ colours also differ in lightness, and dashes and markers repeat the information 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 WIDTH = 5.5  # inches, the text width of the paper
 GREY = "#707070"
-RC = {
+RC: dict[Any, Any] = {  # matplotlib types the keys as a literal of all its settings
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same
     "font.size": 7,
     "axes.titlesize": 7.5,

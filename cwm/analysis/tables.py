@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -116,7 +116,7 @@ def _ablations(table: pd.DataFrame) -> TextTable:
     return TextTable(["Task", "Method", "Score", "AUC", "P", "n"], rows)
 
 
-def _cell(row: tuple, name: str) -> str:
+def _cell(row: Any, name: str) -> str:
     value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
     return "" if pd.isna(value) else number(value, low, high)
 
@@ -129,7 +129,7 @@ def _baselines(table: pd.DataFrame) -> Iterator[str]:
         yield f"{_task(rows[0])}: {scores}."
 
 
-def _task(row: tuple) -> str:
+def _task(row: Any) -> str:
     return "all tasks" if row.task == "all" else f"{row.suite}/{row.task}"
 
 

@@ -5,6 +5,7 @@ Every function takes run folders or files in them, and raises UserError naming a
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -93,12 +94,12 @@ def draw_prediction(predictions: Sequence[Path], out: Path, meta: FigureMeta) ->
     first = next(iter(films.values()))
     truth, observed = first["truth"][0], int(first["observed"])
     at = _shown_frames(observed, len(truth))
-    rows = [("Truth", [None, *truth[at]])]
+    rows: list[panels.Row] = [("Truth", [None, *truth[at]])]
     for method, film in films.items():
         name, frames = model_label(method.model), film["model"][0]
         context = film["context"][0] if "context" in film else None
         rows += [(name, [context, *frames[at]]), ("error", [None, *_errors(frames, truth)[at]])]
-        if "attention" in film:
+        if context is not None and "attention" in film:
             rows.append(("attention", [None, *_lit(context, film["attention"][0][at])]))
     still = np.broadcast_to(truth[observed - 1], truth.shape)
     rows.append(("Repeated, error", [truth[observed - 1], *_errors(still, truth)[at]]))
@@ -124,7 +125,7 @@ def draw_composition(predictions: Sequence[Path], out: Path, meta: FigureMeta) -
     folders, films = _films(predictions)
     first = next(iter(films.values()))
     at = np.linspace(0, first["truth"].shape[1] - 1, STRIP).astype(int)
-    rows = []
+    rows: list[panels.Row] = []
     for clip, truth in enumerate(first["truth"][:COMPOSED]):
         rows.append((f"Clip {clip + 1}", [None, *truth[at]]))
         for method, film in films.items():
@@ -175,7 +176,7 @@ def _metrics(row: Sequence[Axes], method: Method, style: LineStyle, folder: Path
     dots = {"color": colour, "marker": style.marker, "label": f"{name}, held out"}
     train = {"color": colour, "lw": 0.8, "label": name}
     repeated = {"color": GREY, "ls": "--", "lw": 0.9, "label": REPEATED_LABEL, "zorder": 1}
-    lines = []
+    lines: list[tuple[Axes, str, dict[str, Any]]] = []
     for ax, loss in zip(row[: len(LOSSES)], LOSSES, strict=True):
         lines.append((ax, f"train/{loss}", train))
         lines.append((ax, f"heldout/{loss}", dots | {"lw": 0.5, "ls": ":"}))

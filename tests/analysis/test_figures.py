@@ -6,6 +6,7 @@ import study
 from pictures import META, assert_embedded, facts, shows
 
 from cwm.analysis import figures, scores, tables
+from cwm.analysis.draw import draw
 from cwm.analysis.style import GREY, MODELS
 from cwm.infra.errors import UserError
 
@@ -125,3 +126,8 @@ def test_an_ablation_is_compared_with_the_full_method(tmp_path):
     assert rows["ContextWM, concatenation, something"][5].strip().startswith("0.50")
     assert "with parts of the method removed" in facts(stem)["caption"]
     assert_embedded(stem.with_suffix(".pdf"))
+
+
+def test_figure_needs_a_table_and_scores(tmp_path):
+    with pytest.raises(UserError, match="curves needs its table and scores: two files"):
+        draw("curves", [tmp_path / "s.csv"], tmp_path / "f", META)

@@ -47,6 +47,15 @@ def test_missing_and_diverged_metrics_are_noted(tmp_path):
     assert "Plain WM, something: heldout/prediction was not logged." in notes
 
 
+def test_a_metric_that_was_never_finite_is_noted(tmp_path):
+    run = study.pretrain(tmp_path, "plain")
+    lines = [f'{{"step": {i}, "train/image": NaN, "train/kl": 1}}' for i in (10, 20)]
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+    video_figures.draw_pretraining([run], tmp_path / "f", META)
+    note = "Plain WM, something: 2 values of train/image are not finite."
+    assert note in facts(tmp_path / "f")["notes"]
+
+
 def test_prediction_errors_show_every_model_and_the_repeated_frame(tmp_path):
     runs = [study.predict(tmp_path, model) / "errors.csv" for model in BOTH]
     stem = tmp_path / "errors"
