@@ -68,7 +68,7 @@ def download(dataset: Dataset, configs: Configs, sets: Sets = None) -> None:
     from cwm.videos.fetch import fetch
 
     cfg = load(configs, sets or ()).dataset
-    size = cfg.gigabytes and int(cfg.gigabytes * 1e9)
+    size = int(cfg.gigabytes * 1e9) if cfg.gigabytes else None
     fetch(cfg.archives, folder_of(dataset, cfg), " ".join(cfg.by_hand.split()), size)
 
 
@@ -124,7 +124,7 @@ def clips(
     cfg = load(configs, sets or ()).dataset
     if cfg.members:
         names = [member.dataset for member in cfg.members]
-        if len(stores or ()) != len(names):
+        if stores is None or len(stores) != len(names):
             raise UserError(f"dataset {dataset} needs one --store of each of: {', '.join(names)}")
         mix_clips(dataset, cfg, stores, out)
     elif videos is None:
@@ -329,8 +329,10 @@ def table(
     kind = read(study).figure(figure).kind
     if kind == "cost":
         make_cost_table(inputs, out)
+    elif len(inputs) == 1:
+        make_table(kind, inputs[0], out)
     else:
-        make_table(kind, *inputs, out)
+        raise UserError(f"table {figure} needs one file of scores, not {len(inputs)}")
 
 
 @app.command()

@@ -102,8 +102,10 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        result[key] = merge(old, value) if both else value
+        if isinstance(value, dict) and isinstance(old, dict):
+            result[key] = merge(old, value)
+        else:
+            result[key] = value
     return result
 
 
@@ -133,7 +135,7 @@ def _parse_set(word: str) -> dict[str, Any]:
         raise UserError(f"--set {word!r} must look like key.path=value")
     location = key.split(".")
     literal = _is_text(location) and value not in ("", "null") and value[0] not in "'\""
-    result = value if literal else parse(value, f"--set {word}")
+    result: Any = value if literal else parse(value, f"--set {word}")
     for part in reversed(location):
         result = {part: result}
     return result
@@ -176,6 +178,6 @@ def _names(cls: type, location: Sequence[str]) -> Iterator[str]:
     """Yield the settings of the section at `location`."""
     for part in location:
         kind = get_type_hints(cls)[part]
-        cls = next(t for t in (kind, *get_args(kind)) if is_dataclass(t))
+        cls = next(t for t in (kind, *get_args(kind)) if isinstance(t, type) and is_dataclass(t))
     for field in fields(cls):
         yield field.name

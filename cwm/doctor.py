@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -44,7 +44,7 @@ class Check:
     detail: str
     remedy: str = ""
     required: bool = True  # a study cannot run without it
-    fix: Callable[[], None] | None = None  # applies the remedy where no work can be lost
+    fix: Callable[[], object] | None = None  # applies the remedy where no work can be lost
 
 
 def doctor(fix: bool = False) -> int:
@@ -232,7 +232,7 @@ def unlock() -> int:
     return 0
 
 
-def _some(names: list[object]) -> str:
+def _some(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 

@@ -58,21 +58,21 @@ def jobs(scale: str, of: study.Study) -> Iterator[Job]:
             yield Job("videos", kind, clips, f"videos/{name}")
             for part in range(data.parts):
                 yield Job("clips", kind, clips / data.parts, f"clips/{name}/part-{part:03d}")
-    for run in study.all_pretrained(of):
-        cfg = settings(scale, dataset=study.videos_of(run.dataset), model=run.model)
-        folder = "/".join(map(str, run))
-        if not run.dataset.startswith(study.OFFICIAL):
-            yield Job("pretrain", run.model, cfg.pretrain.updates, f"pretrain/{folder}", cfg)
-        kinds = {figure.kind for figure in figures if run in study.pretrained_runs(figure)}
+    for model in study.all_pretrained(of):
+        cfg = settings(scale, dataset=study.videos_of(model.dataset), model=model.model)
+        folder = "/".join(map(str, model))
+        if not model.dataset.startswith(study.OFFICIAL):
+            yield Job("pretrain", model.model, cfg.pretrain.updates, f"pretrain/{folder}", cfg)
+        kinds = {figure.kind for figure in figures if model in study.pretrained_runs(figure)}
         if kinds.intersection(PREDICTED):
-            yield Job("predict", run.model, cfg.predict.clips, f"predict/{folder}")
+            yield Job("predict", model.model, cfg.predict.clips, f"predict/{folder}")
         if "representations" in kinds:
-            yield Job("represent", run.model, cfg.represent.clips, f"represent/{folder}")
+            yield Job("represent", model.model, cfg.represent.clips, f"represent/{folder}")
     tuned = sorted({run for figure in figures for run in study.finetune_runs(figure)})
     for suite, task in sorted({(run.suite, run.task) for run in tuned}):
-        cfg = settings(scale, task, suite=suite, model="contextwm").baselines
-        policies = 1 + bool(cfg.trials) + cfg.untrained
-        episodes = cfg.episodes * policies + CONSTANTS * cfg.trials
+        baselines = settings(scale, task, suite=suite, model="contextwm").baselines
+        policies = 1 + bool(baselines.trials) + baselines.untrained
+        episodes = baselines.episodes * policies + CONSTANTS * baselines.trials
         yield Job("baselines", suite, episodes, f"baselines/{suite}/{task}")
     for run in tuned:
         names = {"suite": run.suite, "model": run.model, "variant": run.variant}
@@ -98,7 +98,7 @@ def finished(scale: str, all_jobs: list[Job]) -> pd.DataFrame:
         folder = Path("results", scale, job.folder)
         if job.folder and (folder / "benchmark.tsv").exists():
             clock = "wall" if job.stage in ON_GPU and on_gpu(scale) else "processor"
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            size: float = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             if job.stage in PER_CLIP:
                 size /= job.units
             rows.append((job.stage, job.of, measured(folder)[clock] / job.units, size))

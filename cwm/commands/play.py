@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -47,11 +48,11 @@ def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ())
     env = make(what, cfg.env)
     try:
         reseed("play", seed)
-        shape = env.action_space.shape
+        actions = gymnasium.spaces.flatdim(env.action_space)
         if weights is not None:
-            act: Policy = AgentPolicy(_agent(weights, cfg, *shape).to(device), explore=False)
+            act: Policy = AgentPolicy(_agent(weights, cfg, actions).to(device), explore=False)
         else:
-            act = random_policy(shape) if policy == "random" else _scripted(env, what)
+            act = random_policy((actions,)) if policy == "random" else _scripted(env, what)
         outcome = _episode(env, act, seed)
         rate = round(env.unwrapped.metadata["render_fps"] / cfg.env.action_repeat)
     finally:
@@ -62,7 +63,10 @@ def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ())
 
 def _episode(env: gymnasium.Env, act: Policy, seed: int) -> Outcome:
     image, _ = env.reset(seed=seed)
-    frames, rewards, infos, over = [env.render()], [], [], False
+    frames: list[Any] = [env.render()]
+    rewards: list[float] = []
+    infos: list[dict[str, Any]] = []
+    over = False
     while not over:
         (action,) = act(image[None], np.array([not rewards]))
         image, reward, terminated, truncated, info = env.step(action)
@@ -89,8 +93,9 @@ def _agent(weights: Path, cfg: Config, action_dim: int) -> Agent:
 
 
 def _scripted(env: gymnasium.Env, what: str) -> Policy:
-    if not hasattr(env.unwrapped, "expert"):
+    expert = getattr(env.unwrapped, "expert", None)
+    if expert is None:
         classes = {suite: next(iter(tasks.values()))[0] for suite, tasks in envs.SUITES.items()}
         suites = [name for name, cls in classes.items() if hasattr(load_env_creator(cls), "expert")]
         raise UserError(f"no scripted policy for {what}; suites with one: {', '.join(suites)}")
-    return lambda image, is_first: env.unwrapped.expert()[None]
+    return lambda image, is_first: expert()[None]

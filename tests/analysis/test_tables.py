@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import study
 
+from cwm import cli
 from cwm.analysis.scores import collect
 from cwm.analysis.tables import make_table, number
 from cwm.infra.errors import UserError
@@ -146,3 +149,9 @@ def test_decimals_suit_the_size_of_a_number():
 def test_unknown_kind_names_the_nearest(tmp_path):
     with pytest.raises(UserError, match="did you mean: curves"):
         make_table("curve", tmp_path / "s.csv", tmp_path / "t")
+
+
+def test_table_needs_one_file_of_scores(tmp_path):
+    smoke = Path("config/study/smoke.yaml")
+    with pytest.raises(UserError, match="learning_curves needs one file of scores, not 2"):
+        cli.table("learning_curves", [tmp_path, tmp_path], smoke, tmp_path / "t")
