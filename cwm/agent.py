@@ -88,8 +88,10 @@ class Agent(nn.Module):
 
     def capture(self) -> None:
         """Run updates and actions as CUDA graphs from now on; the agent must be on a GPU."""
-        self.learn = CapturedFunction(self.learn, self.mutable_state)
-        self._policy_step = CapturedFunction(self._policy_step)
+        vars(self).update(  # hides the methods of this instance
+            learn=CapturedFunction(self.learn, self.mutable_state),
+            _policy_step=CapturedFunction(self._policy_step),
+        )
 
     def mutable_state(self) -> Iterator[Tensor]:
         """Every tensor that an update changes."""
@@ -180,12 +182,12 @@ class Agent(nn.Module):
         first = torch.as_tensor(is_first, dtype=torch.float32)
         inputs = (torch.as_tensor(image), first, noise, uniform)
         belief = belief or self.world.initial_belief(len(image))
-        sample, mode, after = self._policy_step(*(x.to(device) for x in inputs), belief)
+        sample, mode, after = self._policy_step(belief, *(x.to(device) for x in inputs))
         action = sample if explore else mode
         return action.cpu().numpy(), after._replace(action=action)
 
     def _policy_step(
-        self, image: Tensor, first: Tensor, noise: Tensor, uniform: Tensor, before: BeliefState
+        self, before: BeliefState, image: Tensor, first: Tensor, noise: Tensor, uniform: Tensor
     ) -> tuple[Tensor, Tensor, BeliefState]:
         """A sampled action (B, A), the mode (B, A), and the belief after the image.
 

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from cwm.behavior.actor_critic import BehaviorConfig, TruncatedNormal
 from cwm.convert import FILLED, official_name
 from cwm.nn import checkpointing
-from cwm.nn.batch import Batch
+from cwm.nn.batch import Batch, ClipBatch
 from cwm.nn.blocks import MLPConfig
 from cwm.nn.context import ContextConfig
 from cwm.nn.encoder import VisionConfig
@@ -299,11 +299,11 @@ def random_inputs(golden: Golden, i: int) -> RandomInputs:
     return RandomInputs(index, kept, MODE, MODE)
 
 
-def batch(golden: Golden, i: int) -> Batch:
+def batch(golden: Golden, i: int) -> Batch | ClipBatch:
     name = f"batch{i}"
     image, is_first = golden.image(f"{name}/image"), golden.input(f"{name}/is_first")
     if f"in/{name}/action" not in golden.arrays:
-        return Batch(image, is_first)
+        return ClipBatch(image, is_first)
     return Batch(image, is_first, golden.input(f"{name}/action"), golden.input(f"{name}/reward"))
 
 

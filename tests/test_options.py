@@ -54,8 +54,9 @@ def finetuned(suite="toy", model="contextwm", variant="standard", start=False):
     torch.manual_seed(0)
     noise = torch.Generator().manual_seed(1)
     agent = Agent(cfg.model, cfg.finetune.agent, action_dim=2)
-    for name, part in agent.world.pretrained_parts().items() if start else ():
-        part.load_state_dict(getattr(world, name).state_dict())
+    if start:
+        agent.world.vision.load_state_dict(world.vision.state_dict())
+        agent.world.action_free.load_state_dict(world.rssm.state_dict())
     is_first = torch.zeros(4, 8)
     is_first[:, 0] = 1
     for _ in range(UPDATES):

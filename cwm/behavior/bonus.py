@@ -34,6 +34,10 @@ class BonusConfig:
 class VideoBonus(nn.Module):
     """Mean distance of projected clips to their nearest neighbours in a queue of recent ones."""
 
+    projection: Tensor  # (F, Q)
+    queue: Tensor  # (cfg.queue, Q) the latest clips, newest first
+    filled: Tensor  # () number of clips in the queue
+
     def __init__(self, cfg: BonusConfig, features: int) -> None:
         super().__init__()
         self.cfg = cfg
@@ -50,7 +54,7 @@ class VideoBonus(nn.Module):
 
         feat (B, T, F), reward (B, T) -> (B, T - window + 1).
         """
-        beta = self.cfg.beta
+        beta: float | Tensor = self.cfg.beta
         if self.reward_scale is not None:
             self.reward_scale.update(reward)
             beta = beta * self.reward_scale.magnitude.to(reward.dtype)

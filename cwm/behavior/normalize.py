@@ -7,6 +7,8 @@ from torch import Tensor, nn
 class RunningMagnitude(nn.Module):
     """x / (m + 1e-8), where m <- momentum m + (1 - momentum) mean|x|, starting at 1."""
 
+    magnitude: Tensor  # () float64
+
     def __init__(self, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum

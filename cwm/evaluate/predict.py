@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from cwm.infra.checkpoint import load_parts, load_weights
 from cwm.infra.device import RuntimeConfig, reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
-from cwm.nn.batch import Batch, clip_batch
+from cwm.nn.batch import ClipBatch, clip_batch
+from cwm.nn.decoder import ResNetDecoder
 from cwm.train.pretrain import PretrainConfig
 from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
@@ -64,12 +66,13 @@ def predict_clips(
     image = np.concatenate(images)
     write_errors(run.folder / "errors.csv", truth / np.float32(255), image, cfg.observed)
     shown, truth = clip_batch(torch.as_tensor(truth[: cfg.shown]).to(device)), truth[: cfg.shown]
-    arrays = {"truth": truth, "model": as_bytes(image[: cfg.shown]), "observed": cfg.observed}
-    arrays |= compose(world, shown, cfg.observed)
+    arrays: dict[str, Any] = {"truth": truth, "model": as_bytes(image[: cfg.shown])}
+    arrays |= {"observed": cfg.observed} | compose(world, shown, cfg.observed)
     if (context := encode_context(world, shown, cfg.observed)) is not None:
         arrays["context"] = truth[:, cfg.observed - 1]
-        if world.vision.decoder.attention:  # not with a concatenated context
-            maps = attention(world, torch.cat(feats)[: cfg.shown], context, ATTENTION)
+        decoder = world.vision.decoder
+        if isinstance(decoder, ResNetDecoder) and decoder.attention:
+            maps = attention(decoder, torch.cat(feats)[: cfg.shown], context, ATTENTION)
             moves = tokens_with(moving_pixels(truth / np.float32(255), cfg.observed), ATTENTION)
             arrays["moves"] = moves
             arrays["attention"] = moving_attention(maps.float().cpu().numpy(), moves)
@@ -77,7 +80,7 @@ def predict_clips(
     run.publish("predictions.npz", "errors.csv")
 
 
-def compose(world: ActionFreeModel, clips: Batch, observed: int) -> dict[str, np.ndarray]:
+def compose(world: ActionFreeModel, clips: ClipBatch, observed: int) -> dict[str, np.ndarray]:
     """Decode clips from posterior features, once with their own context frame, once with another's.
 
     `decoded` has the own context frame, `recomposed` that of clip `other` (N,), the next one. A
@@ -106,7 +109,7 @@ def as_bytes(image: np.ndarray) -> np.ndarray:
 
 def moving_pixels(truth: np.ndarray, observed: int) -> np.ndarray:
     """Mask (N, T, H, W) of the pixels in 0..1 that differ from the last observed frame."""
-    return (np.abs(truth - truth[:, observed - 1 : observed]) > MOVING).any(-1)
+    return np.any(np.abs(truth - truth[:, observed - 1 : observed]) > MOVING, axis=-1)
 
 
 def tokens_with(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -94,8 +94,8 @@ class ContextAttention(nn.Module):
             tokens = tokens[clip[:, None], keep]  # (B*T, S, 2C)
         keys, values = tokens.chunk(2, -1)
         rate = self.dropout if self.training else 0.0
-        heads = map(split_heads, (queries, keys, values))
-        mixed = attend(*heads, rate).transpose(1, 2).flatten(2)
+        queries, keys, values = map(split_heads, (queries, keys, values))
+        mixed = attend(queries, keys, values, rate).transpose(1, 2).flatten(2)
         mixed = dropout(self.project_out(mixed), rate).mT.unflatten(2, (height, width))
         return F.relu(self.norm(mixed).add_(x), inplace=True)
 

@@ -1,4 +1,4 @@
-"""The input of the losses.
+"""The inputs of the losses.
 
 Shapes: B batch, T time, A action.
 """
@@ -9,20 +9,24 @@ import torch
 from torch import Tensor
 
 
-class Batch(NamedTuple):
-    """A batch of sequences; `action[t]` is the action that led to `image[t]`.
-
-    Video clips have neither actions nor rewards.
-    """
+class ClipBatch(NamedTuple):
+    """A batch of video clips, without actions and rewards."""
 
     image: Tensor  # (B, T, 64, 64, 3) uint8
-    is_first: Tensor  # (B, T) 1 where an episode or clip begins
-    action: Tensor | None = None  # (B, T, A) in -1..1
-    reward: Tensor | None = None  # (B, T)
+    is_first: Tensor  # (B, T) 1 where a clip begins
 
 
-def clip_batch(image: Tensor) -> Batch:
+class Batch(NamedTuple):
+    """A batch of experience; `action[t]` is the action that led to `image[t]`."""
+
+    image: Tensor  # (B, T, 64, 64, 3) uint8
+    is_first: Tensor  # (B, T) 1 where an episode begins
+    action: Tensor  # (B, T, A) in -1..1
+    reward: Tensor  # (B, T)
+
+
+def clip_batch(image: Tensor) -> ClipBatch:
     """A batch of video clips (B, T, 64, 64, 3); `is_first` is 1 at the first frame of each."""
     is_first = torch.zeros(image.shape[:2], device=image.device)
     is_first[:, 0].fill_(1)
-    return Batch(image, is_first)
+    return ClipBatch(image, is_first)

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from cwm.nn.checkpointing import checkpointed
 from cwm.nn.dists import full
 
-Layer = TypeVar("Layer", bound=nn.Module)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def xavier(layer: Layer) -> Layer:
     """Glorot-uniform weight and zero bias: the reference's default for layers outside residuals."""
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -45,7 +46,7 @@ class ResidualLayer(nn.Module):
         """x (N, inputs, H, W), z (N, inputs + extra, H, W) -> (N, outputs, H, W)."""
         y = self.conv1(x if z is None else z)
         y = self.norm2(checkpointed(self._second, y, norm=self.norm1))
-        skip = x if self.widen is None else self.widen_norm(self.widen(x))
+        skip = self.widen_norm(self.widen(x)) if self.widen and self.widen_norm else x
         return F.relu(y.add_(skip), inplace=True)  # backward does not use the norm's output
 
     def _second(self, y: Tensor) -> Tensor:

@@ -70,8 +70,9 @@ class ResNetDecoder(nn.Module):
                 x.device.type, enabled=False
             ):  # on a GPU autocast would return float32
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = stage[0](x, self.fuse_context(x, context, keep))
-            for layer in stage[1:]:
+            first, *others = stage.children()
+            x = first(x, self.fuse_context(x, context, keep))
+            for layer in others:
                 x = layer(x)
         return self.out(x).unflatten(0, feat.shape[:2])
 

@@ -34,7 +34,7 @@ class ResNet(nn.Module):
         widths = [cfg.depth] + [cfg.depth * 2**i for i in range(STAGES)]
         self.stem = xavier(nn.Conv2d(3, cfg.depth, 3, stride=2, padding=1))
         self.stages = nn.ModuleList(
-            nn.ModuleList(ResidualLayer(a if i == 0 else b, b) for i in range(cfg.layers))
+            nn.Sequential(*(ResidualLayer(a if i == 0 else b, b) for i in range(cfg.layers)))
             for a, b in pairwise(widths)
         )
 
@@ -42,8 +42,7 @@ class ResNet(nn.Module):
         """Features after each stage, before its pooling: depths d, 2d, 4d at 32, 16, 8 pixels."""
         x, features = F.elu(self.stem(image)), []
         for stage in self.stages:
-            for layer in stage:
-                x = layer(x)
+            x = stage(x)
             features.append(x)
             x = F.avg_pool2d(x, 2)
         return features

@@ -100,13 +100,14 @@ class FinetuneLoop:
 
     def _load(self, pretrained: Path) -> None:
         tensors, about = load_weights(pretrained)
-        if self.agent.world.action_free is None:
+        world = self.agent.world
+        if world.action_free is None:
             raise UserError(f"model.stacked is false, but {pretrained} is for a stacked model")
         if about.get("kind") != "action-free":
             raise UserError(
                 f"{pretrained} holds a {about.get('kind')} model; pass pre-trained weights"
             )
-        load_parts(self.agent.world.pretrained_parts(), tensors, pretrained)
+        load_parts({"vision": world.vision, "rssm": world.action_free}, tensors, pretrained)
 
     def save(self) -> None:
         """Write a checkpoint. Call it at the end of an episode: simulator state is not saved."""

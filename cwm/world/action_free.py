@@ -10,7 +10,7 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.nn.batch import Batch
+from cwm.nn.batch import ClipBatch
 from cwm.nn.dists import categorical_entropy, categorical_kl
 from cwm.nn.rssm import RSSM, State
 from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
@@ -46,7 +46,7 @@ class ActionFreeModel(nn.Module):
         self.rssm = RSSM(model.rssm, self.vision.encoder.width, action_dim=0)
 
     def loss(
-        self, batch: Batch, start: State | None = None, random: RandomInputs = RandomInputs()
+        self, batch: ClipBatch, start: State | None = None, random: RandomInputs = RandomInputs()
     ) -> PretrainOutput:
         """Negative evidence lower bound of clips, from state `start` (default: zeros)."""
         pixels = self.vision.pixels(batch.image)

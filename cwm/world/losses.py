@@ -3,6 +3,9 @@
 Shapes: B batch, T time, S latent variables of K classes.
 """
 
+from functools import reduce
+from operator import add
+
 from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -44,4 +47,4 @@ def total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     """Weighted sum of named terms; ValueError unless both have the same names."""
     if losses.keys() != weights.keys():
         raise ValueError(f"losses {sorted(losses)} but weights {sorted(weights)}")
-    return sum(weights[name] * loss for name, loss in losses.items())
+    return reduce(add, (weights[name] * loss for name, loss in losses.items()))

@@ -4,9 +4,11 @@ Shapes: B clips, T frames of which the model observes the first `observed`, F fe
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cwm.nn.batch import Batch
+from cwm.nn.attention import ContextAttention
+from cwm.nn.batch import ClipBatch
+from cwm.nn.decoder import ResNetDecoder
 from cwm.nn.dists import gumbel
 from cwm.world.action_free import ActionFreeModel
 
@@ -16,7 +18,7 @@ MOVING = 0.1  # a pixel moves if it differs by more from the last observed frame
 @torch.no_grad()
 def predict(
     world: ActionFreeModel,
-    clips: Batch,
+    clips: ClipBatch,
     observed: int,
     noise: Tensor | None = None,
     keep: dict[int, Tensor] | None = None,
@@ -47,7 +49,7 @@ def predict(
 
 @torch.no_grad()
 def rollout_features(
-    world: ActionFreeModel, clips: Batch, observed: int, noise: Tensor | None = None
+    world: ActionFreeModel, clips: ClipBatch, observed: int, noise: Tensor | None = None
 ) -> Tensor:
     """Features (B, T, F): posterior for observed frames, then prior for predicted ones."""
     batch, length = clips.image.shape[:2]
@@ -67,7 +69,7 @@ def rollout_features(
 
 @torch.no_grad()
 def encode_context(
-    world: ActionFreeModel, clips: Batch, observed: int, index: Tensor | None = None
+    world: ActionFreeModel, clips: ClipBatch, observed: int, index: Tensor | None = None
 ) -> dict[int, Tensor] | None:
     """Context features of the last observed frame, or of frames `index` (B,); None: plain model."""
     if index is None:
@@ -77,24 +79,24 @@ def encode_context(
 
 @torch.no_grad()
 def attention(
-    world: ActionFreeModel, feat: Tensor, context: dict[int, Tensor], size: int = 16
+    decoder: ResNetDecoder, feat: Tensor, context: dict[int, Tensor], size: int = 16
 ) -> Tensor:
     """Attention weights of the decoder, (B, T, N queries, N context tokens), N = size * size.
 
     They are averaged over the heads and sum to one over the tokens.
     """
-    layer, weights = world.vision.decoder.attention[str(size)], []
+    weights = []
 
-    def record(_: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def record(layer: ContextAttention, inputs: tuple, output: Tensor) -> None:
         weights.append(layer.attention_weights(*inputs[:2]))
 
-    hook = layer.register_forward_hook(record)
-    world.vision.decoder(feat, context)
+    hook = decoder.attention[str(size)].register_forward_hook(record)
+    decoder(feat, context)
     hook.remove()
     return weights[0].unflatten(0, feat.shape[:2])
 
 
-def squared_errors(image: Tensor, clips: Batch, observed: int) -> dict[str, Tensor]:
+def squared_errors(image: Tensor, clips: ClipBatch, observed: int) -> dict[str, Tensor]:
     """Mean squared errors (B,) of the predicted frames of `image` (B, T, 3, 64, 64).
 
     `prediction` is the model's error, and `repeat` that of repeating the last observed frame.

@@ -91,10 +91,6 @@ class StackedModel(nn.Module):
         auxiliary = cfg.weights.aux_reward > 0
         self.aux_reward = MLP(cfg.head, model.rssm.features, [1]) if auxiliary else None
 
-    def pretrained_parts(self) -> dict[str, nn.Module]:
-        """The pre-trained modules, by their names in ActionFreeModel."""
-        return {"vision": self.vision, "rssm": self.action_free}
-
     def loss(
         self,
         batch: Batch,
@@ -133,7 +129,7 @@ class StackedModel(nn.Module):
             predicted = self.aux_reward(feat)[0].squeeze(-1)
             losses["aux_reward"] = squared_error(predicted, batch.reward)
             weights["aux_reward"] = self.cfg.weights.aux_reward
-        if free is not None:
+        if free is not None and free_prior is not None:
             # A zero weight still gives zero gradients, so weight decay acts on the prior.
             losses["action_free_kl"] = balanced_kl(free.logit, free_prior, self.cfg.kl)
             weights["action_free_kl"] = self.cfg.weights.action_free_kl
@@ -194,7 +190,7 @@ class StackedModel(nn.Module):
         embed = self.vision.embed(self.vision.pixels(image[:, None]))
         is_first = is_first[:, None]
         inputs, free = embed, None
-        if self.action_free is not None:
+        if self.action_free is not None and belief.free is not None:
             free, _ = self.action_free.observe(embed, None, is_first, belief.free, noise_free)
             inputs, free = self._upper_input(embed, free), free.step(0)
         action = belief.action[:, None]

@@ -50,7 +50,7 @@ class Vision(nn.Module):
         self.encoder = encoder(cfg.vision)
         self.context = ContextEncoder(cfg.vision) if cfg.context else None
         self.decoder = decoder(cfg.vision, cfg.context, cfg.rssm.features)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its types
 
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 (..., 64, 64, 3) -> (..., 3, 64, 64) in -0.5..0.5."""
@@ -69,7 +69,7 @@ class Vision(nn.Module):
         `index` (B,) selects the frames; if None, `model.context.choice` does. Frames are augmented
         in training mode only.
         """
-        if self.context is None:
+        if self.context is None or self.cfg.context is None:
             return None
         clips, length = pixels.shape[:2]
         if index is None:

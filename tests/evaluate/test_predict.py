@@ -64,10 +64,14 @@ def test_predict_clips_writes_errors_and_images(clips, tmp_path, monkeypatch):
     np.testing.assert_allclose(sums, np.where(moves, 1, np.nan)[None].repeat(2, 0), rtol=1e-5)
 
 
-def test_concatenated_context_has_no_attention_map(clips, tmp_path):
-    model = "contextwm-concatenation"
-    inputs = {"clips": clips, "weights": watch(clips, tmp_path / "run", model) / "weights.json"}
-    cfg, run = begin("predict", tmp_path / "predict", inputs, model)
+@pytest.mark.parametrize(
+    ("model", "sets"),
+    [("contextwm-concatenation", ()), ("contextwm", ("model.vision.network=cnn",))],
+)
+def test_decoder_without_attention_has_no_attention_map(clips, tmp_path, model, sets):
+    weights = watch(clips, tmp_path / "run", model, sets) / "weights.json"
+    inputs = {"clips": clips, "weights": weights}
+    cfg, run = begin("predict", tmp_path / "predict", inputs, model, sets)
     with run:
         predict_clips(cfg.runtime, cfg.model, cfg.pretrain, cfg.predict, *inputs.values(), run)
     arrays = np.load(tmp_path / "predict" / "predictions.npz")
@@ -115,9 +119,10 @@ def test_ssim_matches_hand_computed_values():
 def test_attention_weights_match_torch_multihead_attention(clips):
     """torch.nn.MultiheadAttention with the same parameters gives the same mean weights."""
     model, batch = world(), some(clips)
-    layer, seen = model.vision.decoder.attention["16"], []
+    decoder, seen = model.vision.decoder, []
+    layer = decoder.attention["16"]
     layer.register_forward_hook(lambda _, inputs, out: seen.append(inputs[:2]))
-    maps = attention(model, rollout_features(model, batch, 5), encode_context(model, batch, 5))
+    maps = attention(decoder, rollout_features(model, batch, 5), encode_context(model, batch, 5))
     assert maps.shape == (3, 8, 256, 256)
     torch.testing.assert_close(maps.sum(-1), torch.ones(3, 8, 256))
     ((x, context),) = seen

@@ -127,7 +127,7 @@ def finetuning(model: str, variant: str, precision: str) -> None:
     with FAKE, NoCPU(), NoChance(), torch.no_grad():
         belief = agent.world.initial_belief(2)
         noise = floats(2, 2, 1, rssm.stoch, rssm.classes)
-        sample, mode, after = agent._policy_step(images(2), floats(2), noise, floats(2, 4), belief)
+        sample, mode, after = agent._policy_step(belief, images(2), floats(2), noise, floats(2, 4))
         on_gpu({"sample": sample, "mode": mode})
     kinds = [
         [x is not None and (x.shape, x.dtype) for x in tree_leaves(c)] for c in (belief, after)
