@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, NonNegativeInt, StringConstraints
+from pydantic import ConfigDict, NonNegativeInt, StringConstraints, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -23,18 +23,18 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import sha256, write_bytes, write_text
 
 
+@with_config(ConfigDict(extra="allow"))
 class Index(TypedDict):
     """Content of weights.json; the writer may add keys."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")
     file: Annotated[str, StringConstraints(pattern=r"^[\w-][\w.-]*$")]  # in the same folder
     sha256: str
 
 
+@with_config(ConfigDict(extra="allow"))
 class State(TypedDict):
     """Content of state.json; the run adds keys."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")
     step: NonNegativeInt
     logs: dict[str, tuple[NonNegativeInt, str]]  # name -> size and sha256
 
@@ -59,7 +59,7 @@ def load_weights(index: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if sha256(path) != metadata["sha256"]:
             raise UserError(f"{path} is damaged: its sha256 is not the one in {index}")
-        return load_file(path), metadata
+        return load_file(path), dict(metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the weights of {index}: {error}") from error
 
@@ -123,7 +123,7 @@ class Checkpoints:
             if old != target:
                 shutil.rmtree(old)
 
-    def latest(self) -> tuple[dict[str, dict[str, Tensor]], State] | None:
+    def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Return the newest complete checkpoint, or None; UserError if it is damaged."""
         folder = self._newest()
         if folder is None:
@@ -136,7 +136,7 @@ class Checkpoints:
             groups = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
         except (OSError, *_MISMATCH) as error:
             raise self._damaged(error) from error
-        return groups, state
+        return groups, dict(state)
 
     @contextmanager
     def restoring(self) -> Iterator[None]:

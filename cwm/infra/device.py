@@ -49,7 +49,7 @@ class RuntimeConfig:
 class Gpu(NamedTuple):
     """A GPU as nvidia-smi reports it."""
 
-    index: int  # in PCI bus order, which EGL is assumed to share
+    number: int  # in PCI bus order, which EGL is assumed to share
     uuid: str
     used: int  # MiB of memory in use by any process
     total: int  # MiB
@@ -136,7 +136,7 @@ def visible_gpus() -> list[Gpu]:
     if visible is None:
         return found
     names = [name.strip() for name in visible.split(",")]
-    return [gpu for gpu in found if str(gpu.index) in names or gpu.uuid in names]
+    return [gpu for gpu in found if str(gpu.number) in names or gpu.uuid in names]
 
 
 def _query(fields: str) -> list[list[str]]:
@@ -164,7 +164,7 @@ def claim_gpu() -> Gpu | None:
     found = [] if any(name in os.environ for name in SCHEDULERS) else visible_gpus()
     if not found:
         return None
-    emptiest_first = sorted(found, key=lambda gpu: (gpu.used, gpu.index))
+    emptiest_first = sorted(found, key=lambda gpu: (gpu.used, gpu.number))
     slots = [(gpu, slot) for slot in range(jobs_per_gpu()) for gpu in emptiest_first]
     waiting = False
     while not (gpu := next((gpu for gpu, slot in slots if _lock(gpu, slot)), None)):
@@ -173,9 +173,9 @@ def claim_gpu() -> Gpu | None:
             waiting = True
         time.sleep(POLL)
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
-    os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(gpu.index))
+    os.environ.setdefault("MUJOCO_EGL_DEVICE_ID", str(gpu.number))
     if 2 * gpu.used > gpu.total:
-        logging.warning("GPU %d: %d of %d MiB are already in use", gpu.index, gpu.used, gpu.total)
+        logging.warning("GPU %d: %d of %d MiB are already in use", gpu.number, gpu.used, gpu.total)
     return gpu
 
 

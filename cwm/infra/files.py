@@ -75,7 +75,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     folder that contains or is inside a folder already listed (this ends cycles), and unreadable
     folders.
     """
-    listed, folders, links = [root.resolve()], [root], []
+    listed, folders = [root.resolve()], [root]
+    links: list[Path] = []
     while folders or links:
         if not folders:
             link = links.pop(0)
@@ -122,17 +123,22 @@ def write_lines(path: Path, head: object, rows: Iterable[object]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def read_lines(path: Path, head: type[H], row: type[R], command: str) -> Iterator[H | R]:
-    """Yield the head and then the rows of a JSON Lines file, checked against their types.
+def read_lines(path: Path, head: type[H], row: type[R], command: str) -> tuple[H, Iterator[R]]:
+    """The head and the rows of a JSON Lines file, checked against their types.
 
     Raises UserError, which names the `command` that writes the file, if it is missing or damaged.
     """
     remedy = f"run `{command}` again"
+    lines = _lines(path, remedy)
+    first = json_file.parse(next(lines, ""), head, f"line 1 of {path}", remedy)
+    numbered = enumerate(lines, start=2)
+    return first, (json_file.parse(x, row, f"line {n} of {path}", remedy) for n, x in numbered)
+
+
+def _lines(path: Path, remedy: str) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8") as file:
-            yield json_file.parse(file.readline(), head, f"line 1 of {path}", remedy)
-            for number, line in enumerate(file, start=2):
-                yield json_file.parse(line, row, f"line {number} of {path}", remedy)
+            yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; {remedy}") from error
 

@@ -1,9 +1,10 @@
 """Read JSON files and check their content against a type."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -12,7 +13,11 @@ from cwm.infra.errors import UserError, explain_validation
 T = TypeVar("T")
 
 
-def read(path: Path, kind: type[T] = dict[str, Any], remedy: str = "") -> T:
+@overload
+def read(path: Path, *, remedy: str = "") -> dict[str, Any]: ...
+@overload
+def read(path: Path, kind: type[T], remedy: str = "") -> T: ...
+def read(path: Path, kind: Any = dict[str, Any], remedy: str = "") -> Any:
     """Content of a file as `kind`, any type that pydantic can validate.
 
     Raises UserError with the file, the problem, and `remedy` if there is one.
@@ -37,7 +42,7 @@ def parse(text: str, kind: type[T], source: str, remedy: str = "") -> T:
     raise UserError(_with(remedy, problem))
 
 
-_adapter = cache(TypeAdapter)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def _with(remedy: str, problem: str) -> str:

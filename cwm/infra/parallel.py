@@ -2,8 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,13 +12,13 @@ R = TypeVar("R")
 
 def parallel_map(
     work: Callable[[T], R], items: Iterable[T], threads: int, stop: threading.Event | None = None
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield the results of `work` in the order of the items, at most 2 * threads + 1 items ahead.
 
     `items` may be endless. `stop` is set at the end, after an error too, so that work in progress
     can give up.
     """
-    pending = deque()
+    pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:

@@ -16,10 +16,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ class RunDir:
         names = (labels.get(name, what) for name in ("model", "dataset", "variant", "seed"))
         return f"{self.spec.stage} {what} {'/'.join(str(name) for name in names if name != what)}"
 
-    def log(self, step: int, metrics: dict[str, Tensor | float], rate: float) -> dict[str, float]:
+    def log(self, step: int, metrics: Mapping[str, SupportsFloat], rate: float) -> dict[str, float]:
         """Append a line to metrics.jsonl and to timing.jsonl; return the metrics as floats."""
         values = {name: float(x) for name, x in metrics.items()}
         _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))

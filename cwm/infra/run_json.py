@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, NonNegativeInt, with_config
 from typing_extensions import TypedDict
 
 from cwm.infra import json_file
@@ -11,10 +11,10 @@ from cwm.infra.errors import UserError
 LABELS = ("suite", "task", "model", "dataset", "variant", "seed")
 
 
+@with_config(ConfigDict(extra="allow"))
 class RunJson(TypedDict, total=False):
     """Content of run.json; the stage decides which labels a run has."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")
     stage: str
     scale: str
     suite: str
@@ -40,4 +40,5 @@ def read_run(folder: Path, *required: str) -> RunJson:
 
 def labels(run: RunJson) -> dict[str, str]:
     """Return the labels that a run has, as text, in the order of LABELS."""
-    return {name: str(run[name]) for name in LABELS if run.get(name) not in (None, "")}
+    values = {name: run.get(name) for name in LABELS}
+    return {name: str(value) for name, value in values.items() if value not in (None, "")}

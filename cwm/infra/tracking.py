@@ -217,7 +217,10 @@ def _experiment(client: "MlflowClient", stage: str) -> str:
             client.restore_experiment(found.experiment_id)
         return found.experiment_id
     except MlflowException:  # another process has just done it; otherwise this fails again
-        return client.get_experiment_by_name(stage).experiment_id
+        found = client.get_experiment_by_name(stage)
+        if found is None:
+            raise
+        return found.experiment_id
 
 
 def _send(record: Record) -> None:
@@ -299,7 +302,7 @@ def _batches(lines: Lines, start: int) -> Iterator[tuple[int, list["Metric"]]]:
         if len(batch) + len(names) > METRICS_PER_BATCH:
             yield number, batch
             batch = []
-        batch += [Metric(name, values[name], at, values["step"]) for name in names]
+        batch += [Metric(name, values[name], at, int(values["step"])) for name in names]
     if batch:
         yield len(lines), batch
 

@@ -118,8 +118,8 @@ def _printable(text: str) -> str:
 
 def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
     """Identity of each clip of a part, with its frames or the reason why it failed."""
-    lines = read_lines(path, int, tuple[Text, CheckedStored | Text], "cwm decode")
-    if (count := next(lines)) != parts:
+    count, lines = read_lines(path, int, tuple[Text, CheckedStored | Text], "cwm decode")
+    if count != parts:
         raise UserError(f"{path} is one of {count} parts, expected {parts}; decode again")
     return lines
 
@@ -138,8 +138,10 @@ def _survey(
 
     The change moves one clip to the other split if by chance all clips are in the same one.
     """
-    labels, splits, shards, files = set(), set(), {}, 0
-    chosen = None
+    labels: set[str | None] = set()
+    splits: set[str] = set()
+    shards: dict[str, int] = {}
+    files, chosen = 0, ""
     for row in rows:
         if row["status"] != "failed":
             end = row["offset"] + row["frames"]
@@ -152,16 +154,19 @@ def _survey(
     other = {"train": "heldout", "heldout": "train"}
     one_split = 0 < cfg.heldout < 1 and files > 1 and len(splits) == 1
     moved = {chosen: {"split": other[splits.pop()]}} if one_split else {}
-    return sorted(labels - {None}), dict(sorted(shards.items())), moved
+    return sorted(x for x in labels if x is not None), dict(sorted(shards.items())), moved
 
 
 class _Tally:
     """Totals over all files, and the index of the clips."""
 
     def __init__(self, labels: list[str], shards: Iterable[str]) -> None:
-        self._labels = {None: -1} | {label: number for number, label in enumerate(labels)}
+        self._labels: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
+        self._labels[None] = -1
         self._shards = {shard: number for number, shard in enumerate(shards)}
-        self.statuses, self.reasons, self.sizes = Counter(), Counter(), Counter()
+        self.statuses: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.sizes: Counter[str] = Counter()
         self.variety: dict[str, set[str]] = defaultdict(set)  # values of each attribute
         self.failed: list[str] = []  # the first three
         self.seconds = self.bytes = 0
@@ -223,7 +228,7 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
         store.restrict(member.clips, member.heldout, cfg.seed)
         opened.append(store)
         members.append(asdict(member) | {"content": store.info["sha256"]["content"]})
-    info = {
+    info: dict[str, Any] = {
         "dataset": name,
         "seed": cfg.seed,
         "members": [

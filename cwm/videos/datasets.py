@@ -233,7 +233,7 @@ def describe(root: Path, clip: Candidate, cfg: DatasetConfig) -> ClipRecord:
     """What is known of a clip without decoding it; a file that cannot be read has no sha256."""
     attributes = attributes_of(clip.file, cfg.names)
     label, group = attributes.pop("label", None), attributes.pop(GROUP, clip.file)
-    split = "heldout" if is_heldout(group, cfg.heldout) else "train"
+    split: Split = "heldout" if is_heldout(group, cfg.heldout) else "train"
     try:
         size, checksum = digest(root, clip)
     except OSError:
@@ -271,8 +271,8 @@ def hash_uniform(salt: str, name: str) -> int:
 
 def read_videos(path: Path) -> tuple[Path, Iterator[ClipRecord]]:
     """Root folder of a `videos.jsonl`, and an iterator over its clips; UserError if damaged."""
-    lines = read_lines(path, Text, _CheckedRecord, "cwm collect")
-    return path.parent / next(lines), lines
+    root, records = read_lines(path, Text, _CheckedRecord, "cwm collect")
+    return path.parent / root, records
 
 
 def _check_name(record: ClipRecord) -> ClipRecord:

@@ -89,7 +89,7 @@ def decode_part(
                 failures = _store(name, results, len(todo), shards)
         finally:
             shards.sync()  # also after an error or Ctrl-C
-        rows = ((r.identity, shards.clips.get(r.sha256)) for r in records())
+        rows = ((r.identity, shards.clips.get(r.identity)) for r in records())
         lines = ([identity, stored or failures[identity]] for identity, stored in rows)
         write_lines(out / "part.jsonl", cfg.parts, lines)
 
@@ -113,7 +113,7 @@ def _store(
             failures[record.identity] = str(result)
             log.warning("%s: %s: %s", name, record.file, result)
         else:
-            shards.add(record.sha256, *result)
+            shards.add(record.identity, *result)
         now = time.monotonic()
         if now - logged > LOG_EVERY or done == total:
             logged, rate = now, done / max(now - start, 1e-9)
@@ -142,10 +142,11 @@ def _decode_one(
             clip = decode(path, cfg.geometry, cfg.time_limit, stop, scratch)
     except DecodeError as error:
         cause = error.__cause__
-        if isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in FILE_ERRORS:
+        machine = isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in FILE_ERRORS
+        if cause is not None and machine:
             raise cause from None
         return record, error
-    return record, (clip, hashlib.sha256(clip.frames).hexdigest())
+    return record, (clip, hashlib.sha256(clip.frames.data).hexdigest())
 
 
 def _checksum(root: Path, record: ClipRecord) -> str:

@@ -10,10 +10,10 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any
 from zipfile import ZipFile, ZipInfo
 
 from cwm.infra.errors import UserError
@@ -49,7 +49,8 @@ def extract(name: str, paths: list[Path], folder: Path, limit: int | None = None
             _check_zip(archive, members)
             archive.extractall(folder)
     else:
-        _extract_tar(OPENERS[SUFFIX.search(name)[0]], paths, folder, members)
+        opener = next(opener for suffix, opener in OPENERS.items() if name.endswith(suffix))
+        _extract_tar(opener, paths, folder, members)
     if not members.names:
         raise ValueError("it is empty")
 
@@ -112,7 +113,8 @@ def _extract_tar(
         stream = opener(_Joined(pieces))
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
             while member := archive.next():
-                archive.members.clear()  # tarfile keeps them all in memory
+                # tarfile keeps them all in memory, in an attribute that its stub lacks
+                archive.members.clear()  # type: ignore[attr-defined]
                 archive.extract(member, folder, filter=data_only)
         while stream.read(CHUNK):
             pass  # the checksum of the compression comes last
@@ -122,10 +124,10 @@ class _Header(tarfile.TarInfo):
     """A header that must be valid; tarfile takes an invalid one for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             header = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # the stub lacks it
             raise  # zeros: this is the end
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"truncated, or with a damaged header: {error}") from error
@@ -137,7 +139,7 @@ class _Header(tarfile.TarInfo):
 class _Joined:
     """Several streams read as one."""
 
-    def __init__(self, streams: Iterator[BinaryIO]) -> None:
+    def __init__(self, streams: Iterator[IO[bytes]]) -> None:
         self.streams = streams
         self.current = next(streams, None)
 
@@ -149,7 +151,7 @@ class _Joined:
         return b""
 
 
-def _pieces(paths: list[Path]) -> Iterator[BinaryIO]:
+def _pieces(paths: list[Path]) -> Generator[IO[bytes], None, None]:
     """The parts of an archive, in order; a part may be a zip archive of parts, sorted by name.
 
     Something-Something V2 comes as such parts in zip archives, and as plain parts named .zip.

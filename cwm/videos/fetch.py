@@ -232,7 +232,7 @@ def _request(archive: Archive, url: str, path: Path) -> None:
     validator = note.get("validator") if note.get("url") == url else None
     start = _size(part) if validator else 0
     headers = {"Accept-Encoding": "identity"}
-    if start:
+    if start and validator:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
     with _get(url, headers) as response:
         status, given = response.status_code, response.headers

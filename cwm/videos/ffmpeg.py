@@ -268,7 +268,11 @@ def _arguments(name: str, geometry: Geometry) -> list[str]:
 
 
 def _run(
-    argv: list[str], out: BinaryIO, limit: float, stop: threading.Event, folder: str | None = None
+    argv: list[str],
+    out: BinaryIO | int,
+    limit: float,
+    stop: threading.Event,
+    folder: str | None = None,
 ) -> tuple[int, str]:
     """Run a child in a folder; returns its status and log. Killed on `stop` or after `limit` s."""
     deadline = time.monotonic() + limit

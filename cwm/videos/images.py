@@ -40,7 +40,7 @@ class Stills(NamedTuple):
     """The numbers of a clip's stills, counted from the first one."""
 
     step: PositiveInt
-    count: Annotated[int, Field(ge=1, le=10**7)]  # of stills
+    length: Annotated[int, Field(ge=1, le=10**7)]  # number of stills
 
 
 def group_stills(
@@ -51,7 +51,7 @@ def group_stills(
     skip: stills left out at the beginning of a clip. every: of the others, keep those whose number
     is a multiple of it.
     """
-    series = defaultdict(dict)
+    series: defaultdict[tuple[str, str, int], dict[int, str]] = defaultdict(dict)
     parsed = [(file, *m.groups()) for file in files if (m := NUMBERED.fullmatch(file))]
     padded = {(prefix, suffix, len(n)) for _, prefix, n, suffix in parsed if n[0] == "0"}
     for file, prefix, number, suffix in parsed:
@@ -71,8 +71,11 @@ def group_stills(
 
 def still_names(first: str, stills: Stills) -> list[str]:
     """File names of all stills of a clip."""
-    prefix, number, suffix = NUMBERED.fullmatch(first).groups()
-    numbers = range(int(number), int(number) + stills.step * stills.count, stills.step)
+    match = NUMBERED.fullmatch(first)
+    if match is None:
+        raise ValueError(f"{first!r} has no number")
+    prefix, number, suffix = match.groups()
+    numbers = range(int(number), int(number) + stills.step * stills.length, stills.step)
     return [f"{prefix}{i:0{len(number)}d}{suffix}" for i in numbers]
 
 
@@ -111,7 +114,7 @@ def read_stills(
             kept = _crop(pixels, geometry.aspect, boxes.get(path.name))
             if not kept.size:
                 raise DecodeError(f"{path.name}: the joints are outside the image")
-            file.write(resize(kept))
+            file.write(resize(kept).data)
         file.flush()
         return Clip(as_frames(file), width, height)
 
@@ -204,7 +207,7 @@ def joint_boxes(root: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{what}: {error}") from error
         if joints.shape != (len(stills), *joints.shape[1:2], 2) or joints.shape[1] < 2:
             raise UserError(f"{path} has joints {joints.shape} for {len(stills)} stills")
-        known = np.isfinite(joints).all((1, 2))
+        known = np.logical_and.reduce(np.isfinite(joints), axis=(1, 2))
         found = (Path(name).name for name in itertools.compress(stills, known))
         boxes |= zip(found, person_boxes(joints[known]), strict=True)
     return boxes

@@ -119,7 +119,7 @@ class Shards:
         with self._path(shard).open("r+b" if offset else "wb") as file:
             file.seek(HEADER + offset * FRAME_BYTES)
             file.truncate()  # frames that are not in the journal
-            file.write(clip.frames)
+            file.write(clip.frames.data)
         self._register(stored)
         self._unsynced.append(stored)
         if sum(clip.frames for clip in self._unsynced) >= SYNC_FRAMES:

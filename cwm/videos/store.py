@@ -13,7 +13,7 @@ The `store.json` of a mixture names other stores, its `members`, instead of shar
 import os
 import resource
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, with_config
 from typing_extensions import TypedDict
 
 from cwm.infra import json_file
@@ -48,10 +48,10 @@ class _Checksums(TypedDict):
     content: NotRequired[str]
 
 
+@with_config(ConfigDict(extra="allow"))
 class _Store(TypedDict):
     """The fields of a `store.json` that reading needs."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")
     dataset: str
     labels: list[Text]
     frame_shape: tuple[Literal[64], Literal[64], Literal[3]]
@@ -69,10 +69,10 @@ class _Member(TypedDict):
     content: str
 
 
+@with_config(ConfigDict(extra="allow"))
 class _Mixed(TypedDict):
     """The fields of a mixture's `store.json` that reading needs."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")
     dataset: str
     seed: NonNegativeInt
     members: Annotated[list[_Member], Field(min_length=1)]
@@ -90,14 +90,14 @@ class Shard:
     def read(self, offset: int, out: np.ndarray) -> None:
         """Fill `out` (T, 64, 64, 3) with the frames from `offset` on."""
         start = HEADER + offset * out[0].nbytes
-        if os.preadv(self._file.fileno(), [out], start) != out.nbytes:
+        if os.preadv(self._file.fileno(), [out.data], start) != out.nbytes:
             raise UserError(f"{self.path} is shorter than {offset + len(out)} frames; {REMEDY}")
 
 
 class ClipStore:
     """Random access to the clips of one dataset."""
 
-    def __init__(self, folder: Path, info: dict[str, Any], index: np.ndarray) -> None:
+    def __init__(self, folder: Path, info: Mapping[str, Any], index: np.ndarray) -> None:
         self.info = info
         self.labels: list[str] = info["labels"]
         self.index = index
@@ -111,8 +111,8 @@ class ClipStore:
         """Open a `store.json`; UserError if one of its files is missing, truncated or replaced."""
         remedy = "`cwm clips` writes it"
         if "members" in json_file.read(path, remedy=remedy):
-            info = json_file.read(path, _Mixed, remedy)
-            return Mixture(info, [_open_member(path, m, info["seed"]) for m in info["members"]])
+            mix = json_file.read(path, _Mixed, remedy)
+            return Mixture(mix, [_open_member(path, m, mix["seed"]) for m in mix["members"]])
         info = json_file.read(path, _Store, remedy)
         bytes_of = {name: HEADER + n * info["frame_bytes"] for name, n in info["shards"].items()}
         for name, size in {"index.npy": 1, **bytes_of}.items():
@@ -209,7 +209,7 @@ class Mixture:
     number of clips and taken modulo that of the store.
     """
 
-    def __init__(self, info: dict[str, Any], members: Sequence[ClipStore]) -> None:
+    def __init__(self, info: Mapping[str, Any], members: Sequence[ClipStore]) -> None:
         self.info = info
         self.members = members
         weights = np.array([member["weight"] for member in info["members"]])
@@ -291,7 +291,7 @@ def prefetch(
         frames = torch.from_numpy(store.sample(seed, i, batch, length))
         return frames.pin_memory() if cuda else frames
 
-    copies = deque()
+    copies: deque[torch.cuda.Event] = deque()
     for i, frames in zip(count(start), parallel_map(read, count(start), 1), strict=True):
         on_device = frames.to(device, non_blocking=True)
         if cuda:

@@ -105,7 +105,7 @@ def test_emptiest_gpu_comes_first_and_a_full_one_is_reported(machine):
 @pytest.mark.parametrize("visible", ["1", UUIDS[1], "1,7"])
 def test_only_visible_gpus_are_used(monkeypatch, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [gpu.index for gpu in device.visible_gpus()] == [1]
+    assert [gpu.number for gpu in device.visible_gpus()] == [1]
 
 
 def test_process_claims_one_slot_only():

@@ -23,5 +23,5 @@ def test_missing_or_wrong_value_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(UserError, match=r"run\.json lacks key, seed"):
         read_run(tmp_path, "stage", "key", "seed")
     (tmp_path / "run.json").write_text('{"seed": -1}')
-    with pytest.raises(UserError, match=r"run\.json .*seed"):
+    with pytest.raises(UserError, match=r"run\.json: seed"):
         read_run(tmp_path)

@@ -91,5 +91,6 @@ def _begin() -> None:
 
 def _follow_parent() -> None:
     """Exit with the parent, so that the next run is the only writer."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

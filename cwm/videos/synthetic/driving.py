@@ -6,6 +6,7 @@ Every clip has a road, traffic and a camera of its own; the weathers recur. The 
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from typing import cast
 
 import numpy as np
 
@@ -53,4 +54,4 @@ def render(seed: int, clip: int) -> Iterator[np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _environment(weather: str) -> envs.driving.Driving:
-    return envs.make("driving", weather).unwrapped
+    return cast(envs.driving.Driving, envs.make("driving", weather).unwrapped)

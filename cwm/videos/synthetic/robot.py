@@ -5,6 +5,7 @@ No figure fine-tunes on the tasks shown here.
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from typing import cast
 
 import numpy as np
 
@@ -50,4 +51,4 @@ def render(seed: int, clip: int) -> Iterator[np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _environment(task: str) -> envs.metaworld.MetaWorld:
-    return envs.make("metaworld", task).unwrapped
+    return cast(envs.metaworld.MetaWorld, envs.make("metaworld", task).unwrapped)
