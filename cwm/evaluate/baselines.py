@@ -14,7 +14,7 @@ from cwm.agent import Agent, AgentConfig
 from cwm.infra.device import RuntimeConfig, reseed, seed_from, set_up
 from cwm.infra.run_dir import RunDir
 from cwm.train.policies import AgentPolicy
-from cwm.train.rollout import EnvConfig, Outcome, Policy, evaluate, make_vector
+from cwm.train.rollout import EnvConfig, Outcome, Policy, action_shape, evaluate, make_vector
 from cwm.world.vision import ModelConfig
 
 
@@ -39,7 +39,8 @@ def baselines(
     """Write `scores.csv`: policy, seed, episode, return, success, length."""
     device = set_up(runtime)
     environments = make_vector(run.spec.what, env, cfg.envs)
-    shape = environments.single_action_space.shape
+    shape = action_shape(environments.single_action_space)
+    (action_dim,) = shape
 
     def play(name: str, policy: Callable[[], Policy], episodes: int) -> list[Outcome]:
         seeds = [seed_from(name, i) for i in range(episodes)]
@@ -53,11 +54,11 @@ def baselines(
             outcomes = play("trial", lambda: constant(action), cfg.trials)
             return float(np.mean([o.return_ for o in outcomes]))
 
-        best = constant(max(constant_actions(*shape), key=trial))
+        best = constant(max(constant_actions(action_dim), key=trial))
         rows += [("constant", 0, o) for o in play("constant", lambda: best, cfg.episodes)]
     for seed in range(cfg.untrained):
         reseed("untrained", seed)
-        untrained = Agent(model, agent, *shape, runtime.precision).to(device)
+        untrained = Agent(model, agent, action_dim, runtime.precision).to(device)
         outcomes = play("untrained", partial(AgentPolicy, untrained, explore=False), cfg.episodes)
         rows += [("untrained", seed, o) for o in outcomes]
     environments.close()

@@ -109,13 +109,13 @@ def as_bytes(image: np.ndarray) -> np.ndarray:
 
 def moving_pixels(truth: np.ndarray, observed: int) -> np.ndarray:
     """Mask (N, T, H, W) of the pixels in 0..1 that differ from the last observed frame."""
-    return np.any(np.abs(truth - truth[:, observed - 1 : observed]) > MOVING, axis=-1)
+    return (np.abs(truth - truth[:, observed - 1 : observed]) > MOVING).any(-1)
 
 
 def tokens_with(pixels: np.ndarray, size: int) -> np.ndarray:
     """Mask (N, T, size, size) of the tokens that contain a pixel of the mask (N, T, H, W)."""
     cell = pixels.shape[-1] // size
-    return pixels.reshape(*pixels.shape[:2], size, cell, size, cell).any((3, 5))
+    return np.any(pixels.reshape(*pixels.shape[:2], size, cell, size, cell), axis=(3, 5))
 
 
 def moving_attention(weights: np.ndarray, moves: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ and from right to left.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def represent(
     untrained = features()
     tensors, _ = load_weights(weights)
     load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, weights)
-    arrays = {"features": features(), "untrained": untrained, "label": label}
+    arrays: dict[str, Any] = {"features": features(), "untrained": untrained, "label": label}
     arrays |= {"heldout": store.split[rows] == SPLITS.index("heldout"), "labels": np.array(names)}
     np.savez_compressed(run.folder / "features.npz", **arrays)
     run.publish("features.npz")

@@ -31,7 +31,7 @@ def compile_regions(model: nn.Module) -> None:
                     network.compile(dynamic=False)
         elif isinstance(part, RSSM):
             part.sample = torch.compile(part.sample, dynamic=False)
-            part.cell.gate = torch.compile(part.cell.gate, dynamic=False)
+            vars(part.cell).update(gate=torch.compile(part.cell.gate, dynamic=False))
 
 
 def require_compiler(device: str) -> None:

@@ -8,6 +8,7 @@ training environment.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -23,9 +24,19 @@ from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import NaNGuard
 from cwm.train.policies import AgentPolicy, DelayedPolicy
 from cwm.train.replay import Replay, ReplayConfig
-from cwm.train.rollout import Collector, EnvConfig, Outcome, Policy, evaluate, make, make_vector
+from cwm.train.rollout import (
+    Collector,
+    EnvConfig,
+    Outcome,
+    Policy,
+    action_shape,
+    evaluate,
+    make,
+    make_vector,
+)
 from cwm.videos.encode import H264, encode
 from cwm.world.vision import ModelConfig
+from envs.pixels import PixelEnv
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -76,7 +87,8 @@ class FinetuneLoop:
         self.seed = int(run.spec.labels["seed"])
         device = set_up(runtime)
         self.env = make(run.spec.what, env)
-        (action_dim,) = self.env.action_space.shape
+        self.simulator = cast(PixelEnv, self.env.unwrapped)
+        (action_dim,) = self.action_shape = action_shape(self.env.action_space)
         reseed(self.seed, "weights")
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
         if pretrained is not None:
@@ -115,7 +127,7 @@ class FinetuneLoop:
         optimizers = self.agent.optimizers.items()
         tensors = {"agent": self.agent.state_dict()}
         tensors |= {f"optimizer-{name}": o.state() for name, o in optimizers}
-        state = {"begun": self.learning_start, "updates": self.agent.updates}
+        state: dict[str, Any] = {"begun": self.learning_start, "updates": self.agent.updates}
         state["control_steps"] = self.control_steps
         state |= {"episodes": self.replay.count, "remembered": self.replay.remembered}
         self.run.checkpoint(self.step, tensors, **state)
@@ -135,7 +147,7 @@ class FinetuneLoop:
                 optimizer.load_state(tensors[f"optimizer-{name}"])
             self.step, self.learning_start = state["step"], state["begun"]
             self.agent.updates = state["updates"]
-            self.env.unwrapped.control_steps = state["control_steps"]
+            self.simulator.control_steps = state["control_steps"]
 
     def update(self, rate: float) -> dict[str, float]:
         """Do one update; return its metrics if this one is logged."""
@@ -153,7 +165,7 @@ class FinetuneLoop:
     @property
     def control_steps(self) -> int:
         """Control steps of the training environment since the run began, including resumed ones."""
-        return self.env.unwrapped.control_steps
+        return self.simulator.control_steps
 
     def evaluate(self, rate: float) -> dict[str, float]:
         """Evaluate the mode of the policy in environments with separate seeds."""
@@ -169,7 +181,7 @@ class FinetuneLoop:
         if last:
             enlarged = (np.kron(f, np.ones((4, 4, 1), np.uint8)) for f in outcomes[0].frames)
             encode(self.run.folder / "episode.mp4", enlarged, 15, H264)
-        metrics = {"eval/return": np.mean([o.return_ for o in outcomes])}
+        metrics: dict[str, Any] = {"eval/return": np.mean([o.return_ for o in outcomes])}
         for name in outcomes[0].costs:
             metrics[f"eval/{name}"] = np.mean([o.costs[name] for o in outcomes])
         if outcomes[0].success is not None:
@@ -185,7 +197,7 @@ class FinetuneLoop:
     def random_action(self, image: np.ndarray, is_first: np.ndarray) -> np.ndarray:
         """A uniformly random action, used during prefill; a function of seed and step."""
         rng = np.random.default_rng([self.seed, 0xAC7, self.step])
-        return rng.uniform(-1, 1, (1, *self.env.action_space.shape)).astype(np.float32)
+        return rng.uniform(-1, 1, (1, *self.action_shape)).astype(np.float32)
 
     def collect(self, policy: Policy) -> bool:
         """Take one step in the training environment; return whether an episode ended."""
@@ -213,16 +225,16 @@ def finetune(loop: FinetuneLoop) -> None:
     with Progress(total=cfg.steps, start=loop.step, label=run.label) as bar:
         show = _shower(bar, loop)
         while loop.step < cfg.steps:
-            prefilling = loop.learning_start is None
-            ended = loop.collect(loop.random_action if prefilling else loop.policy)
-            if prefilling:
+            learning_start = loop.learning_start
+            ended = loop.collect(loop.random_action if learning_start is None else loop.policy)
+            if learning_start is None:
                 if ended and loop.step >= cfg.prefill:
                     loop.learning_start = loop.step
                     for _ in range(cfg.offline_updates):
                         show(loop.update(bar.rate))
                     show(loop.evaluate(bar.rate))
             else:
-                since = loop.step - loop.learning_start
+                since = loop.step - learning_start
                 if since % cfg.train_every == 1 % cfg.train_every:
                     show(loop.update(bar.rate))
                 if since % cfg.eval_every == 0 or loop.step == cfg.steps:

@@ -75,15 +75,16 @@ def pretrain(
             _, image = next(batches)
             reseed(cfg.seed, "update", step)
             world.train()
-            terms, metrics = learn(image), {}
+            terms = learn(image)
+            metrics: dict[str, Tensor | float] = {}
             guard.record(step, terms, {"image": image})
             if step % cfg.log_every == 0 or step == cfg.updates:
                 guard.check()
-                metrics = terms
+                metrics |= terms
             if step % cfg.heldout_every == 0 or step == cfg.updates:
                 reseed(cfg.seed, "heldout", step)
                 with precision:
-                    metrics = metrics | heldout(world, windows, cfg.batch, device)
+                    metrics |= heldout(world, windows, cfg.batch, device)
             values = run.log(step, metrics, bar.rate) if metrics else {}
             bar.update(step, {SHOWN[name]: x for name, x in values.items() if name in SHOWN})
             if run.due() and step < cfg.updates:

@@ -35,6 +35,14 @@ class Episode(NamedTuple):
     reward: np.ndarray  # (n+1,) float32
 
 
+class _Ring(NamedTuple):
+    """The frames of all stored episodes, on the training device; an episode may wrap around."""
+
+    image: torch.Tensor  # (size, 64, 64, 3) uint8
+    action: torch.Tensor  # (size, A)
+    reward: torch.Tensor  # (size,)
+
+
 def _parse(content: bytes) -> Episode:
     """Read an episode from the content of its file; raises one of DAMAGED_ARRAYS."""
     with np.load(BytesIO(content)) as arrays:
@@ -64,7 +72,7 @@ class Replay:
         self.count = 0  # episodes added, including those not kept
         self.used = 0  # frames stored
         self.end = 0  # position in the ring where the next episode begins
-        self.image: torch.Tensor | None = None
+        self.ring: _Ring | None = None  # allocated for the first episode
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, episode: Episode) -> bool:
@@ -88,25 +96,24 @@ class Replay:
         entries = len(episode.reward)
         if entries > self.size:
             raise UserError(f"replay.capacity {self.size} is less than an episode of {entries}")
-        if self.image is None:
-            self._allocate(episode.action.shape[1])
+        if self.ring is None:
+            self.ring = self._allocate(episode.action.shape[1])
         while self.used + entries > self.size:
             oldest, _, freed = self.episodes.popleft()
             del self.remembered[oldest]
             self.used -= freed
         index = torch.arange(self.end, self.end + entries, device=self.device) % self.size
-        self.image[index] = torch.as_tensor(episode.image, device=self.device)
-        self.action[index] = torch.as_tensor(episode.action, device=self.device)
-        self.reward[index] = torch.as_tensor(episode.reward, device=self.device)
+        for stored, new in zip(self.ring, episode, strict=True):
+            stored[index] = torch.as_tensor(new, device=self.device)
         self.episodes.append((number, self.end, entries))
         self.remembered[number] = sha256
         self.end = (self.end + entries) % self.size
         self.used += entries
 
-    def _allocate(self, action_dim: int) -> None:
-        self.image = torch.zeros(self.size, 64, 64, 3, dtype=torch.uint8, device=self.device)
-        self.action = torch.zeros(self.size, action_dim, device=self.device)
-        self.reward = torch.zeros(self.size, device=self.device)
+    def _allocate(self, action_dim: int) -> _Ring:
+        image = torch.zeros(self.size, 64, 64, 3, dtype=torch.uint8, device=self.device)
+        action = torch.zeros(self.size, action_dim, device=self.device)
+        return _Ring(image, action, torch.zeros(self.size, device=self.device))
 
     def prune(self) -> None:
         """Delete the files of dropped episodes, once a checkpoint no longer needs them."""
@@ -138,12 +145,12 @@ class Replay:
                 raise ValueError(
                     f"it has {entries} entries, too few for a window of {self.length} steps"
                 )
-            if self.image is not None and size != self.action.shape[1]:
-                raise ValueError(f"its actions have {size} dimensions, not {self.action.shape[1]}")
+            if self.ring is not None and size != (known := self.ring.action.shape[1]):
+                raise ValueError(f"its actions have {size} dimensions, not {known}")
         except DAMAGED_ARRAYS as error:
             raise UserError(
-                f"cannot read {path}, which the checkpoint needs: {error}. Restore the file, or"
-                f" delete {self.folder.parent} to start this run from scratch"
+                f"cannot read {path}, which the checkpoint needs: {error}; restore it from a copy,"
+                f" or delete {self.folder.parent} to restart this run"
             ) from error
         return episode
 
@@ -154,7 +161,7 @@ class Replay:
         drawn from a longer range and clipped to the last valid one. `is_first` is 1 at the start of
         every row.
         """
-        if not self.episodes:
+        if self.ring is None or not self.episodes:
             raise UserError(
                 f"no episode has the {self.length} steps of a training window; lower"
                 " finetune.length or raise env.time_limit"
@@ -164,10 +171,11 @@ class Replay:
         last = table[:, 2] - self.length
         extra = self.length if self.cfg.prioritize_ends else 0
         start = np.minimum(rng.integers(last + 1 + extra), last)
-        index = (table[:, 1] + start)[:, None] + np.arange(self.length)
-        index = torch.as_tensor(index % self.size)
+        steps = (table[:, 1] + start)[:, None] + np.arange(self.length)
+        index = torch.as_tensor(steps % self.size)
         if self.device != "cpu":  # a blocking copy would wait for the running update
             index = index.pin_memory().to(self.device, non_blocking=True)
         is_first = torch.zeros(batch, self.length, device=self.device)
         is_first[:, 0] = 1
-        return Batch(self.image[index], is_first, self.action[index], self.reward[index])
+        image, action, reward = (x[index] for x in self.ring)
+        return Batch(image, is_first, action, reward)

@@ -7,11 +7,11 @@ therefore resumes at the beginning of an episode without any state of the simula
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import add
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -39,6 +39,7 @@ class EnvConfig:
 
 # (images (B, 64, 64, 3), is_first (B,)) -> actions (B, A)
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
+VectorEnvs = SyncVectorEnv | AsyncVectorEnv  # `reset` of VectorEnv itself takes no list of seeds
 
 
 class Outcome(NamedTuple):
@@ -53,13 +54,22 @@ class Outcome(NamedTuple):
 
 def make(what: str, cfg: EnvConfig) -> gymnasium.Env:
     """The training environment of `suite/task`."""
-    return envs.make(*what.split("/"), **_options(cfg))
+    suite, task = what.split("/")
+    return envs.make(suite, task, **_options(cfg))
 
 
-def make_vector(what: str, cfg: EnvConfig, count: int) -> VectorEnv:
+def make_vector(what: str, cfg: EnvConfig, count: int) -> VectorEnvs:
     """`count` evaluation environments of `suite/task`."""
     options = _options(cfg) | ({"heldout": True} if cfg.heldout else {})
-    return vector.make(*what.split("/"), count, cfg.processes, **options)
+    suite, task = what.split("/")
+    return cast(VectorEnvs, vector.make(suite, task, count, cfg.processes, **options))
+
+
+def action_shape(space: gymnasium.Space) -> tuple[int, ...]:
+    """Shape of the actions of a space of arrays."""
+    if space.shape is None:
+        raise ValueError(f"actions of {space} are not arrays")
+    return space.shape
 
 
 def _options(cfg: EnvConfig) -> dict[str, Any]:
@@ -84,8 +94,9 @@ class Collector:
         # The upper 32 bits: gymnasium passes seeds to generators that take no more.
         seed = seed_from(self.seed, "episode", self.episodes) >> 32
         self.image, _ = self.env.reset(seed=seed)
-        self.is_first, self.infos = True, []
-        zero = np.zeros(self.env.action_space.shape, np.float32)
+        self.is_first = True
+        self.infos: list[dict[str, Any]] = []
+        zero = np.zeros(action_shape(self.env.action_space), np.float32)
         self.steps = [(self.image, zero, 0.0)]
 
     def step(self, action: np.ndarray) -> tuple[Episode, Outcome] | None:
@@ -114,7 +125,7 @@ def sum_up(rewards: Sequence[float], infos: Sequence[dict], frames: list) -> Out
 
 
 def evaluate(
-    environments: VectorEnv,
+    environments: VectorEnvs,
     policy: Callable[[], Policy],
     seeds: Sequence[int],
     film: bool = False,
@@ -129,12 +140,12 @@ def evaluate(
 
 
 def _evaluate_batch(
-    environments: VectorEnv, policy: Policy, seeds: Sequence[int], film: bool
+    environments: VectorEnvs, policy: Policy, seeds: Sequence[int], film: bool
 ) -> list[Outcome]:
     n = len(seeds)  # uses the first n environments
     own = [seed >> 32 for seed in seeds] + [None] * (environments.num_envs - n)
     image, _ = environments.reset(seed=own)
-    actions = np.zeros(environments.action_space.shape, np.float32)
+    actions = np.zeros(action_shape(environments.action_space), np.float32)
     first, running = np.ones(n), np.ones(n, bool)
     rewards: list[list[float]] = [[] for _ in seeds]
     infos: list[list[dict]] = [[] for _ in seeds]
