@@ -116,7 +116,7 @@ def clips(
 ) -> None:
     """Build the clip store of a dataset from its decoded parts, or of a mixture from its members.
 
-    The settings decide: a dataset with `members` is a mixture.
+    A dataset whose settings list `members` is a mixture.
     """
     from cwm.config import load
     from cwm.videos.build import make_clips, mix_clips
@@ -229,7 +229,7 @@ def finetune(
     out: Out,
     seed: Annotated[int, typer.Option(help="random seed of the run", min=0)] = 0,
     pretrained: Annotated[
-        Path | None, typer.Option(help="weights.json of a pre-trained model; omit: from scratch")
+        Path | None, typer.Option(help="weights.json of a pre-trained model; default: none")
     ] = None,
     sets: Sets = None,
 ) -> None:
@@ -286,37 +286,38 @@ def scores(
 @app.command()
 def plan(
     target: Annotated[
-        str | None, typer.Argument(help="a figure, or all; none: what every scale costs")
+        str | None,
+        typer.Argument(help="a figure, or all for the whole study; default: a line per scale"),
     ] = None,
-    scale: Annotated[str | None, typer.Option(help="else that of config/config.yaml")] = None,
-    cores: Annotated[int, typer.Option(help="of the machine", min=1)] = os.cpu_count() or 1,
-    gpus: Annotated[int, typer.Option(help="of the machine", min=0)] = 0,
+    scale: Annotated[str | None, typer.Option(help="default: that of config/config.yaml")] = None,
+    cores: Annotated[int, typer.Option(help="CPU cores available", min=1)] = os.cpu_count() or 1,
+    gpus: Annotated[int, typer.Option(help="GPUs available", min=0)] = 0,
     costs: Annotated[
-        Path, typer.Option(help="a table of bench/costs.py", show_default=False)
+        Path, typer.Option(help="table written by bench/costs.py", show_default=False)
     ] = Path(__file__).with_name("costs.csv"),
 ) -> None:
-    """Say what a figure or a study costs before it is made: hours, disk, downloads, licences."""
-    from cwm.plan import plan as words
+    """Estimate what a figure or a study costs: hours, disk space, downloads and licences."""
+    from cwm.plan import plan as estimate
 
-    typer.echo(words(target, scale, costs, cores, gpus))
+    typer.echo(estimate(target, scale, costs, cores, gpus))
 
 
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="folder or quoted glob of runs, or CSV of cwm scores")],
-    b: Annotated[str, typer.Argument(help="likewise, to compare A with")],
+    b: Annotated[str, typer.Argument(help="the same, for the runs to compare A with")],
 ) -> None:
     """Compare two sets of runs: differences with confidence intervals, and missing runs."""
-    from cwm.analysis.compare import compare as words
+    from cwm.analysis.compare import compare as compare_runs
 
-    typer.echo(words(a, b))
+    typer.echo(compare_runs(a, b))
 
 
 @app.command()
 def table(
     figure: Name,
     inputs: Annotated[
-        list[Path], typer.Argument(help="scores.csv, or run folders for a table of costs")
+        list[Path], typer.Argument(help="one scores.csv, or run folders for a table of costs")
     ],
     study: Study,
     out: Stem,
@@ -338,7 +339,7 @@ def table(
 @app.command()
 def figure(
     name: Name,
-    inputs: Annotated[list[Path], typer.Argument(help="its table and scores, or run files")],
+    inputs: Annotated[list[Path], typer.Argument(help="table and scores, or files of runs")],
     study: Study,
     out: Stem,
 ) -> None:
@@ -350,8 +351,15 @@ def figure(
 
     spec = read(study).figure(name)
     command = f"snakemake fig_{name}"
-    whence = (study.as_posix(), tuple(inputs))
-    meta = FigureMeta(spec.title, command, git_commit(), spec.claim, spec.notes, *whence)
+    meta = FigureMeta(
+        spec.title,
+        command,
+        git_commit(),
+        spec.claim,
+        spec.notes,
+        config=study.as_posix(),
+        data=tuple(inputs),
+    )
     draw(spec.kind, inputs, out, meta)
 
 
@@ -363,8 +371,8 @@ def redraw(
 ) -> None:
     """Draw the figures of a study from the finished runs in RESULTS, and a report page.
 
-    Captions list missing runs. Writes nothing in RESULTS and needs no torch. Figures that show
-    frames or times are skipped.
+    Captions list missing runs. Figures that show frames or times are skipped. Writes nothing in
+    RESULTS and does not need PyTorch.
     """
     from cwm.commands.redraw import redraw as draw_study
 
@@ -381,17 +389,17 @@ def report(
 ) -> None:
     """Write one self-contained HTML page of a study's figures, tables, data, videos and runs.
 
-    Also sends results to MLflow that it does not have yet.
+    Also sends MLflow the results that it does not have yet.
     """
     from cwm.analysis.report import write_report
     from cwm.infra import tracking
 
-    def those(pattern: str) -> list[Path]:
+    def matching(pattern: str) -> list[Path]:
         return [path for path in inputs if path.match(pattern)]
 
-    stores, runs = those("store.json"), those("weights.json")
-    figures = [path for path in those("*.json") if path not in stores + runs]
-    write_report(out.parent.name, figures, those("*.md"), stores, those("*.mp4"), out, runs)
+    stores, runs = matching("store.json"), matching("weights.json")
+    figures = [path for path in matching("*.json") if path not in stores + runs]
+    write_report(out.parent.name, figures, matching("*.md"), stores, matching("*.mp4"), out, runs)
     tracking.sync_all(out.parent.parent)
 
 
@@ -413,10 +421,10 @@ def ui(port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1")] = 5000) 
 
 @app.command()
 def doctor(
-    unlock: Annotated[bool, typer.Option(help="remove a dead run's Snakemake lock")] = False,
-    fix: Annotated[bool, typer.Option(help="mend what nothing can be lost by")] = False,
+    unlock: Annotated[bool, typer.Option(help="remove the Snakemake lock of a killed run")] = False,
+    fix: Annotated[bool, typer.Option(help="apply remedies that cannot lose data")] = False,
 ) -> None:
-    """Say what is missing on this machine, what killed runs left, and the line that mends it."""
+    """Check this machine and folder, and print a remedy for each problem."""
     from cwm import doctor
 
     raise typer.Exit(doctor.unlock() if unlock else doctor.doctor(fix))
@@ -444,9 +452,9 @@ def main() -> None:
     except (UserError, EnvError) as error:
         _fail(str(error))
     except (OSError, MemoryError, RuntimeError) as error:
-        if not (said := explain_system_error(error)):
+        if not (message := explain_system_error(error)):
             raise
-        _fail(said)
+        _fail(message)
 
 
 def _use_utf8() -> None:
@@ -459,8 +467,8 @@ def _use_utf8() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(said: str) -> NoReturn:
-    print(f"cwm: {_line(said)}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    print(f"cwm: {_line(message)}", file=sys.stderr)
     sys.exit(2)
 
 

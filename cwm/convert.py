@@ -110,7 +110,7 @@ def export_official(weights: Path, out: Path) -> None:
 
 
 def official_name(name: str) -> str:
-    """The official name of a parameter or buffer of our agent or of our action-free model."""
+    """Translate the name of a parameter or buffer of our agent or action-free model."""
     name = name.removeprefix("world.")
     for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
@@ -118,7 +118,7 @@ def official_name(name: str) -> str:
 
 
 def is_agent(official: Mapping[str, Tensor]) -> bool:
-    """Whether an official state dict is that of an agent, not of a pre-trained world model."""
+    """Whether an official state dict holds an agent rather than a pre-trained world model."""
     return ACTION_BIAS in official
 
 

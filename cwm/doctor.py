@@ -48,7 +48,7 @@ class Check:
 
 
 def doctor(fix: bool = False) -> int:
-    """Print all checks and apply safe fixes if asked; 1 if something required is missing."""
+    """Print all checks, and with `fix` apply the safe remedies; 1 if a required check fails."""
     checks = check_all()
     for check in checks:
         status = "ok" if check.ok else "MISSING" if check.required else "note"
@@ -155,7 +155,7 @@ def disk() -> Check:
         remedy = f"chmod u+w {shlex.quote(str(closed[0]))}, or mount it writable"
         return Check("disk", False, f"{closed[0]} is not writable", remedy)
     free, place = min((shutil.disk_usage(path).free, path.absolute()) for path in places)
-    remedy = "free some space; the largest: du -xhDd4 results data .snakemake | sort -h | tail"
+    remedy = "free some space; to find it: du -xhDd4 results data .snakemake | sort -h | tail"
     nodes = os.statvfs(place)
     if nodes.f_files and not nodes.f_favail:
         return Check("disk", False, f"no free inodes in {place}", remedy)
@@ -207,7 +207,7 @@ def interrupted() -> Check:
         if work.suffix != ".finished" and not _is_locked(work.with_suffix(".lock")):
             found.append(work)
     detail = f"{len(found)} interrupted: {_some(found)}" if found else "none interrupted"
-    remedy = "make all resumes those of the study; rm -r the others if they are not needed"
+    remedy = "`make all` resumes those of the study; delete the others if they are not needed"
     return Check("runs", not found, detail, remedy, required=False)
 
 
@@ -216,13 +216,13 @@ def mlflow() -> Check:
     from cwm.infra import tracking
 
     problem = tracking.problem()
-    remedy = "runs are still recorded in files; `make ui` sends them to MLflow later"
+    remedy = "runs are recorded in files; `make ui` sends them to MLflow later"
     detail = problem or "the store answers"
     return Check("MLflow", problem is None, detail, remedy, required=False)
 
 
 def unlock() -> int:
-    """Remove the Snakemake lock of a dead process; 1 and a line if its owner may be alive."""
+    """Remove the Snakemake lock of a dead process; print why and return 1 if it may be alive."""
     if holder := _lock_holder():
         print(f"this folder is {holder[0]}: {holder[1]}", file=sys.stderr)
         return 1
@@ -267,11 +267,11 @@ def _lock_holder() -> tuple[str, str] | None:
     if not stats:
         return None
     if process := next(_running(stats[0].st_uid), None):
-        return f"locked by {process}", "wait for it, or end it"
+        return f"locked by {process}", "wait for it, or stop it"
     hosts = _hosts(min(stat.st_mtime for stat in stats))
     if hosts != {platform.node()}:
         where = ", ".join(sorted(hosts)) or "an unknown host"
-        return f"locked from {where}", "if nothing runs there any more: snakemake --unlock"
+        return f"locked from {where}", "if nothing runs there any longer: snakemake --unlock"
     return None
 
 

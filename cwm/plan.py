@@ -1,8 +1,8 @@
 """Estimate what a figure or a study costs before it runs: hours, disk and downloads.
 
 Finished jobs in `results/<scale>` give the seconds per unit (clip, update, step, ...) of a kind of
-job. For kinds without finished jobs, costs.csv has seconds that `bench/costs.py` measured. What was
-never measured is listed as such.
+job. For other kinds, costs.csv has seconds that `bench/costs.py` measured. Kinds that were never
+measured are listed.
 """
 
 import math
@@ -175,12 +175,12 @@ def _total(values: pd.Series, unit: str, total: float | None = None) -> str:
 
 
 def _missing_files(scale: str, of: study.Study) -> Iterator[str]:
-    """What must still be downloaded, or fetched by hand under a licence."""
+    """Datasets and programs to download, some by hand under a licence."""
     for name in study.datasets(of):
         data = settings(scale, dataset=name).dataset
         if data.source == "folder" and not data.members and not folder_of(name, data).exists():
             size = data.gigabytes or sum(archive.bytes or 0 for archive in data.archives) / 1e9
             amount = f"{size:.3g} GB" if size else "size unknown"
-            yield f"To get: {name}, {amount}. {' '.join(data.by_hand.split())}"
+            yield f"Missing: {name}, {amount}. {' '.join(data.by_hand.split())}"
     if any(run.suite == "carla" for f in of.figures.values() for run in study.finetune_runs(f)):
-        yield "To get: the CARLA server, see docs/carla.md."
+        yield "Needed: the CARLA server, see docs/carla.md."

@@ -97,9 +97,9 @@ def test_what_was_not_measured_is_named(project):
 def test_files_to_fetch_are_named(project):
     text = words("domain_ablation", "paper", gpus=4)
     assert "GPU-hours not measured" in text
-    assert "To get: something, 40 GB. Something-Something V2 is free for research" in text
+    assert "Missing: something, 40 GB. Something-Something V2 is free for research" in text
     (project / "data/something").mkdir(parents=True)
-    assert "To get: something" not in words("domain_ablation", "paper")
+    assert "Missing: something" not in words("domain_ablation", "paper")
 
 
 def test_wrong_names_are_errors(project):

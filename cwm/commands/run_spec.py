@@ -76,7 +76,7 @@ def run_spec(
     if seed is not None:
         names["seed"] = seed
     hashes = {name: sha256(_existing(path)) for name, path in inputs.items()}
-    if "clips" in inputs:  # the manifest lists every source file and what became of it
+    if "clips" in inputs:  # the manifest lists each source file and its outcome
         store = json_file.read(inputs["clips"], _Store, "`cwm clips` writes it")
         hashes["manifest"] = store["sha256"]["manifest"]
     settings = resolved(cfg, sections)
