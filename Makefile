@@ -59,6 +59,7 @@ lint: setup
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	hadolint Dockerfile
+	mypy
 
 check: lint
 	@$(PYTEST) $(addprefix tests/,$(UNIT))
