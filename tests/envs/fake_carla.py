@@ -1,13 +1,13 @@
-"""CARLA without a server: a small motorway behind the interface of the installed `carla` package.
+"""A fake of CARLA's client: a small motorway behind the interface of the installed `carla` package.
 
 Values (Transform, WeatherParameters, VehicleControl, most commands, ...) are the package's own
-classes. What needs a server is imitated, by the rules of CARLA's documentation: in synchronous mode
-time stands still between ticks; sensors speak from another thread, later than the tick returns; an
-actor is at the origin until the first tick; a dead server means a time-out.
+classes. Classes that need a server are faked by the rules of CARLA's documentation: in synchronous
+mode time advances only in ticks; sensors call back from another thread, after the tick returns; an
+actor is at the origin until the first tick; calls to a dead server time out.
 
-`mirrors` makes the imitation honest. Boost.Python tells the signatures of its functions in their
-docstrings; every public name here must be one of the real class, and every call must fit one of
-its signatures, in names, number and types. What cannot be compared is an error.
+`mirrors` checks a fake against the real class. Boost.Python puts the signatures of its functions
+into their docstrings. Every public name of a fake must exist in the real class, and every call must
+fit one of its signatures in names, number and types. A member that cannot be checked raises.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from envs import carla
 
 DT = 0.05
 LANE = 3.5  # metres
-# road: metres down the route where it begins, its length, its lanes
+# road: its start along the route (m), its length (m), its lanes
 ROADS, _at = {}, 0
 for _road, _length in ((45, 583), (103, 50), (46, 176), (659, 58), (47, 117), (558, 34), (48, 81)):
-    _right = (-1, -2, -3, -4, -5) if _road == 45 else (-1, -2, -3, -4)  # of 45: and an exit
+    _right = (-1, -2, -3, -4, -5) if _road == 45 else (-1, -2, -3, -4)  # -5 is an exit lane
     ROADS[_road] = (_at, _length, (1, 2, 3, 4) if _road in (659, 558) else _right)
     _at += _length
 END = _at
@@ -41,11 +41,11 @@ END = _at
 # The signatures
 
 PARAMETER = re.compile(r"\((\w+)\)(\w+)(=?)")
-FAKES = {}  # name of a real class -> its imitation
+FAKES = {}  # name of a real class -> its fake
 
 
 def signatures(function):
-    """What a function of Boost.Python takes, one signature for each overload, and their types."""
+    """Signature and parameter types of each overload of a Boost.Python function."""
     found = []
     for line in (function.__doc__ or "").splitlines():
         if not re.match(rf"{function.__name__}\(.*\) -> \w+ :$", line):
@@ -64,18 +64,18 @@ def signatures(function):
             kinds[name] = kind
         found.append((inspect.Signature(parameters), kinds))
     if not found:
-        raise TypeError(f"no signature to be read of {function!r}")
+        raise TypeError(f"{function!r} documents no signature")
     return found
 
 
 def suits(value, kind):
-    """Whether Boost.Python would convert a value: it takes no numpy scalar for a number."""
+    """Whether Boost.Python would convert the value; it rejects numpy scalars."""
     match kind:
         case "object":
             return True
         case "float":
             return isinstance(value, (int, float))
-        case "int" | "GBufferTextureID":  # an enum of that name is registered for plain int
+        case "int" | "GBufferTextureID":  # an enum registered in place of int
             return isinstance(value, int)
         case "bool":
             return isinstance(value, (bool, int))
@@ -87,7 +87,7 @@ def suits(value, kind):
 
 
 def fitting(function, receiver, arguments, named):
-    """The arguments in order, defaults left out; TypeError if no overload takes them."""
+    """The given arguments by name, in order; TypeError if no overload accepts them."""
     for signature, kinds in signatures(function):
         with contextlib.suppress(TypeError):
             bound = signature.bind(receiver, *arguments, **named)
@@ -99,7 +99,7 @@ def fitting(function, receiver, arguments, named):
 
 
 def mirrors(original):
-    """Class decorator: every public name is one of `original`, and is used as that may be."""
+    """Class decorator: check public names and calls against those of `original`."""
 
     def decorate(imitation):
         for name, mine in list(vars(imitation).items()):
@@ -121,7 +121,7 @@ def mirrors(original):
 
 
 def _checked(mine, theirs):
-    signatures(theirs)  # or an error, now
+    signatures(theirs)  # raises now if there are none
 
     def call(self, *arguments, **named):
         given = fitting(theirs, self, arguments, named)
@@ -132,7 +132,7 @@ def _checked(mine, theirs):
 
 
 class Imitation:
-    """Nothing can be stored in it from outside that the real class has no place for."""
+    """Base class of fakes: only attributes of the real class can be set."""
 
     def __setattr__(self, name, value):
         place = getattr(type(self), name, None)
@@ -145,12 +145,12 @@ class Imitation:
 
 
 class Simulator:
-    """A server on a port: kill it, slow it down, look into it."""
+    """A server on a port, which tests can kill, delay and inspect."""
 
     def __init__(self, port=2000, version=None):
         self.port, self.version = port, version or CLIENT_VERSION
         self.alive, self.hung, self.delay, self.dies_in = True, False, 0.0, None
-        self.silent = False  # cameras send nothing
+        self.silent = False  # cameras send no images
         self.ids, self.episodes, self.roads = itertools.count(100), 0, dict(ROADS)
         self.managers, self.weathers, self.calls = {}, [], []
         self.clear()
@@ -166,7 +166,7 @@ class Simulator:
         self.alive = False
 
     def _speak(self):
-        """The thread in which sensors call back."""
+        """The thread that runs the sensors' callbacks."""
         while True:
             sensor, data = self.spoken.get()
             time.sleep(self.delay)
@@ -175,7 +175,7 @@ class Simulator:
                 callback(data)
 
     def spawn(self, blueprint, transform, parent=None):
-        """A new actor, or nothing where another one stands."""
+        """Create an actor; None if the place is occupied."""
         if blueprint.id.startswith("vehicle."):
             here = transform.location
             others = [a for a in self.actors.values() if a._kind.startswith("vehicle.")]
@@ -194,7 +194,7 @@ class Simulator:
         return actor is not None
 
     def tick(self):
-        """50 ms for everybody, then what the sensors saw of it."""
+        """Advance all vehicles by 50 ms, then queue the sensors' data."""
         assert self.settings.synchronous_mode and self.settings.fixed_delta_seconds == DT
         self.frame += 1
         vehicles = [a for a in self.actors.values() if isinstance(a, FakeVehicle)]
@@ -211,7 +211,7 @@ class Simulator:
         return self.frame
 
     def answer(self, timeout, what=""):
-        """Anything that is asked of it comes through here."""
+        """Record a call; raise like the real client if the server is dead."""
         self.calls.append(what)
         if not self.alive:
             ms = round(timeout * 1000)
@@ -234,7 +234,7 @@ class _Nobody:
     answer = Simulator.answer
 
 
-# What the client sees of it
+# The client
 
 
 @mirrors(real.Client)
@@ -445,7 +445,7 @@ class FakeWorld(Imitation):
             time.sleep(seconds)
             server.kill()
         frame = server.tick()
-        server.answer(seconds)  # it may have died of it
+        server.answer(seconds)  # raises if this tick killed the server
         return frame
 
     def spawn_actor(self, blueprint, transform, attach_to=None, attachment_type=None, bone=""):
@@ -500,7 +500,7 @@ class FakeWaypoint(Imitation):
         return real.Transform(real.Location(self._x, (abs(self._lane) - 0.5) * LANE, 0.0))
 
     def next(self, distance):
-        """One further on; none after the end of the route."""
+        """The waypoint further along the lane; none beyond the end of the route."""
         x = self._x + distance
         for road, (begin, length, lanes) in self._roads.items():
             if begin <= x < begin + length:
@@ -595,7 +595,7 @@ class FakeSensor(FakeActor):
         return hits
 
     def _picture(self, others):
-        """Sky, ground, lanes; others as boxes where a pinhole would see them."""
+        """Sky, ground, lane marks, and other cars as boxes, seen by a pinhole camera."""
         get = self._about.get_attribute
         width, height = get("image_size_x").as_int(), get("image_size_y").as_int()
         focus = width / 2 / math.tan(math.radians(int(get("fov")._value)) / 2)
@@ -703,9 +703,9 @@ VALUES = """
 
 
 def module():
-    """What `import carla` should find: values of the package, imitations of the rest, no more."""
+    """The fake `carla` module: value classes of the package, fakes of the others."""
     fake = types.ModuleType("carla")
-    fake.__spec__ = real.__spec__  # it is installed
+    fake.__spec__ = real.__spec__  # for importlib.util.find_spec
     for name in VALUES.split():
         setattr(fake, name, getattr(real, name))
     fake.Client = FakeClient
@@ -717,7 +717,7 @@ def module():
 
 
 class FakeServer:
-    """In place of envs.carla_server.Server: starts a Simulator on a new port."""
+    """Replaces `envs.carla_server.Server`: a Simulator on a new port."""
 
     def __init__(self, cfg):
         self.cfg, self.log, self.stopped = cfg, "a log", False
@@ -737,6 +737,6 @@ SERVERS, PORTS = [], itertools.count(3000, 10)
 
 
 def install(patch):
-    """Replace the package and the servers."""
+    """Replace the `carla` package and `envs.carla.Server`."""
     patch.setitem(sys.modules, "carla", module())
     patch.setattr(carla, "Server", FakeServer)
