@@ -26,10 +26,8 @@ class Blob(PixelEnv):
     values of `render` give the same frames. For the arguments see PixelEnv.
     """
 
-    def __init__(
-        self, render: str = "fast", action_repeat: int = 1, render_mode: str | None = None
-    ) -> None:
-        super().__init__(2, render, action_repeat, render_mode)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(2, **options)
         self.position = np.zeros(2)
 
     def begin(self, seed: int) -> None:

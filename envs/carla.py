@@ -1,8 +1,8 @@
-"""CARLA's Town04 motorway as in the paper: keep the lane, at speed, in fixed or changing weather.
+"""CARLA's Town04 motorway as in the paper: lane keeping at speed, in fixed or dynamic weather.
 
 The simulator is a server. `carla_server.py` starts it, `Town04` is its client, and `Carla` is the
 environment. A server that dies or hangs ends the run with an EnvError; a retry resumes from the
-last checkpoint. docs/carla.md says how to get a server, and what was never tested with one.
+last checkpoint. docs/carla.md explains how to get a server and what was never tested with one.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ _PRESETS = """
     ClearNoon CloudyNoon WetNoon WetCloudyNoon MidRainyNoon HardRainNoon SoftRainNoon
     ClearSunset CloudySunset WetSunset WetCloudySunset MidRainSunset HardRainSunset SoftRainSunset
 """
-# task -> the name of CARLA's weather preset; None: the weather changes
+# task -> the name of CARLA's weather preset; None: dynamic weather
 TASKS = {re.sub(r"(?<=.)(?=[A-Z])", "-", preset).lower(): preset for preset in _PRESETS.split()} | {
     "dynamic": None
 }
 
 MAP = "Town04"
-VEHICLES = 20  # besides the agent's; fewer where two would start in the same place
+VEHICLES = 20  # besides the agent's; fewer if spawn positions collide
 CAMERA = {"image_size_x": SIZE, "image_size_y": SIZE, "fov": 60, "enable_postprocess_effects": True}
 LIFT = 0.1  # metres above the road at which vehicles are spawned
 GRAIN = 0.02  # metres between the waypoints of CARLA's maps
@@ -54,15 +54,8 @@ class Carla(PixelEnv):
             server does not start, fails, or does not answer in time.
     """
 
-    def __init__(
-        self,
-        task: str,
-        render: str = "fast",
-        action_repeat: int = 1,
-        render_mode: str | None = None,
-        server: ServerConfig | None = None,
-    ) -> None:
-        super().__init__(2, render, action_repeat, render_mode)
+    def __init__(self, task: str, server: ServerConfig | None = None, **options: Any) -> None:
+        super().__init__(2, **options)
         if importlib.util.find_spec("carla") is None:
             raise EnvError("no module 'carla': pip install carla==0.9.16")
         if server is None:
@@ -104,7 +97,7 @@ class Carla(PixelEnv):
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator["Town04"]:
-        """The client, connected if it was not; a failed server is stopped and ends the episode."""
+        """The client, connected if necessary; on failure stop the server and end the episode."""
         try:
             if self._town is None:
                 self._server.start()
@@ -118,9 +111,9 @@ class Carla(PixelEnv):
 
 
 class Town04:
-    """The client: the agent's car, the traffic around it and the weather, tick by tick.
+    """The client: controls the agent's car, the traffic and the weather.
 
-    Every failure of the server is a RuntimeError.
+    Every method raises RuntimeError if the server fails.
 
     Args:
         preset: the name of CARLA's weather preset, or None for changing weather.
@@ -216,7 +209,7 @@ class Town04:
         return image, highway.reward(costs), bool(failed), late, costs
 
     def close(self) -> None:
-        """Destroy our actors, and stop the traffic manager's thread before its server goes."""
+        """Destroy our actors and stop the traffic manager's thread."""
         self._clear()
         self._manager.shut_down()
 
@@ -235,7 +228,7 @@ class Town04:
         return pixels[..., 2::-1].copy()  # BGRA
 
     def _follow(self, location: Any, velocity: Any) -> tuple[int, float, float | None]:
-        """Road to keep to, distance from its lane (m), speed along it (m/s; None: no such lane)."""
+        """Road to keep to, distance from its lane (m), speed along it (m/s, None without lane)."""
         driving = self._carla.LaneType.Driving
         here = self._map.get_waypoint(location, project_to_road=True, lane_type=driving)
         road, lane = highway.lane_to_keep(here.road_id, here.lane_id)
@@ -303,7 +296,7 @@ class Town04:
         destroy = [self._carla.command.DestroyActor(actor) for actor in gone]
         self._client.apply_batch_sync(destroy, False)
         self._sensors, self._actors = [], []
-        self._world.tick(self._seconds)  # frees their places
+        self._world.tick(self._seconds)  # destroyed actors occupy their places until a tick
 
     def _above(self, road: int, lane: int, s: float) -> Any:
         place = self._map.get_waypoint_xodr(road, lane, s).transform
@@ -311,7 +304,7 @@ class Town04:
         return place
 
     def _check_roads(self) -> None:
-        """The route is a list of road ids, which another version of the map may have changed."""
+        """Check that the map has the roads of the route; other versions may have other road ids."""
         start = highway.Stretch(highway.START_ROAD, highway.START, highway.START, highway.RIGHT)
         for stretch in (start, *highway.ROUTE):
             for lane in stretch.lanes:

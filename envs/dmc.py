@@ -43,17 +43,11 @@ CAMERAS = {"quadruped": 2}  # as in the official code; other domains use camera 
 class ControlSuite(MujocoEnv):
     """One task of the suite, such as `walker-walk`; for the other arguments see PixelEnv."""
 
-    def __init__(
-        self,
-        task: str,
-        render: str = "fast",
-        action_repeat: int = 1,
-        render_mode: str | None = None,
-    ) -> None:
+    def __init__(self, task: str, **options: Any) -> None:
         load("dm_control")
         self._env = load("dm_control.suite").load(*TASKS[task])
         spec = self._env.action_spec()
-        super().__init__(spec.shape[0], render, action_repeat, render_mode)
+        super().__init__(spec.shape[0], **options)
         self.metadata = self.metadata | {"render_fps": round(1 / self._env.control_timestep())}
         # Actions are scaled to the suite's bounds, which for the quadruped are not [-1, 1].
         self._centre = (spec.maximum + spec.minimum) / 2

@@ -39,7 +39,7 @@ class Remastered(ControlSuite):
     Args:
         vary: the factors that vary, all seven by default; the others keep the suite's values.
         textures: a folder with the original `skies/` and `floors/`; None: procedural pictures.
-        heldout: use visual seeds and procedural pictures that other environments never use.
+        heldout: use visual seeds and procedural pictures disjoint from the usual ones.
 
     Raises:
         EnvError: an unknown factor, or a folder without suitable pictures.
@@ -51,9 +51,7 @@ class Remastered(ControlSuite):
         vary: Iterable[str] = FACTORS,
         textures: str | None = None,
         heldout: bool = False,
-        render: str = "fast",
-        action_repeat: int = 1,
-        render_mode: str | None = None,
+        **options: Any,
     ) -> None:
         self.vary = frozenset(vary)
         for factor in sorted(self.vary.difference(FACTORS)):
@@ -64,7 +62,7 @@ class Remastered(ControlSuite):
             kind: files(Path(textures) / kind) if textures else painted(kind, heldout)
             for kind in KINDS
         }
-        super().__init__(task, render, action_repeat, render_mode)
+        super().__init__(task, **options)
 
     def attach(self, model: Any, data: Any, camera: str | int, inverted: bool = False) -> None:
         """Create the renderer, after setting what cannot change once it exists."""

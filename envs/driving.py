@@ -59,14 +59,8 @@ class Driving(MujocoEnv):
     Collisions reduce the reward without terminating it. `info` holds `highway.costs`.
     """
 
-    def __init__(
-        self,
-        task: str,
-        render: str = "fast",
-        action_repeat: int = 1,
-        render_mode: str | None = None,
-    ) -> None:
-        super().__init__(2, render, action_repeat, render_mode)
+    def __init__(self, task: str, **options: Any) -> None:
+        super().__init__(2, **options)
         self._mujoco = load("mujoco")
         self._task = task
         self._painted: bytes | None = None

@@ -36,14 +36,8 @@ class MetaWorld(MujocoEnv):
 
     metadata = MujocoEnv.metadata | {"render_fps": 80}
 
-    def __init__(
-        self,
-        task: str,
-        render: str = "fast",
-        action_repeat: int = 1,
-        render_mode: str | None = None,
-    ) -> None:
-        super().__init__(4, render, action_repeat, render_mode)
+    def __init__(self, task: str, **options: Any) -> None:
+        super().__init__(4, **options)
         load("metaworld")
         simulators = load("metaworld.env_dict").ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
         self._sim = sim = simulators[f"{task}-v3-goal-observable"](seed=0)

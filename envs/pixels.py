@@ -47,7 +47,11 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
     observation_space = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
     def __init__(
-        self, actions: int, render: str, action_repeat: int, render_mode: str | None
+        self,
+        actions: int,
+        render: str = "fast",
+        action_repeat: int = 1,
+        render_mode: str | None = None,
     ) -> None:
         if render not in QUALITIES:
             raise unknown("render", render, QUALITIES)

@@ -24,10 +24,8 @@ class Sphere(MujocoEnv):
 
     metadata = MujocoEnv.metadata | {"render_fps": 8}
 
-    def __init__(
-        self, render: str = "fast", action_repeat: int = 1, render_mode: str | None = None
-    ) -> None:
-        super().__init__(2, render, action_repeat, render_mode)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(2, **options)
         self._mujoco = load("mujoco")
         path = Path(__file__).with_name("sphere.xml")
         model = self._mujoco.MjModel.from_xml_path(str(path))
