@@ -114,7 +114,7 @@ def gpu() -> Check:
         import torch
 
         found = device.visible_gpus()
-        names = ", ".join(f"{gpu.index} ({gpu.used} of {gpu.total} MiB in use)" for gpu in found)
+        names = ", ".join(f"{gpu.number} ({gpu.used} of {gpu.total} MiB in use)" for gpu in found)
         if not found or torch.cuda.is_available():
             return Check("GPU", True, names or "none: computing on the CPU")
         problem = f"{names}, but {device.why_no_cuda()}"

@@ -40,8 +40,8 @@ def test_no_string_becomes_code_or_a_command(path):
     assert not imported & MODULES
 
 
-# Two options made of a path of ours, whose words are constrained; a quoted one would be one word.
-MADE = {"params.pretrained", "params.stores", "threads"}
+# Options that the rules build: of our own paths, whose words are constrained, or a quoted folder.
+MADE = {"params.folder", "params.pretrained", "params.stores", "threads"}
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)

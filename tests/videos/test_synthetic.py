@@ -174,7 +174,7 @@ def test_equal_frames_give_equal_bytes(tmp_path):
 
 
 def test_failed_encoding_leaves_no_file(tmp_path):
-    with pytest.raises(RuntimeError, match="could not write"):
+    with pytest.raises(RuntimeError, match="cannot write"):
         encode(tmp_path / "a.webm", np.zeros((2, 32, 32, 3), np.uint8), 12, {"vcodec": "nothing"})
     assert not list(tmp_path.glob("a*"))
 

@@ -82,7 +82,7 @@ def runs_of(figure, template):
 
 # A dead CARLA server ends its run, and a retry resumes from the last checkpoint.
 USES_CARLA = any(r.suite == "carla" for f in STUDY.figures.values() for r in finetune_runs(f))
-CARLA_RETRIES = 10 if USES_CARLA else 0
+CARLA_RETRIES = 10 if USES_CARLA else None  # None: the value of the profile
 
 
 def models_of(figure, template):
