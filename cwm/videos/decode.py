@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import file_lock, write_lines
+from cwm.infra.files import TEMPORARY, file_lock, write_lines
 from cwm.infra.parallel import parallel_map
 from cwm.videos import images
 from cwm.videos.datasets import ClipRecord, DatasetConfig, digest, hash_uniform, read_videos
@@ -76,6 +77,8 @@ def decode_part(
 
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / ".lock", f"decoding into {out}"):
+        for leftover in out.glob(f"{TEMPORARY}*/"):  # of a killed process
+            shutil.rmtree(leftover)
         check_ffmpeg(out)
         shards = Shards(out, key(cfg) | {"parts": cfg.parts})
         todo = {record.identity for record in records()}

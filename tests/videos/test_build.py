@@ -422,3 +422,11 @@ def test_data_page_shows_counts_sizes_and_labels(folder):
     sheet = Image.open(page["preview"])
     assert sheet.size == (640, 64)
     assert len(page["manifest"]) == 64
+
+
+def test_decoding_removes_temporary_folders_of_a_killed_process(folder):
+    leftover = build(folder) / "part-000/.tmp-killed"
+    leftover.mkdir()
+    (leftover / "clip.webm").write_bytes(b"part of a video")
+    build(folder)
+    assert not leftover.exists()
