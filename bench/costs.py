@@ -101,7 +101,7 @@ def rows(scale: str) -> dict[tuple[str, str, str], dict[str, str]]:
     for job in {job[:2]: job for job in jobs}.values():
         if job[:2] in done.index:
             value, size = done.loc[job[:2], plan.PRICES]
-        elif job.cfg and not job.of.startswith("carla"):  # whose server is not at hand
+        elif job.cfg and not job.of.startswith("carla"):  # its server is not available here
             value, size = timed(job), ""
         else:
             continue

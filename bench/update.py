@@ -6,8 +6,8 @@ An update includes its batch: windows of the replay buffer, or prefetched clips.
 median of `--updates` plain updates. The times of the parts are medians of further passes (see
 parts.py), scaled to add up to the whole. FLOPs are those of matrix products and convolutions. The
 floor is the time that these FLOPs take at the rate of one large product in the same precision and
-with the same threads. Operations are tensor operations without views. Peak memory is that of the
-process, or of the GPU alone.
+with the same threads. Operations are tensor operations without views. On a CPU, peak memory is
+measured for the whole process; on a GPU, for GPU memory alone.
 """
 
 import argparse

@@ -23,8 +23,8 @@ class PixelEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]], abc.ABC):
     A seed given to `reset` determines the episode completely, independent of earlier episodes and
     of the instance. Without a seed, the environment's generator draws one.
 
-    Actions are repeated here because `gymnasium.wrappers.RepeatAction` would render the frames in
-    between, which nobody sees.
+    Actions are repeated here because `gymnasium.wrappers.RepeatAction` would also render the
+    skipped frames, which nothing uses.
 
     `info` holds `success` and costs, depending on the suite. When an action is repeated, `success`
     is the maximum and costs are summed.

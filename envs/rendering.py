@@ -85,7 +85,7 @@ _forked: int | None = None  # process id of the last fork from this process with
 
 def _before_fork() -> None:
     global _forked
-    with contextlib.suppress(OSError):  # no /proc, or a thread ended meanwhile
+    with contextlib.suppress(OSError):  # no /proc, or a thread has just ended
         names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
         if any(name.startswith("llvmpipe") for name in names):
             _forked = os.getpid()

@@ -112,7 +112,7 @@ class _Processes(AsyncVectorEnv):
             raise self._failure(index, how) from error
         except multiprocessing.TimeoutError as error:
             silent = [i for i, pipe in enumerate(self.parent_pipes) if not pipe.poll()]
-            index = silent[0] if silent else 0  # all have answered meanwhile
+            index = silent[0] if silent else 0  # all have answered by now
             raise self._failure(index, f"did not answer within {SECONDS:g} s") from error
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:

@@ -33,7 +33,7 @@ def curves(scored: pd.DataFrame) -> pd.DataFrame:
     """One row per task, method and evaluated step: value, low, high, and n runs averaged.
 
     A baseline has one row without a step. Rows over all tasks use `progress`, the step divided by
-    that of the task's longest run, because training lengths differ between tasks.
+    the last step of the task's longest run, because training lengths differ between tasks.
     """
     longest = scored.groupby(TASK)["step"].transform("max").clip(lower=1)
     scored = scored.assign(progress=scored["step"] / longest)

@@ -26,7 +26,7 @@ def model_card(folder: Path, run: dict[str, Any], data: str) -> str:
         "Config hash": run["key"],
         "Inputs (sha256)": ", ".join(f"{k} {v[:12]}" for k, v in run["inputs"].items()) or "none",
         "Made by": f"`{run['command']}`, commit {run['commit']}",
-        "Licence": "that of the code (LICENSE), unless the licences of the data forbid it",
+        "Licence": "as the code (LICENSE), unless the licences of the data forbid it",
         "Limits": (
             "for research, on 64 x 64 frames similar to its data. A model below paper scale shows "
             "that the method runs; it says nothing about the paper's results"

@@ -135,7 +135,7 @@ def folder_of(name: str, cfg: DatasetConfig) -> Path:
 
 
 def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
-    """Generate a stand-in, or look into a folder of clips; write `out/videos.jsonl` last.
+    """Generate a synthetic dataset, or list a folder of clips; write `out/videos.jsonl` last.
 
     The list is the same whenever the files are. Raises UserError for an unknown stand-in, for a
     folder that is missing or has no clips, and for unusable annotations.

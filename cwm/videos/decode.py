@@ -50,7 +50,7 @@ def part_of(record: ClipRecord, parts: int) -> int:
 
 
 def part_folder(number: int) -> str:
-    """Folder of a part, in that of the store."""
+    """Folder of a part, inside the folder of the store."""
     return f"part-{number:03d}"
 
 

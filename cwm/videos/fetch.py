@@ -51,7 +51,7 @@ class Archive:
     file: Name  # its name in the folder
     urls: tuple[Url, ...] = ()  # the primary first, then mirrors; none: a person brings the file
     bytes: PositiveInt | None = None
-    sha256: Checksum | None = None  # none: that of the first download
+    sha256: Checksum | None = None  # none: record the first download's
     join: Name | None = None  # the archive that the files with this `join` make up, in this order
     extracted_bytes: PositiveInt | None = None  # of its content; of a part: its share
 

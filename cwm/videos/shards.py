@@ -109,7 +109,7 @@ class Shards:
         self.ends[clip.shard] = clip.offset + clip.frames
 
     def add(self, digest: str, clip: Clip, content: str) -> None:
-        """Append the frames of a file; `digest` is its sha256, `content` that of the frames."""
+        """Append a file's frames. digest: sha256 of the file. content: sha256 of the frames."""
         if self.ends[-1] and self.ends[-1] + len(clip.frames) > SHARD_FRAMES:
             self.sync()
             self.ends.append(0)

@@ -206,7 +206,7 @@ class Mixture:
     """Several stores read as one: each row of a batch draws a store, then a clip of it.
 
     As in the reference, `wmlib/datasets/video/utils.py`, the clip number is drawn below the total
-    number of clips and taken modulo that of the store.
+    number of clips, then taken modulo the number of clips in that store.
     """
 
     def __init__(self, info: Mapping[str, Any], members: Sequence[ClipStore]) -> None:

@@ -186,7 +186,7 @@ def test_part_of_a_dataset_is_a_nested_random_subset(path):
 
 
 def test_mixture_draws_the_store_and_then_the_clip(path):
-    """As the reference: a number below the sum of all lengths, modulo that of the store."""
+    """As the reference: a number below the sum of all lengths, modulo the length of the store."""
     both = mixed(path, {"clips": 1}, {"weight": 3.0})
     assert isinstance(both, Mixture)
     assert len(both) == 1 + 4 + 2

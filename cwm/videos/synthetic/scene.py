@@ -1,4 +1,4 @@
-"""A MuJoCo scene whose bodies, textures and camera are set anew for every frame."""
+"""A MuJoCo scene whose bodies, textures and camera change from frame to frame."""
 
 from typing import Any
 
