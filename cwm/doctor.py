@@ -32,7 +32,7 @@ print(os.environ["MUJOCO_GL"])
 FULL, NEARLY_FULL = 200e6, 5e9  # free bytes of a disk
 QUIET = 60.0  # seconds without a change; a process on another host may still write newer files
 # Finished files are renamed, so nothing reads these names. `data` holds half-unpacked archives.
-UNFINISHED = ("results/**/.tmp-*", "results/*/work/*.finished", "data/*/.*.part")
+UNFINISHED = ("results/**/.tmp-*", "results/*/work/*.finished", "data/*/.tmp-*")
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ def test_gpu_that_torch_cannot_use_is_a_note(monkeypatch, cuda, usable):
 UNFINISHED = (
     "results/smoke/finetune/run/.tmp-weights.safetensors",
     "results/smoke/work/abc/replay/.tmp-0000003.npz",
-    "data/x/.set.part/1.webm",
+    "data/x/.tmp-set/1.webm",
     "results/smoke/work/old.finished/run.json",
 )
 RESUMABLE = (

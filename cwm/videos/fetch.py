@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
-from cwm.infra.files import check_space, file_lock, human, sha256, write_json
+from cwm.infra.files import TEMPORARY, check_space, file_lock, human, sha256, write_json
 from cwm.videos.extract import CHUNK, SUFFIX, extract
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ def _extract(group: Group) -> None:
     name, target = group.name, group.target
     if target.exists():
         raise UserError(f"{target} was not extracted from {name}; move or delete it")
-    temporary = target.with_name(f".{target.name}.part")
+    temporary = target.with_name(TEMPORARY + target.name)
     shutil.rmtree(temporary, ignore_errors=True)
     log.info("%s: extracting to %s", name, target)
     try:

@@ -268,8 +268,8 @@ def test_kill_during_extraction_leaves_no_folder(tmp_path):
         f"fetch.fetch([fetch.Archive('a.zip')], Path({str(tmp_path)!r}))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGKILL
-    assert (tmp_path / ".a.part/push/0.webm").exists()
-    (tmp_path / ".a.part/push/half.webm").write_text("half")
+    assert (tmp_path / ".tmp-a/push/0.webm").exists()
+    (tmp_path / ".tmp-a/push/half.webm").write_text("half")
     fetch([Archive(FILE)], tmp_path)
     assert_right(tmp_path)
 
