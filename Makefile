@@ -92,7 +92,7 @@ box-test: setup
 slurm-test: setup
 	@exec tests/slurm/cluster.sh pytest tests/slurm/test_slurm.py
 
-# Kills every stage and a whole study at random moments, which follow from SEED: 20 minutes.
+# Kills every stage and a whole study at random moments, which follow from SEED.
 KILLS ?= 150
 punish: setup
 	@exec python tests/punish.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))

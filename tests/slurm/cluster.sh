@@ -74,7 +74,7 @@ CONF
 echo "Name=gpu File=/dev/null,/dev/zero" >"$folder/gres.conf"
 mkdir "$folder/state" "$folder/spool" "$folder/bin"
 
-# The plugin's inner srun is started without SLURM_CONF, see docs/slurm-notes.md.
+# The plugin's inner srun is started without SLURM_CONF.
 cat >"$folder/bin/srun" <<SRUN
 #!/bin/sh
 SLURM_CONF=$SLURM_CONF exec $(command -v srun) "\$@"
