@@ -42,7 +42,8 @@ def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> Clip
     np.save(folder / "index.npy", index)
     info = {"dataset": "made up", "labels": [], "frame_shape": [64, 64, 3]}
     info |= {"frame_bytes": FRAME_BYTES, "shards": shards}
-    info["sha256"] = {"index": sha256(folder / "index.npy"), "manifest": "made up"}
+    info |= {"clips": {"train": len(index)}, "frames": int(index["length"].sum())}
+    info["sha256"] = {"content": "", "index": sha256(folder / "index.npy"), "manifest": ""}
     (folder / "store.json").write_text(json.dumps(info))
     return ClipStore.open(folder / "store.json")
 

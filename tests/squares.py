@@ -29,7 +29,8 @@ def store(folder: Path, labels: tuple[str, ...] = ()) -> Path:
     np.save(folder / "index.npy", index)
     info = {"dataset": "squares", "labels": labels, "frame_shape": [64, 64, 3]}
     info |= {"frame_bytes": 64 * 64 * 3, "shards": {shard_name(0): 100}}
-    info["sha256"] = {"index": sha256(folder / "index.npy"), "manifest": "5ha"}
+    info |= {"clips": {"train": 8, "heldout": 2}, "frames": 100}
+    info["sha256"] = {"content": "c", "index": sha256(folder / "index.npy"), "manifest": "5ha"}
     (folder / "store.json").write_text(json.dumps(info))
     return folder / "store.json"
 

@@ -1,40 +1,14 @@
 """The data page: what a clip store holds, and what happened to every file it was made from."""
 
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
-from typing_extensions import TypedDict
-
-from cwm.infra import json_file
-
-
-class _Member(TypedDict):
-    dataset: str
-    clips: int | None
-    heldout: int | None
-
-
-class _Store(TypedDict):
-    """A store.json, of decoded videos or, if it has `members`, of other stores."""
-
-    dataset: str
-    clips: dict[str, int]
-    frames: int
-    seconds: NotRequired[float]
-    sha256: dict[str, str]
-    members: NotRequired[list[_Member]]
-    videos: NotRequired[dict[str, int]]
-    reasons: NotRequired[dict[str, int]]
-    bytes: NotRequired[int]
-    sizes: NotRequired[dict[str, int]]
-    geometry: NotRequired[dict[str, Any]]
-    labels: NotRequired[list[str]]
-    variety: NotRequired[dict[str, int]]
+from cwm.infra.store_json import StoreMember, read_store
 
 
 def data_page(store: Path) -> dict[str, str]:
     """The lines of the data page, by name; what a store.json does not record is left out."""
-    info = json_file.read(store, _Store)
+    info: dict[str, Any] = {**read_store(store)}
     files, labels = info.get("videos", {}), info.get("labels", [])
     minutes = f", {info['seconds'] / 60:,.1f} minutes" if info.get("seconds") else ""
     lines = {
@@ -60,7 +34,7 @@ def _counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in numbers.items())
 
 
-def _member(member: _Member) -> str:
+def _member(member: StoreMember) -> str:
     limits = {"clips for training": member["clips"], "held out": member["heldout"]}
     text = [f"{limit:,} {what}" for what, limit in limits.items() if limit]
     return member["dataset"] + (f" ({', '.join(text)})" if text else "")

@@ -11,6 +11,7 @@ from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.infra.run_dir import RunDir, RunSpec
+from cwm.infra.store_json import read_store
 
 SECTIONS = {  # of the settings: those that a stage reads
     "pretrain": ("runtime", "model", "pretrain"),
@@ -77,20 +78,11 @@ def run_spec(
         names["seed"] = seed
     hashes = {name: sha256(_existing(path)) for name, path in inputs.items()}
     if "clips" in inputs:  # the manifest lists each source file and its outcome
-        store = json_file.read(inputs["clips"], _Store, "`cwm clips` writes it")
-        hashes["manifest"] = store["sha256"]["manifest"]
+        hashes["manifest"] = read_store(inputs["clips"])["sha256"]["manifest"]
     settings = resolved(cfg, sections)
     settings.get("env", {}).pop("server", None)  # the simulator's address does not change results
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
     return RunSpec(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
-
-
-class _Checksums(TypedDict):
-    manifest: str
-
-
-class _Store(TypedDict):
-    sha256: _Checksums
 
 
 class _Weights(TypedDict):

@@ -21,9 +21,10 @@ from pyarrow.parquet import ParquetWriter
 
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, read_lines, relative, sha256, write_json
-from cwm.videos.datasets import DatasetConfig, Text, read_videos
+from cwm.infra.store_json import MixtureInfo, StoreInfo, Text
+from cwm.videos.datasets import DatasetConfig, read_videos
 from cwm.videos.decode import key, part_folder, part_of
-from cwm.videos.ffmpeg import FRAME_BYTES, SIZE
+from cwm.videos.ffmpeg import SIZE
 from cwm.videos.shards import CheckedStored, Stored, shard_name
 from cwm.videos.store import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 
@@ -56,14 +57,14 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
     index = np.concatenate(tally.index)
     with atomic_write(out / "index.npy") as part, part.open("wb") as file:
         np.save(file, index)
-    info = {
+    info: StoreInfo = {
         "dataset": name,
         "geometry": key(cfg),
         "min_frames": cfg.min_frames,
         "prioritize_ends": cfg.prioritize_ends,
         "heldout": cfg.heldout,
-        "frame_shape": [SIZE, SIZE, 3],
-        "frame_bytes": FRAME_BYTES,
+        "frame_shape": (64, 64, 3),
+        "frame_bytes": 12288,
         "videos": dict(sorted(tally.statuses.items())),
         "reasons": dict(tally.reasons),
         "clips": {split: int((index["split"] == i).sum()) for i, split in enumerate(SPLITS)},
@@ -220,7 +221,8 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
     stores: the `store.json` of each of `cfg.members`, in their order; UserError if they are not.
     """
     out.mkdir(parents=True, exist_ok=True)
-    opened, members = [], []
+    opened: list[ClipStore] = []
+    members: list[Any] = []
     for member, path in zip(cfg.members, stores, strict=True):
         store = ClipStore.open(path)
         if isinstance(store, Mixture) or store.info["dataset"] != member.dataset:
@@ -228,7 +230,7 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
         store.restrict(member.clips, member.heldout, cfg.seed)
         opened.append(store)
         members.append(asdict(member) | {"content": store.info["sha256"]["content"]})
-    info: dict[str, Any] = {
+    info: MixtureInfo = {
         "dataset": name,
         "seed": cfg.seed,
         "members": [

@@ -19,7 +19,6 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
-    InstanceOf,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -33,6 +32,7 @@ from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock, read_lines, relative, sha256, walk, write_lines
 from cwm.infra.parallel import parallel_map
+from cwm.infra.store_json import Split, Text
 from cwm.infra.types import Share
 from cwm.videos import images, synthetic
 from cwm.videos.fetch import Archive
@@ -50,7 +50,6 @@ SUFFIXES = {
     "episode": images.EPISODES,
 }
 Kind = Literal["video", "stills", "episode"]
-Split = Literal["train", "heldout"]
 GROUP = "group"  # in dataset.names: clips of a group are held out together
 
 
@@ -98,9 +97,6 @@ class DatasetConfig:
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return value
-
-
-Text = InstanceOf[str]  # may hold surrogates: file names need not be UTF-8
 
 
 class ClipRecord(NamedTuple):

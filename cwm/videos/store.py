@@ -13,23 +13,19 @@ The `store.json` of a mixture names other stores, its `members`, instead of shar
 import os
 import resource
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, with_config
-from typing_extensions import TypedDict
 
-from cwm.infra import json_file
 from cwm.infra.errors import DAMAGED_ARRAYS, UserError
 from cwm.infra.files import sha256
 from cwm.infra.parallel import parallel_map
-from cwm.videos.datasets import Split, Text
-from cwm.videos.ffmpeg import SIZE
+from cwm.infra.store_json import MixtureInfo, Split, StoreInfo, StoreMember, read_store
+from cwm.videos.ffmpeg import FRAME_BYTES, SIZE
 
 HEADER = 128  # bytes of a shard before its first frame
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -42,80 +38,26 @@ OPEN_SHARDS = max(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 REMEDY = "run `cwm clips` again"
 
 
-class _Checksums(TypedDict):
-    index: str
-    manifest: str
-    content: NotRequired[str]
-
-
-@with_config(ConfigDict(extra="allow"))
-class _Store(TypedDict):
-    """The fields of a `store.json` that reading needs."""
-
-    dataset: str
-    labels: list[Text]
-    frame_shape: tuple[Literal[64], Literal[64], Literal[3]]
-    frame_bytes: Literal[12288]
-    shards: dict[str, NonNegativeInt]  # frames
-    sha256: _Checksums
-
-
-class _Member(TypedDict):
-    dataset: str
-    weight: PositiveFloat
-    clips: PositiveInt | None
-    heldout: PositiveInt | None
-    store: str
-    content: str
-
-
-@with_config(ConfigDict(extra="allow"))
-class _Mixed(TypedDict):
-    """The fields of a mixture's `store.json` that reading needs."""
-
-    dataset: str
-    seed: NonNegativeInt
-    members: Annotated[list[_Member], Field(min_length=1)]
-    clips: dict[Split, NonNegativeInt]
-    sha256: dict[str, str]
-
-
-class Shard:
-    """An open file of frames; threads may read it at the same time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("rb", buffering=0)
-
-    def read(self, offset: int, out: np.ndarray) -> None:
-        """Fill `out` (T, 64, 64, 3) with the frames from `offset` on."""
-        start = HEADER + offset * out[0].nbytes
-        if os.preadv(self._file.fileno(), [out.data], start) != out.nbytes:
-            raise UserError(f"{self.path} is shorter than {offset + len(out)} frames; {REMEDY}")
-
-
 class ClipStore:
     """Random access to the clips of one dataset."""
 
-    def __init__(self, folder: Path, info: Mapping[str, Any], index: np.ndarray) -> None:
+    def __init__(self, folder: Path, info: StoreInfo, index: np.ndarray) -> None:
         self.info = info
-        self.labels: list[str] = info["labels"]
+        self.labels = info["labels"]
         self.index = index
         self.split = index["split"]
         paths = [folder / name for name in info["shards"]]
-        self._shard = lru_cache(OPEN_SHARDS)(lambda number: Shard(paths[number]))
+        self._shard = lru_cache(OPEN_SHARDS)(lambda number: paths[number].open("rb", buffering=0))
         self.eligible = cache(self._eligible)  # of (length, split)
 
     @staticmethod
     def open(path: Path) -> "ClipStore | Mixture":
         """Open a `store.json`; UserError if one of its files is missing, truncated or replaced."""
-        remedy = "`cwm clips` writes it"
-        if "members" in json_file.read(path, remedy=remedy):
-            mix = json_file.read(path, _Mixed, remedy)
-            return Mixture(mix, [_open_member(path, m, mix["seed"]) for m in mix["members"]])
-        info = json_file.read(path, _Store, remedy)
-        bytes_of = {name: HEADER + n * info["frame_bytes"] for name, n in info["shards"].items()}
-        for name, size in {"index.npy": 1, **bytes_of}.items():
+        info = read_store(path)
+        if "members" in info:
+            return Mixture(info, [_open_member(path, m, info["seed"]) for m in info["members"]])
+        sizes = {name: HEADER + n * FRAME_BYTES for name, n in info["shards"].items()}
+        for name, size in {"index.npy": 1, **sizes}.items():
             file = path.parent / name
             if not file.is_file():
                 raise UserError(f"{file} is missing; {REMEDY}")
@@ -196,9 +138,12 @@ class ClipStore:
 
     def windows_of(self, clips: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Windows (N, T, 64, 64, 3) of these clips from these first frames."""
-        frames = np.empty((len(clips), length, *self.info["frame_shape"]), np.uint8)
+        frames = np.empty((len(clips), length, SIZE, SIZE, 3), np.uint8)
         for row, entry, start in zip(frames, self.index[clips], starts, strict=True):
-            self._shard(int(entry["shard"])).read(int(entry["offset"]) + int(start), row)
+            shard = self._shard(int(entry["shard"]))
+            place = HEADER + (int(entry["offset"]) + int(start)) * FRAME_BYTES
+            if os.preadv(shard.fileno(), [row.data], place) != row.nbytes:  # threads may share it
+                raise UserError(f"{shard.name} is truncated; {REMEDY}")
         return frames
 
 
@@ -209,7 +154,7 @@ class Mixture:
     number of clips, then taken modulo the number of clips in that store.
     """
 
-    def __init__(self, info: Mapping[str, Any], members: Sequence[ClipStore]) -> None:
+    def __init__(self, info: MixtureInfo, members: Sequence[ClipStore]) -> None:
         self.info = info
         self.members = members
         weights = np.array([member["weight"] for member in info["members"]])
@@ -244,7 +189,7 @@ class Mixture:
         return np.stack(windows, 1).reshape(-1, *windows[0].shape[1:])[:n]
 
 
-def _read_index(path: Path, info: "_Store") -> np.ndarray:
+def _read_index(path: Path, info: StoreInfo) -> np.ndarray:
     """Read the index of a store; UserError unless every clip lies in a shard."""
     try:
         index = np.load(path, mmap_mode="r")
@@ -267,7 +212,7 @@ def _read_index(path: Path, info: "_Store") -> np.ndarray:
     return index
 
 
-def _open_member(path: Path, member: "_Member", seed: int) -> ClipStore:
+def _open_member(path: Path, member: StoreMember, seed: int) -> ClipStore:
     store = ClipStore.open(where := path.parent / member["store"])
     if isinstance(store, Mixture):
         raise UserError(f"{where} is a mixture, which cannot be a member of another one")

@@ -239,6 +239,8 @@ def store(root: Path, dataset: str, ok: int, failed: dict[str, int] | None = Non
     info = {"dataset": dataset, "videos": counts, "clips": clips, "frames": 25 * ok}
     info |= {"reasons": failed, "bytes": 123, "sizes": {"128 x 96": ok}, "seconds": 90}
     info |= {"labels": ["left", "right"], "variety": {"scene": ok}, "geometry": {"stride": 1}}
-    write_json(path, info | {"sha256": {"manifest": "5ha256"}})
+    info |= {"shards": {}, "frame_shape": [64, 64, 3], "frame_bytes": 12288}
+    info["sha256"] = {"manifest": "5ha256", "index": "1ndex", "content": "c0ntent"}
+    write_json(path, info)
     path.with_name("contact.png").write_bytes(dataset.encode())
     return path

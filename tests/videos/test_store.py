@@ -29,7 +29,7 @@ def path(tmp_path):
         np.save(tmp_path / shard_name(number), np.stack(frames))
     np.save(tmp_path / "index.npy", np.array(index, INDEX))
     info = {"dataset": "tiny", "labels": ["left", "right"], "frame_shape": [64, 64, 3]}
-    info |= {"frame_bytes": 12288, "shards": {}}
+    info |= {"frame_bytes": 12288, "clips": {"train": 4, "heldout": 1}, "frames": sum(LENGTHS)}
     info["shards"] = {shard_name(number): len(shard) for number, shard in enumerate(shards)}
     info["sha256"] = {"index": sha256(tmp_path / "index.npy"), "content": "c", "manifest": "m"}
     (tmp_path / "store.json").write_text(json.dumps(info))
@@ -146,8 +146,9 @@ def test_store_may_have_more_shards_than_open_files(tmp_path):
     index["shard"], index["length"], index["label"] = np.arange(count), 3, -1
     np.save(tmp_path / "index.npy", index)
     info = {"dataset": "many", "labels": [], "frame_shape": [64, 64, 3], "frame_bytes": 12288}
+    info |= {"clips": {"train": count}, "frames": 3 * count}
     info |= {"shards": {shard_name(number): 3 for number in range(count)}}
-    info |= {"sha256": {"index": sha256(tmp_path / "index.npy"), "manifest": ""}}
+    info |= {"sha256": {"index": sha256(tmp_path / "index.npy"), "content": "", "manifest": ""}}
     (tmp_path / "store.json").write_text(json.dumps(info))
     store = ClipStore.open(tmp_path / "store.json")
     every = store.windows_of(np.arange(count), np.zeros(count, int), 3)

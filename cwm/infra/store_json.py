@@ -1,0 +1,90 @@
+"""`store.json`, the contents of a clip store; of a mixture, it names other stores."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, final
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    InstanceOf,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    with_config,
+)
+from typing_extensions import TypedDict
+
+from cwm.infra import json_file
+
+Split = Literal["train", "heldout"]
+Text = InstanceOf[str]  # may hold surrogates: file names need not be UTF-8
+
+
+class MixtureChecksums(TypedDict):
+    """Of everything that samples depend on, and of the manifest or the members' manifests."""
+
+    content: str
+    manifest: str
+
+
+class Checksums(MixtureChecksums):
+    """As of a mixture, and of index.npy."""
+
+    index: str
+
+
+@final
+@with_config(ConfigDict(extra="allow"))
+class StoreInfo(TypedDict):
+    """A store of decoded clips; the optional keys are for people."""
+
+    dataset: str
+    labels: list[Text]
+    frame_shape: tuple[Literal[64], Literal[64], Literal[3]]
+    frame_bytes: Literal[12288]
+    shards: dict[str, NonNegativeInt]  # file -> frames
+    sha256: Checksums
+    prioritize_ends: NotRequired[bool]
+    clips: dict[Split, NonNegativeInt]
+    frames: int
+    seconds: NotRequired[float]
+    bytes: NotRequired[int]  # of the source files
+    videos: NotRequired[dict[str, int]]  # status -> files
+    reasons: NotRequired[dict[str, int]]  # reason for leaving a file out -> files
+    sizes: NotRequired[dict[str, int]]  # frame size -> files
+    variety: NotRequired[dict[str, int]]  # attribute -> different values
+    geometry: NotRequired[dict[str, Any]]
+    min_frames: NotRequired[int]
+    heldout: NotRequired[float]
+
+
+class StoreMember(TypedDict):
+    """A member of a mixture, and the part of it that is used (none: all)."""
+
+    dataset: str
+    weight: PositiveFloat
+    clips: PositiveInt | None
+    heldout: PositiveInt | None
+    store: str  # its store.json, relative to that of the mixture
+    content: str
+
+
+@final
+@with_config(ConfigDict(extra="allow"))
+class MixtureInfo(TypedDict):
+    """A mixture of other stores."""
+
+    dataset: str
+    seed: NonNegativeInt
+    members: Annotated[list[StoreMember], Field(min_length=1)]
+    clips: dict[Split, NonNegativeInt]
+    frames: int
+    sha256: MixtureChecksums
+
+
+def read_store(path: Path) -> StoreInfo | MixtureInfo:
+    """Content of a `store.json`; UserError if it is missing or damaged."""
+    remedy = "`cwm clips` writes it"
+    if "members" in json_file.read(path, remedy=remedy):
+        return json_file.read(path, MixtureInfo, remedy)
+    return json_file.read(path, StoreInfo, remedy)
