@@ -179,8 +179,7 @@ def _missing_files(scale: str, of: study.Study) -> Iterator[str]:
     for name in study.datasets(of):
         data = settings(scale, dataset=name).dataset
         if data.source == "folder" and not data.members and not folder_of(name, data).exists():
-            size = data.gigabytes or sum(archive.bytes or 0 for archive in data.archives) / 1e9
-            amount = f"{size:.3g} GB" if size else "size unknown"
+            amount = f"{data.gigabytes:.3g} GB" if data.gigabytes else "size unknown"
             yield f"Missing: {name}, {amount}. {' '.join(data.by_hand.split())}"
     if any(run.suite == "carla" for f in of.figures.values() for run in study.finetune_runs(f)):
         yield "Needed: the CARLA server, see docs/carla.md."

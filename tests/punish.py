@@ -316,9 +316,9 @@ def archive() -> bytes:
 
 def settings(folder: Path, address: str, content: bytes) -> None:
     """Write settings with a checkpoint at every chance and a replay that drops episodes."""
-    facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    archive = {"file": "a.zip", "urls": [address], "sha256": hashlib.sha256(content).hexdigest()}
     settings = {
-        "dataset": {"parts": 1, "archives": [{"file": "a.zip", "urls": [address], **facts}]},
+        "dataset": {"parts": 1, "archives": [archive]},
         "pretrain": {"updates": 12, "checkpoint_seconds": 0},
         "finetune": {"steps": 120, "eval_every": 40, "eval_episodes": 1, "checkpoint_seconds": 0},
     }

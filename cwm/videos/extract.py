@@ -27,12 +27,11 @@ MIN_LIMIT = 100_000_000  # bytes of content that any archive may hold
 MAX_HEADER = 16_384  # bytes of a long name, which tarfile reads into memory
 CHUNK = 1 << 16  # bytes
 
-OPENERS: dict[str, Callable[[Any], Any]] = {
-    ".tar": lambda file: file,
-    ".tgz": gzip.open,
-    ".tar.gz": gzip.open,
-    ".tar.bz2": bz2.open,
-    ".tar.xz": lzma.open,
+OPENERS: dict[str, Callable[[Any], Any]] = {  # by suffix; a .tar is not compressed
+    "tgz": gzip.open,
+    "gz": gzip.open,
+    "bz2": bz2.open,
+    "xz": lzma.open,
 }
 
 
@@ -44,13 +43,27 @@ def extract(name: str, paths: list[Path], folder: Path, limit: int | None = None
     """
     size = sum(path.stat().st_size for path in paths)
     members = _Members(name, limit or MIN_LIMIT + MAX_RATIO * size)
+
+    def data_only(member: tarfile.TarInfo, to: str) -> tarfile.TarInfo:
+        is_file = member.isreg() and not member.issparse()
+        members.check(member.name, member.size, is_file, member.isdir())
+        return tarfile.data_filter(member, to)  # PEP 706
+
     if name.endswith(".zip"):
         with ZipFile(paths[0]) as archive:
-            _check_zip(archive, members)
+            members.check_zip(archive)
             archive.extractall(folder)
     else:
-        opener = next(opener for suffix, opener in OPENERS.items() if name.endswith(suffix))
-        _extract_tar(opener, paths, folder, members)
+        with closing(_pieces(paths)) as pieces:
+            opener = OPENERS.get(name.rpartition(".")[2], lambda file: file)
+            stream = opener(_Joined(pieces))
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+                while member := tar.next():
+                    # tarfile keeps them all in memory, in an attribute that its stub lacks
+                    tar.members.clear()  # type: ignore[attr-defined]
+                    tar.extract(member, folder, filter=data_only)
+            while stream.read(CHUNK):
+                pass  # the checksum of the compression comes last
     if not members.names:
         raise ValueError("it is empty")
 
@@ -69,55 +82,29 @@ class _Members:
         key = str(path).casefold()
         self.bytes += size
         self.count += 1
-        if path.is_absolute() or ".." in path.parts:
-            self.refuse(name, "leads out of the folder")
-        if re.search(r"[\\\x00-\x1f\x7f]", name):
-            self.refuse(name, "has a forbidden character")
-        if len(os.fsencode(name)) > MAX_NAME:
-            self.refuse(name, "has too long a path")
-        if not (is_file or is_folder):
-            self.refuse(name, "is a link, a device or a sparse file")
-        if is_file and key in self.names:
-            self.refuse(name, "occurs twice, on some systems at least")
-        if self.bytes > self.limit:
-            what = f"brings more than {human(self.limit)}: a bomb, or extracted_bytes must be set"
-            self.refuse(name, what)
-        if self.count > MAX_MEMBERS:
-            self.refuse(name, f"is one of more than {MAX_MEMBERS} files: a bomb")
+        large = f"brings more than {human(self.limit)}: a bomb, or dataset.gigabytes must be set"
+        reasons = {
+            "leads out of the folder": path.is_absolute() or ".." in path.parts,
+            "has a forbidden character": re.search(r"[\\\x00-\x1f\x7f]", name),
+            "has too long a path": len(os.fsencode(name)) > MAX_NAME,
+            "is a link, a device or a sparse file": not (is_file or is_folder),
+            "occurs twice, on some systems at least": is_file and key in self.names,
+            large: self.bytes > self.limit,
+            f"is one of more than {MAX_MEMBERS} files: a bomb": self.count > MAX_MEMBERS,
+        }
+        if why := next((reason for reason, applies in reasons.items() if applies), None):
+            raise UserError(f"{self.archive} is not extracted: its member {name[:200]!r} {why}")
         if is_file:
             self.names.add(key)
 
-    def refuse(self, name: str, why: str) -> None:
-        """Raise UserError that names the member."""
-        raise UserError(f"{self.archive} is not extracted: its member {name[:200]!r} {why}")
-
-
-def _check_zip(archive: ZipFile, members: _Members) -> list[ZipInfo]:
-    """The checked members of a zip archive, sorted by name."""
-    for member in archive.infolist():
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        is_file = kind in (0, stat.S_IFREG) and not member.is_dir()
-        members.check(member.orig_filename, member.file_size, is_file, member.is_dir())
-    return sorted(archive.infolist(), key=lambda member: member.filename)
-
-
-def _extract_tar(
-    opener: Callable[[Any], Any], paths: list[Path], folder: Path, members: _Members
-) -> None:
-    def data_only(member: tarfile.TarInfo, to: str) -> tarfile.TarInfo:
-        is_file = member.isreg() and not member.issparse()
-        members.check(member.name, member.size, is_file, member.isdir())
-        return tarfile.data_filter(member, to)  # PEP 706
-
-    with closing(_pieces(paths)) as pieces:
-        stream = opener(_Joined(pieces))
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
-            while member := archive.next():
-                # tarfile keeps them all in memory, in an attribute that its stub lacks
-                archive.members.clear()  # type: ignore[attr-defined]
-                archive.extract(member, folder, filter=data_only)
-        while stream.read(CHUNK):
-            pass  # the checksum of the compression comes last
+    def check_zip(self, archive: ZipFile) -> list[ZipInfo]:
+        """Check all members of a zip archive; returns its files, sorted by name."""
+        for member in archive.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            is_file = kind in (0, stat.S_IFREG) and not member.is_dir()
+            self.check(member.orig_filename, member.file_size, is_file, member.is_dir())
+        files = (member for member in archive.infolist() if not member.is_dir())
+        return sorted(files, key=lambda member: member.filename)
 
 
 class _Header(tarfile.TarInfo):
@@ -163,9 +150,8 @@ def _pieces(paths: list[Path]) -> Generator[IO[bytes], None, None]:
             if not is_zip:
                 yield file
                 continue
-            pieces = _Members(path.name, MIN_LIMIT + MAX_RATIO * path.stat().st_size)
+            members = _Members(path.name, MIN_LIMIT + MAX_RATIO * path.stat().st_size)
             with ZipFile(file) as archive:
-                for member in _check_zip(archive, pieces):
-                    if not member.is_dir():
-                        with archive.open(member) as piece:
-                            yield piece
+                for member in members.check_zip(archive):
+                    with archive.open(member) as piece:
+                        yield piece
