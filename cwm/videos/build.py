@@ -1,6 +1,6 @@
 """Build the clip store that training reads from decoded parts, or from other stores.
 
-The rows of a store may exceed the memory, so they are read twice, a group at a time.
+The rows of a store may exceed the memory, so they are read one by one and written in groups.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,17 +44,26 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
     `manifest.parquet` lists every file: ok, too short, a duplicate, or failed with its reason.
     Raises UserError if more files fail than `cfg.max_failures` allows, or no clip is left.
     """
-    labels, shards, moved = _survey(cfg, _rows(cfg, videos, out))
-    tally = _Tally(labels, shards)
-    rows = (row | moved.get(row["file"], {}) for row in _rows(cfg, videos, out))
-    with atomic_write(out / "manifest.parquet") as part, ParquetWriter(part, MANIFEST) as manifest:
-        while group := list(itertools.islice(rows, GROUP)):
-            tally.add(group)
-            for row in group:
-                row |= {word: _printable(row[word]) for word in WORDS if row[word] is not None}
-            manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
-    tally.check(name, cfg, out)
-    index = np.concatenate(tally.index)
+    total = _write_manifest(_rows(cfg, videos, out), out / "manifest.parquet")
+    if 0 < cfg.heldout < 1 and total.statuses["ok"] > 1 and len(total.splits) == 1:
+        # By chance all clips are in one split: write again, with one of them in the other.
+        total = _write_manifest(_rows(cfg, videos, out), out / "manifest.parquet", total.chosen)
+    failed, files = total.statuses["failed"], total.statuses.total()
+    if failed > cfg.max_failures * files:
+        raise UserError(
+            f"{failed} of {files} clips of dataset {name} cannot be decoded, more than "
+            f"dataset.max_failures = {cfg.max_failures:g} allows ({'; '.join(total.failed)}); "
+            f"all are listed in {out / 'manifest.parquet'}"
+        )
+    if not total.statuses["ok"]:
+        raise UserError(
+            f"none of the {files} clips of dataset {name} has "
+            f"dataset.min_frames = {cfg.min_frames} frames"
+        )
+    labels = [label for label in total.labels if label is not None]
+    index = np.concatenate(total.index)
+    index["shard"] = _ranks(total.shards)[index["shard"]]
+    index["label"] = _ranks(labels)[index["label"]]
     with atomic_write(out / "index.npy") as part, part.open("wb") as file:
         np.save(file, index)
     info: StoreInfo = {
@@ -65,18 +74,18 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
         "heldout": cfg.heldout,
         "frame_shape": (64, 64, 3),
         "frame_bytes": 12288,
-        "videos": dict(sorted(tally.statuses.items())),
-        "reasons": dict(tally.reasons),
+        "videos": dict(total.statuses),
+        "reasons": dict(total.reasons),
         "clips": {split: int((index["split"] == i).sum()) for i, split in enumerate(SPLITS)},
         "frames": int(index["length"].sum()),
-        "seconds": tally.seconds,
-        "bytes": tally.bytes,
-        "sizes": dict(tally.sizes.most_common(5)),
-        "labels": [_printable(label) for label in labels],
-        "variety": {name: len(values) for name, values in sorted(tally.variety.items())},
-        "shards": shards,
+        "seconds": total.seconds,
+        "bytes": total.bytes,
+        "sizes": dict(total.sizes.most_common(5)),
+        "labels": [_printable(label) for label in sorted(labels)],
+        "variety": {name: len(values) for name, values in total.variety.items()},
+        "shards": dict(sorted(total.shards.items())),
         "sha256": {
-            "content": tally.content.hexdigest(),
+            "content": total.content.hexdigest(),
             "index": sha256(out / "index.npy"),
             "manifest": sha256(out / "manifest.parquet"),
         },
@@ -100,7 +109,8 @@ def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
         if isinstance(found, Stored):
             row |= found._asdict() | {"status": "ok", "reason": None}
             row["frames in"] = f"{folders[part]}/{shard_name(found.shard)}"
-            row["shots"] = _shots(found, cfg.min_frames)
+            shots = itertools.pairwise([0, *found.cuts, found.frames])
+            row["shots"] = [(a, b - a) for a, b in shots if b - a >= cfg.min_frames]
             drop = cfg.duplicates == "drop"
             twin = first.setdefault(found.content, video.file) if drop else video.file
             if not row["shots"]:
@@ -125,53 +135,22 @@ def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
     return lines
 
 
-def _shots(stored: Stored, min_frames: int) -> list[tuple[int, int]]:
-    """First frame and length of every shot of at least `min_frames` frames."""
-    ends = [0, *stored.cuts, stored.frames]
-    shots = [(start, end - start) for start, end in itertools.pairwise(ends)]
-    return [shot for shot in shots if shot[1] >= min_frames]
-
-
-def _survey(
-    cfg: DatasetConfig, rows: Iterable[Row]
-) -> tuple[list[str], dict[str, int], dict[str, Row]]:
-    """Labels; frames of each shard; and changes to rows, by file.
-
-    The change moves one clip to the other split if by chance all clips are in the same one.
-    """
-    labels: set[str | None] = set()
-    splits: set[str] = set()
-    shards: dict[str, int] = {}
-    files, chosen = 0, ""
-    for row in rows:
-        if row["status"] != "failed":
-            end = row["offset"] + row["frames"]
-            shards[row["frames in"]] = max(end, shards.get(row["frames in"], 0))
-        if row["status"] == "ok":
-            labels.add(row["label"])
-            splits.add(row["split"])
-            files += 1
-            chosen = min(chosen or row["file"], row["file"], key=_sha256)
-    other = {"train": "heldout", "heldout": "train"}
-    one_split = 0 < cfg.heldout < 1 and files > 1 and len(splits) == 1
-    moved = {chosen: {"split": other[splits.pop()]}} if one_split else {}
-    return sorted(x for x in labels if x is not None), dict(sorted(shards.items())), moved
-
-
-class _Tally:
+class _Totals:
     """Totals over all files, and the index of the clips."""
 
-    def __init__(self, labels: list[str], shards: Iterable[str]) -> None:
-        self._labels: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
-        self._labels[None] = -1
-        self._shards = {shard: number for number, shard in enumerate(shards)}
+    def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.sizes: Counter[str] = Counter()
         self.variety: dict[str, set[str]] = defaultdict(set)  # values of each attribute
-        self.failed: list[str] = []  # the first three
+        self.failed: list[str] = []
+        self.splits: set[str] = set()
+        self.chosen = ""  # the clip that moves if all are in one split
         self.seconds = self.bytes = 0
         self.content = hashlib.sha256()  # of names, labels, splits, shots and frames; not of places
+        # Number shards and labels in order of appearance at first.
+        self.shards: dict[str, int] = {}  # frames
+        self.labels: dict[str | None, int] = {None: -1}  # number
         self.index = [np.zeros(0, INDEX)]
 
     def add(self, rows: list[Row]) -> None:
@@ -180,6 +159,11 @@ class _Tally:
         self.bytes += sum(row["bytes"] for row in rows)
         failed = (f"{x['file']}: {x['reason']}" for x in rows if x["status"] == "failed")
         self.failed = [*self.failed, *failed][:3]
+        for row in rows:
+            if row["status"] != "failed":
+                end = row["offset"] + row["frames"]
+                self.shards[row["frames in"]] = max(end, self.shards.get(row["frames in"], 0))
+        number = {shard: i for i, shard in enumerate(self.shards)}
         clips = [row for row in rows if row["status"] == "ok"]
         self.sizes.update(f"{row['width']} x {row['height']}" for row in clips)
         self.seconds += sum(row["seconds"] or 0 for row in clips)
@@ -189,25 +173,33 @@ class _Tally:
                 self.variety[name].add(value)
             facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
             self.content.update(json.dumps(facts).encode())
-            shard, label = self._shards[row["frames in"]], self._labels[row["label"]]
-            split = SPLITS.index(row["split"])
+            self.splits.add(row["split"])
+            self.chosen = min(self.chosen or row["file"], row["file"], key=_sha256)
+            label = self.labels.setdefault(row["label"], len(self.labels) - 1)
+            shard, split = number[row["frames in"]], SPLITS.index(row["split"])
             index += [(shard, row["offset"] + at, n, label, split) for at, n in row["shots"]]
         self.index.append(np.array(index, INDEX))
 
-    def check(self, name: str, cfg: DatasetConfig, out: Path) -> None:
-        """Raise UserError unless enough files became clips."""
-        failed, total = self.statuses["failed"], self.statuses.total()
-        if failed > cfg.max_failures * total:
-            raise UserError(
-                f"{failed} of {total} clips of dataset {name} cannot be decoded, more than "
-                f"dataset.max_failures = {cfg.max_failures:g} allows ({'; '.join(self.failed)}); "
-                f"all are listed in {out / 'manifest.parquet'}"
-            )
-        if not self.statuses["ok"]:
-            raise UserError(
-                f"none of the {total} clips of dataset {name} has "
-                f"dataset.min_frames = {cfg.min_frames} frames"
-            )
+
+def _write_manifest(rows: Iterator[Row], path: Path, moved: str = "") -> _Totals:
+    """Write the rows to a Parquet file. moved: the clip that goes to the other split."""
+    total = _Totals()
+    with atomic_write(path) as part, ParquetWriter(part, MANIFEST) as manifest:
+        while group := list(itertools.islice(rows, GROUP)):
+            for row in group:
+                if row["file"] == moved:
+                    row["split"] = SPLITS[1 - SPLITS.index(row["split"])]
+            total.add(group)
+            for row in group:
+                row |= {word: _printable(row[word]) for word in WORDS if row[word] is not None}
+            manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
+    return total
+
+
+def _ranks(names: Collection[str]) -> np.ndarray:
+    """Position of each name among the sorted names; then -1, for index -1: no name."""
+    position = {name: i for i, name in enumerate(sorted(names))}
+    return np.array([*map(position.get, names), -1])
 
 
 def _kind(reason: str) -> str:
@@ -233,10 +225,7 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
     info: MixtureInfo = {
         "dataset": name,
         "seed": cfg.seed,
-        "members": [
-            member | {"store": relative(path, out)}
-            for member, path in zip(members, stores, strict=True)
-        ],
+        "members": [m | {"store": relative(p, out)} for m, p in zip(members, stores, strict=True)],
         "clips": {x: sum(int((s.split == i).sum()) for s in opened) for i, x in enumerate(SPLITS)},
         "frames": sum(int(s.index["length"][s.split != UNUSED].sum()) for s in opened),
         "sha256": {
@@ -257,16 +246,14 @@ def write_contact_sheet(store: ClipStore | Mixture, path: Path) -> None:
     """Draw the middle frames of up to 60 random training clips."""
     from PIL import Image
 
-    rows, columns = SHEET
+    frames = []
     members = store.members if isinstance(store, Mixture) else [store]
-    frames = np.concatenate([_middles(x, rows * columns // len(members)) for x in members])
-    rows = -(-len(frames) // columns)
+    for member in members:
+        clips = np.random.default_rng(0).permutation(member.eligible(1, "train"))
+        clips = clips[: SHEET[0] * SHEET[1] // len(members)]
+        frames += [*member.windows_of(clips, member.index["length"][clips] // 2, 1)[:, 0]]
+    rows, columns = -(-len(frames) // SHEET[1]), SHEET[1]
     sheet = np.full((rows * columns, SIZE, SIZE, 3), 255, np.uint8)
     sheet[: len(frames)] = frames
     grid = sheet.reshape(rows, columns, SIZE, SIZE, 3).swapaxes(1, 2)
     Image.fromarray(grid.reshape(rows * SIZE, columns * SIZE, 3)).save(path)
-
-
-def _middles(store: ClipStore, n: int) -> np.ndarray:
-    clips = np.random.default_rng(0).permutation(store.eligible(1, "train"))[:n]
-    return store.windows_of(clips, store.index["length"][clips] // 2, 1)[:, 0]

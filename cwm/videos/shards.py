@@ -57,7 +57,7 @@ CheckedStored = Annotated[Stored, AfterValidator(_check_cuts)]
 class Shards:
     """The decoded frames of one folder; frames once written never move.
 
-    key: what the frames depend on besides the files; another key discards them all.
+    key: settings and versions that the frames depend on; another key discards them all.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
@@ -67,10 +67,6 @@ class Shards:
         self.ends = [0]  # frames in each shard
         self._unsynced: list[Stored] = []  # not in the journal yet
         self._journal.touch()
-        self._load(json.dumps(key, sort_keys=True) + "\n")
-
-    def _load(self, key: str) -> None:
-        """Load the valid lines of the journal, and rewrite it without the others."""
         if not self._journal.is_file():
             raise UserError(f"{self._journal} is not a file; move it away, and decode again")
         with (
@@ -78,30 +74,29 @@ class Shards:
             atomic_write(self._journal) as part,
             part.open("w") as new,
         ):
-            new.write(key)
-            if old.readline() != key:
-                for frames in self._folder.glob("frames-*.npy"):
+            new.write(head := json.dumps(key, sort_keys=True) + "\n")
+            if old.readline() != head:
+                for frames in folder.glob("frames-*.npy"):
                     frames.unlink()
                 return
             for line in old:
-                if not line.endswith("\n"):  # cut off by a kill
-                    continue
-                try:
-                    clip = json_file.parse(line, CheckedStored, f"a line of {self._journal}")
-                except UserError as error:
-                    log.warning("%s: the clip is decoded again", error)
-                    continue
-                if self._holds(clip):
-                    self._register(clip)
+                if line.endswith("\n") and self._load(line):  # a kill may cut the last line off
                     new.write(line)
+
+    def _load(self, line: str) -> bool:
+        """Register the clip of a journal line; false if it is damaged or its frames are missing."""
+        try:
+            clip = json_file.parse(line, CheckedStored, f"a line of {self._journal}")
+        except UserError as error:
+            log.warning("%s: the clip is decoded again", error)
+            return False
+        path, end = self._path(clip.shard), HEADER + (clip.offset + clip.frames) * FRAME_BYTES
+        if whole := path.exists() and path.stat().st_size >= end:
+            self._register(clip)
+        return whole
 
     def _path(self, shard: int) -> Path:
         return self._folder / shard_name(shard)
-
-    def _holds(self, clip: Stored) -> bool:
-        """Whether the shard of a clip exists and is long enough."""
-        path, end = self._path(clip.shard), HEADER + (clip.offset + clip.frames) * FRAME_BYTES
-        return path.exists() and path.stat().st_size >= end
 
     def _register(self, clip: Stored) -> None:
         self.clips[clip.sha256] = clip
