@@ -5,7 +5,7 @@ and in which order does not change it.
 
 Each dataset is a module of this package with
 
-- `VERSION`, which increases when the frames change;
+- `VERSION`, which increases when the frames change: clips are then rendered again;
 - `label(clip)`, `file_name(clip)` and `traits(seed, clip)` of a clip;
 - `render(seed, clip)`, which yields the frames (consecutive clips of one label are the fastest);
 - `write(path, frames)`, which creates the file, or folder of images, atomically.
@@ -16,10 +16,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -39,6 +39,16 @@ class SyntheticConfig:
     seed: NonNegativeInt = 0
 
 
+def nth_label(labels: Sequence[str], clip: int) -> str:
+    """Label of a clip; labels have equal shares of any number of clips."""
+    return labels[clip % len(labels)]
+
+
+def nth_file(labels: Sequence[str], suffix: str, clip: int) -> str:
+    """Path of a clip's file below the dataset's folder."""
+    return f"{nth_label(labels, clip)}/{clip:06d}{suffix}"
+
+
 def generate(cfg: SyntheticConfig, root: Path, workers: int) -> dict[str, dict[str, str]]:
     """Make the missing clips below `root`; returns the traits of all clips by path.
 
@@ -47,39 +57,31 @@ def generate(cfg: SyntheticConfig, root: Path, workers: int) -> dict[str, dict[s
     """
     if cfg.name not in NAMES:
         raise unknown("synthetic dataset", cfg.name, NAMES)
-    module = _module(cfg.name)
+    module = import_module(f"{__name__}.{cfg.name}")
     folder = f"{cfg.name}-v{module.VERSION}-seed{cfg.seed}"
     paths = [f"{folder}/{module.file_name(clip)}" for clip in range(cfg.clips)]
     missing = [clip for clip, path in enumerate(paths) if not (root / path).exists()]
+    missing.sort(key=module.label)
     log.info("%s: %d of %d clips to make", cfg.name, len(missing), cfg.clips)
     if missing:
-        missing.sort(key=module.label)
-        _make_all(cfg, {clip: root / paths[clip] for clip in missing}, workers)
+        spawn = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
+        workers = min(workers, len(missing))
+        with ProcessPoolExecutor(workers, spawn, initializer=_begin) as pool:
+            try:
+                jobs = [pool.submit(_make, cfg, clip, root / paths[clip]) for clip in missing]
+                for done, job in enumerate(jobs, 1):
+                    job.result()
+                    if done % 100 == 0:
+                        log.info("made %d of %d clips", done, len(jobs))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     traits = (module.traits(cfg.seed, clip) for clip in range(cfg.clips))
     return dict(sorted(zip(paths, traits, strict=True)))
 
 
-def _make_all(cfg: SyntheticConfig, clips: dict[int, Path], workers: int) -> None:
-    """Make clips in several processes; the first error cancels the rest."""
-    spawn = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
-    with ProcessPoolExecutor(min(workers, len(clips)), spawn, initializer=_begin) as pool:
-        try:
-            jobs = [pool.submit(_make, cfg, clip, path) for clip, path in clips.items()]
-            for done, job in enumerate(jobs, 1):
-                job.result()
-                if done % 100 == 0:
-                    log.info("made %d of %d clips", done, len(clips))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _module(name: str) -> ModuleType:
-    return import_module(f"{__name__}.{name}")
-
-
 def _make(cfg: SyntheticConfig, clip: int, path: Path) -> None:
-    module = _module(cfg.name)
+    module = import_module(f"{__name__}.{cfg.name}")
     module.write(path, module.render(cfg.seed, clip))
 
 

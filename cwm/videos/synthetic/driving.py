@@ -12,29 +12,21 @@ import numpy as np
 
 import envs
 from cwm.videos.encode import H264, encode
+from cwm.videos.synthetic import nth_file, nth_label
 from envs.driving import TASKS as WEATHERS
 
-VERSION = 2  # increase it when the frames change: clips are then rendered again
+VERSION = 2
 WIDTH, HEIGHT = 128, 72
 RATE = 20  # frames per second, one control step each
 
-
-def label(clip: int) -> str:
-    """Weather of a clip; weathers have equal shares of any number of clips."""
-    return WEATHERS[clip % len(WEATHERS)]
-
-
-def file_name(clip: int) -> str:
-    """Path of a clip's file below the dataset's folder."""
-    return f"{label(clip)}/{clip:06d}.mp4"
+label = partial(nth_label, WEATHERS)
+file_name = partial(nth_file, WEATHERS, ".mp4")
+write = partial(encode, rate=RATE, codec=H264)
 
 
 def traits(seed: int, clip: int) -> dict[str, str]:
     """The road, which no other clip has, and the weather."""
     return {"road": f"{seed}-{clip}", "weather": label(clip)}
-
-
-write = partial(encode, rate=RATE, codec=H264)
 
 
 def render(seed: int, clip: int) -> Iterator[np.ndarray]:

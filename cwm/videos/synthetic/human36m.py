@@ -10,7 +10,7 @@ Metres, radians, seconds.
 
 import shutil
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from numpy.random import Generator
 from PIL import Image
 
 from cwm.infra.files import TEMPORARY, atomic_write
+from cwm.videos.synthetic import nth_label
 from cwm.videos.synthetic.scene import CAMERA_MJCF, CAPSULE, Scene
 from envs.textures import colour
 
-VERSION = 1  # increase it when the frames change: clips are then rendered again
+VERSION = 1
 SIDE, UNITS = 160, 1000  # side of a frame in pixels and in the units of the annotation
 RATE, STEP = 10, 5  # frames per second; difference of the numbers in successive file names
 SUBJECTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
@@ -110,9 +111,7 @@ MJCF = f"""<mujoco>
 </mujoco>"""
 
 
-def label(clip: int) -> str:
-    """Action of a clip; actions, people and cameras have equal shares of any number of clips."""
-    return list(ACTIONS)[clip % len(ACTIONS)]
+label = partial(nth_label, list(ACTIONS))
 
 
 def file_name(clip: int) -> str:
@@ -123,12 +122,8 @@ def file_name(clip: int) -> str:
 
 def traits(seed: int, clip: int) -> dict[str, str]:
     """Person, action and camera; the room never changes."""
-    return {
-        "subject": SUBJECTS[clip % len(SUBJECTS)],
-        "action": label(clip),
-        "camera": CAMERAS[clip % len(CAMERAS)],
-        "room": "laboratory",
-    }
+    subject, camera = nth_label(SUBJECTS, clip), nth_label(CAMERAS, clip)
+    return {"subject": subject, "action": label(clip), "camera": camera, "room": "laboratory"}
 
 
 def _performance(clip: int) -> tuple[int, int]:
@@ -161,62 +156,43 @@ def write(path: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     temporary.rename(path)
 
 
-class Laboratory(Scene):
-    """The room with one figure, which wears the clothes of each clip's person."""
-
-    def __init__(self) -> None:
-        super().__init__(MJCF)
-
-    def render(self, seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Frames (160, 160, 3) uint8 with joints (32, 2) of a clip of 30 to 42 frames."""
-        action, (height, girth) = ACTIONS[label(clip)], self._dress(clip % len(SUBJECTS))
-        rng = np.random.default_rng([seed, *_performance(clip)])
-        performance = perform(rng, action, height, int(rng.integers(30, 43)))
-        x, y = CORNERS[clip % len(CAMERAS)]
-        self.aim(np.array([0, 0, 0.95]), np.hypot(x, y), np.arctan2(-x, -y), 0.12)
-        self._place_chair(performance[0], height, action.seat != (0, 0))
-        for joints in performance:
-            self._pose(joints, girth)
-            yield self.frame(SIDE, SIDE), self.project(joints, UNITS)
-
-    def _dress(self, subject: int) -> tuple[float, float]:
-        """Colour the figure as a person; returns height, and girth of the limbs (about 1)."""
-        rng = np.random.default_rng(subject)
-        colours = {
-            "trousers": 0.6 * colour(rng, vivid=0.5),
-            "shirt": colour(rng),
-            "shoe": rng.uniform(0.1, 0.9) * np.ones(3),
-            "skin": rng.uniform(0.45, 1) * np.array([1, 0.78, 0.65]),
-            "hair": rng.uniform(0.1, 0.6) * np.array([1, 0.8, 0.6]),
-        }
-        for name, paint in colours.items():
-            self.model.material(name).rgba[:3] = paint
-        return rng.uniform(1.6, 1.88), rng.uniform(0.85, 1.25)
-
-    def _place_chair(self, joints: np.ndarray, height: float, visible: bool) -> None:
-        """Put the chair behind the feet, or hide it below the floor."""
-        across = joints[1] - joints[6]
-        yaw = np.arctan2(across[1], across[0])
-        feet = (joints[3] + joints[8]) / 2
-        back = 0.23 * height * np.array([np.sin(yaw), -np.cos(yaw), 0])
-        self.move("chair", np.array([*(feet + back)[:2], 0 if visible else -9]), yaw)
-
-    def _pose(self, joints: np.ndarray, girth: float) -> None:
-        """Stretch the limbs between joints (32, 3)."""
-        face = np.cross([0, 0, 1.0], joints[1] - joints[6])
-        hair = joints[14:16] - 0.035 * face / np.linalg.norm(face) + [0, 0, 0.02]
-        points = np.concatenate([joints, hair])
-        for i, (a, b, radius, _) in enumerate(LIMBS):
-            self.stretch(f"limb{i}", points[a], points[b], radius * girth)
-        self.move("shadow", np.array([*joints[0, :2], 0.002]), 0.0)
-
-
-_laboratory = cache(Laboratory)
+_laboratory = cache(partial(Scene, MJCF))  # with one figure, which all people share
 
 
 def render(seed: int, clip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Frames (160, 160, 3) uint8 with joints (32, 2) of a clip of 30 to 42 frames."""
-    return _laboratory().render(seed, clip)
+    scene, action = _laboratory(), ACTIONS[label(clip)]
+    rng = np.random.default_rng(clip % len(SUBJECTS))
+    paints = {
+        "trousers": 0.6 * colour(rng, vivid=0.5),
+        "shirt": colour(rng),
+        "shoe": rng.uniform(0.1, 0.9) * np.ones(3),
+        "skin": rng.uniform(0.45, 1) * np.array([1, 0.78, 0.65]),
+        "hair": rng.uniform(0.1, 0.6) * np.array([1, 0.8, 0.6]),
+    }
+    for name, paint in paints.items():
+        scene.model.material(name).rgba[:3] = paint
+    height, girth = rng.uniform(1.6, 1.88), rng.uniform(0.85, 1.25)  # girth of the limbs
+
+    rng = np.random.default_rng([seed, *_performance(clip)])
+    performance = perform(rng, action, height, int(rng.integers(30, 43)))
+    x, y = CORNERS[clip % len(CAMERAS)]
+    scene.aim(np.array([0, 0, 0.95]), np.hypot(x, y), np.arctan2(-x, -y), 0.12)
+
+    joints = performance[0]  # the chair is behind the feet, or below the floor
+    across, feet = joints[1] - joints[6], (joints[3] + joints[8]) / 2
+    yaw, floor = np.arctan2(across[1], across[0]), 0 if action.seat != (0, 0) else -9
+    back = 0.23 * height * np.array([np.sin(yaw), -np.cos(yaw), 0])
+    scene.move("chair", np.array([*(feet + back)[:2], floor]), yaw)
+
+    for joints in performance:
+        face = np.cross([0, 0, 1.0], joints[1] - joints[6])
+        hair = joints[14:16] - 0.035 * face / np.linalg.norm(face) + [0, 0, 0.02]
+        points = np.concatenate([joints, hair])
+        for i, (a, b, radius, _) in enumerate(LIMBS):
+            scene.stretch(f"limb{i}", points[a], points[b], radius * girth)
+        scene.move("shadow", np.array([*joints[0, :2], 0.002]), 0.0)
+        yield scene.frame(SIDE, SIDE), scene.project(joints, UNITS)
 
 
 def perform(rng: Generator, action: Action, height: float, count: int) -> np.ndarray:

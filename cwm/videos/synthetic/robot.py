@@ -11,29 +11,21 @@ import numpy as np
 
 import envs
 from cwm.videos.encode import H264, encode
+from cwm.videos.synthetic import nth_file, nth_label
 
-VERSION = 1  # increase it when the frames change: clips are then rendered again
+VERSION = 1
 SIDE = 96  # pixels; frames are square, as the agent's are
 TASKS = ("door-open", "plate-slide", "push", "window-open")
 FRAMES, SKIP = 32, 4  # frames per clip; control steps of 12.5 ms per frame
 
-
-def label(clip: int) -> str:
-    """Task of a clip; tasks have equal shares of any number of clips."""
-    return TASKS[clip % len(TASKS)]
-
-
-def file_name(clip: int) -> str:
-    """Path of a clip's file below the dataset's folder."""
-    return f"{label(clip)}/{clip:06d}.mp4"
+label = partial(nth_label, TASKS)
+file_name = partial(nth_file, TASKS, ".mp4")
+write = partial(encode, rate=20, codec=H264)
 
 
 def traits(seed: int, clip: int) -> dict[str, str]:
     """The task; arm and table never change."""
     return {"task": label(clip), "arm": "sawyer", "table": "metaworld"}
-
-
-write = partial(encode, rate=20, codec=H264)
 
 
 def render(seed: int, clip: int) -> Iterator[np.ndarray]:

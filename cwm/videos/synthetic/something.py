@@ -18,10 +18,11 @@ import numpy as np
 from numpy.random import Generator
 
 from cwm.videos.encode import VP9, encode
+from cwm.videos.synthetic import nth_file, nth_label
 from cwm.videos.synthetic.scene import CAMERA_MJCF, CAPSULE, Scene
 from envs.textures import colour, tile
 
-VERSION = 1  # increase it when the frames change: clips are then rendered again
+VERSION = 1
 WIDTH, HEIGHT = 128, 96
 LABELS = ("pushing-left-to-right", "pushing-right-to-left", "lifting-up", "turning")
 SHAPES = ("box", "sphere", "cylinder", "capsule", "ellipsoid")
@@ -64,22 +65,14 @@ MJCF = f"""<mujoco>
 </mujoco>"""
 
 
-def label(clip: int) -> str:
-    """Motion class of a clip; classes have equal shares of any number of clips."""
-    return LABELS[clip % len(LABELS)]
-
-
-def file_name(clip: int) -> str:
-    """Path of a clip's file below the dataset's folder."""
-    return f"{label(clip)}/{clip:06d}.webm"
+label = partial(nth_label, LABELS)
+file_name = partial(nth_file, LABELS, ".webm")
+write = partial(encode, rate=12, codec=VP9)  # as Something-Something V2 is published
 
 
 def traits(seed: int, clip: int) -> dict[str, str]:
     """Nothing recurs: every clip has a scene, table, wall, object and hand of its own."""
     return dict.fromkeys(("scene", "table", "wall", "thing", "hand"), f"{seed}-{clip}")
-
-
-write = partial(encode, rate=12, codec=VP9)  # as Something-Something V2 is published
 
 
 class Motion(NamedTuple):
@@ -101,16 +94,13 @@ class Motion(NamedTuple):
         same distribution: this makes the two directions each other's reversal in time.
         """
         middle = np.array([rng.uniform(-0.34, 0.34), rng.uniform(-0.1, 0.1), 0.0])
-        distance, shift, turn = rng.uniform(0.28, 0.45), np.zeros(3), 0.0
-        match name:
-            case "pushing-left-to-right":
-                shift[0] = distance
-            case "pushing-right-to-left":
-                shift[0] = -distance
-            case "lifting-up":
-                shift[2] = 0.65 * distance
-            case "turning":
-                turn = rng.choice((-1, 1)) * rng.uniform(1.2, 2.6)
+        way = {
+            "pushing-left-to-right": [1.0, 0, 0],
+            "pushing-right-to-left": [-1.0, 0, 0],
+            "lifting-up": [0, 0, 0.65],
+        }
+        shift = rng.uniform(0.28, 0.45) * np.array(way.get(name, [0.0, 0, 0]))
+        turn = rng.choice((-1, 1)) * rng.uniform(1.2, 2.6) if name == "turning" else 0.0
         start = middle - shift * [0.5, 0.5, 0]
         grasp, release = rng.uniform(0, 0.25), 1 - rng.uniform(0, 0.25)
         return cls(start, shift, turn, grasp, release, name != "lifting-up", away)
@@ -133,14 +123,8 @@ def _smoothstep(x: float) -> float:
 class Tabletop(Scene):
     """One compiled scene; each clip overwrites all shapes, sizes, colours and textures."""
 
-    def __init__(self) -> None:
-        super().__init__(MJCF)
-
     def prepare(self, seed: int, clip: int) -> tuple[int, Callable[[int], np.ndarray]]:
-        """Number of frames of a clip, and a function that renders frame t of it.
-
-        The function is valid until the next call of `prepare`.
-        """
+        """Number of frames of a clip, and its function t -> frame, valid until the next call."""
         rng = np.random.default_rng([seed, clip])
         target, *view = self._decorate(rng)
         half, yaw = self._shape("object", rng, rng.uniform(0.13, 0.19)), rng.uniform(0, 2 * np.pi)
@@ -211,9 +195,9 @@ class Tabletop(Scene):
         return half
 
     def _shape_hand(self, rng: Generator, half: np.ndarray) -> np.ndarray:
-        """Shape a hand that holds the object from above; returns where it comes from, (3,).
+        """Shape a hand that holds the object from above, and draw the side it comes from.
 
-        The arm comes from either side of the viewer, independently of the motion.
+        Returns where it comes from, (3,); it does not depend on the motion.
         """
         side = np.deg2rad(-90 + rng.choice((-1, 1)) * rng.uniform(20, 80))
         rise = np.deg2rad(rng.uniform(30, 60))
@@ -236,7 +220,7 @@ class Tabletop(Scene):
         return 0.8 * along
 
 
-_tabletop = cache(Tabletop)
+_tabletop = cache(partial(Tabletop, MJCF))
 
 
 def render(seed: int, clip: int) -> Iterator[np.ndarray]:
