@@ -21,14 +21,14 @@ Text = InstanceOf[str]  # may hold surrogates: file names need not be UTF-8
 
 
 class MixtureChecksums(TypedDict):
-    """Of everything that samples depend on, and of the manifest or the members' manifests."""
+    """sha256 of all that sampling depends on, and of the manifest or of the members' manifests."""
 
     content: str
     manifest: str
 
 
 class Checksums(MixtureChecksums):
-    """As of a mixture, and of index.npy."""
+    """The checksums of a mixture, and that of index.npy."""
 
     index: str
 
@@ -36,7 +36,7 @@ class Checksums(MixtureChecksums):
 @final
 @with_config(ConfigDict(extra="allow"))
 class StoreInfo(TypedDict):
-    """A store of decoded clips; the optional keys are for people."""
+    """A store of decoded clips; most optional keys are only shown."""
 
     dataset: str
     labels: list[Text]

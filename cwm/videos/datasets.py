@@ -1,4 +1,4 @@
-"""List the clips of a dataset, with what is known of them before decoding.
+"""List the clips of a dataset before they are decoded.
 
 `videos.jsonl`: the root folder, relative to the list unless the folder was given as an absolute
 path, so that results can be moved together with the data; then one ClipRecord per line.
@@ -51,6 +51,7 @@ SUFFIXES = {
 }
 Kind = Literal["video", "stills", "episode"]
 GROUP = "group"  # in dataset.names: clips of a group are held out together
+Traits = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -70,7 +71,7 @@ class DatasetConfig:
     source: Literal["folder", "standin"] = "folder"
     folder: Path | None = None  # none: data/<name of the dataset>
     archives: tuple[Archive, ...] = ()  # to download, or to fetch by hand, and extract
-    by_hand: str = ""  # how a person gets the dataset, and its licence
+    by_hand: str = ""  # instructions for a download by hand, and the licence
     gigabytes: PositiveFloat | None = None  # disk space of archives and content
     kinds: tuple[Kind, ...] = ("video",)  # files to look for
     names: str = r"(?:.*/)?(?P<label>[^/]+)/[^/]+"  # regular expression: named groups of a path
@@ -133,29 +134,25 @@ def folder_of(name: str, cfg: DatasetConfig) -> Path:
 def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
     """Generate a synthetic dataset, or list a folder of clips; write `out/videos.jsonl` last.
 
-    The list is the same whenever the files are. Raises UserError for an unknown stand-in, for a
+    Equal files give an equal list. Raises UserError for an unknown stand-in, for a
     folder that is missing or has no clips, and for unusable annotations.
     """
     out.mkdir(parents=True, exist_ok=True)
-    generated: dict[str, dict[str, str]] = {}
     if cfg.source == "standin":
+        with file_lock(out / ".lock", f"making clips in {out}"):
+            traits = synthetic.generate(cfg.standin, out, workers)
         root, written = out, "."
-        with file_lock(root / ".lock", f"making clips in {root}"):
-            generated = synthetic.generate(cfg.standin, root, workers)
-        found = find(root, replace(cfg, annotations={}))
-        clips = [clip for clip in found if _place(clip) in generated]
+        clips = [x for x in find(root, replace(cfg, annotations={})) if _place(x) in traits]
     else:
-        root = folder_of(name, cfg)
+        root, traits = folder_of(name, cfg), {}
         written = str(root) if root.is_absolute() else relative(root, out)
         clips = find(root, cfg)
-    records = parallel_map(partial(describe, root, cfg=cfg), clips, workers)
-    if generated:
-        records = (r._replace(attributes=r.attributes | generated[_place(r)]) for r in records)
+    records = parallel_map(partial(describe, root, cfg=cfg, traits=traits), clips, workers)
     write_lines(out / "videos.jsonl", written, records)
     log.info("%s: %d clips", name, len(clips))
 
 
-def _place(clip: Candidate | ClipRecord) -> str:
+def _place(clip: Candidate) -> str:
     """The clip's name in a stand-in: a file, or the folder of its stills."""
     return Path(clip.file).parent.as_posix() if clip.stills else clip.file
 
@@ -163,42 +160,35 @@ def _place(clip: Candidate | ClipRecord) -> str:
 def find(root: Path, cfg: DatasetConfig) -> list[Candidate]:
     """All clips below a folder, sorted; UserError if there are none.
 
-    With annotations, exactly the annotated clips: a missing file is listed, and fails to decode.
+    With annotations, exactly the annotated clips: a missing file is listed, and fails to decode. Of
+    several files with one name, the first by path is used.
     """
     suffixes = tuple(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
+    how = f". {' '.join(cfg.by_hand.split())}" if cfg.by_hand else ""
+    expected = f"expected: a folder of clips, {', '.join(suffixes)}{how}"
     if not root.is_dir():
-        raise UserError(f"no folder {root}; {_expected(cfg)}")
+        raise UserError(f"no folder {root}; {expected}")
     files = [(base / name).relative_to(root) for base, names in walk(root) for name in names]
     paths = [path.as_posix() for path in files if path.suffix.lower() in suffixes]
     stills = [path for path in paths if path.lower().endswith(images.STILLS)]
     clips = [Candidate(path) for path in paths if not path.lower().endswith(images.STILLS)]
     clips += [Candidate(*clip) for clip in images.group_stills(stills, cfg.skip, cfg.every)]
     if not clips:
-        raise UserError(f"no clips in {root}; {_expected(cfg)}")
+        raise UserError(f"no clips in {root}; {expected}")
     clips.sort(key=lambda clip: clip.file)
-    return _annotated(clips, _annotations(root, files, cfg)) if cfg.annotations else clips
-
-
-def _annotated(clips: list[Candidate], known: dict[str, tuple[str, Split]]) -> list[Candidate]:
-    """The annotated clips, sorted; of several files with one name, the first by path."""
+    if not cfg.annotations:
+        return clips
+    known = _annotations(root, files, cfg, expected)
     named: dict[str, list[str]] = {name: [] for name in known}
     for clip in clips:
         named.get(Path(clip.file).stem, []).append(clip.file)
-    several = [files for files in named.values() if len(files) > 1]
+    several = [found for found in named.values() if len(found) > 1]
     if several:
         (first, *others), count = several[0], len(several)
         what = "%d annotated clips have several files; the first by path is used: %s, not %s%s"
         log.warning(what, count, first, ", ".join(others), "; ..." if count > 1 else "")
-    clips = [
-        Candidate(files[0] if files else name, None, *known[name]) for name, files in named.items()
-    ]
+    clips = [Candidate((named[x] or [x])[0], None, *annotation) for x, annotation in known.items()]
     return sorted(clips, key=lambda clip: clip.file)
-
-
-def _expected(cfg: DatasetConfig) -> str:
-    suffixes = ", ".join(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
-    how = f". {' '.join(cfg.by_hand.split())}" if cfg.by_hand else ""
-    return f"expected: a folder of clips, {suffixes}{how}"
 
 
 class _Annotation(TypedDict):
@@ -206,15 +196,17 @@ class _Annotation(TypedDict):
     template: str
 
 
-def _annotations(root: Path, files: list[Path], cfg: DatasetConfig) -> dict[str, tuple[str, Split]]:
+def _annotations(
+    root: Path, files: list[Path], cfg: DatasetConfig, expected: str
+) -> dict[str, tuple[str, Split]]:
     """Label and split by the name of a clip, from JSON files as Something-Something has them."""
     known: dict[str, tuple[str, Split]] = {}
     for split, pattern in cfg.annotations.items():
         paths = [root / path for path in files if _matches(path, pattern)]
         if len(paths) != 1:
             count = f"{len(paths)} files {pattern} in {root}, expected one"
-            raise UserError(f"{count}; {_expected(cfg)}")
-        for entry in json_file.read(paths[0], list[_Annotation], _expected(cfg)):
+            raise UserError(f"{count}; {expected}")
+        for entry in json_file.read(paths[0], list[_Annotation], expected):
             known[str(entry["id"])] = (re.sub(r"[\[\]]", "", entry["template"]), split)
     return known
 
@@ -225,9 +217,16 @@ def _matches(path: Path, pattern: str) -> bool:
     return path.match(rest) and (rest != pattern or len(path.parts) == len(Path(rest).parts))
 
 
-def describe(root: Path, clip: Candidate, cfg: DatasetConfig) -> ClipRecord:
-    """What is known of a clip without decoding it; a file that cannot be read has no sha256."""
-    attributes = attributes_of(clip.file, cfg.names)
+def describe(
+    root: Path, clip: Candidate, cfg: DatasetConfig, traits: Traits | None = None
+) -> ClipRecord:
+    """Describe a clip without decoding it; a file that cannot be read has no sha256.
+
+    traits: further attributes of stand-in clips, by path.
+    """
+    match = re.fullmatch(cfg.names, clip.file)
+    groups = match.groupdict() if match else {}
+    attributes = {name: value for name, value in groups.items() if value is not None}
     label, group = attributes.pop("label", None), attributes.pop(GROUP, clip.file)
     split: Split = "heldout" if is_heldout(group, cfg.heldout) else "train"
     try:
@@ -235,6 +234,8 @@ def describe(root: Path, clip: Candidate, cfg: DatasetConfig) -> ClipRecord:
     except OSError:
         size, checksum = 0, None
     label, split = clip.label or label, clip.split or split
+    if traits:
+        attributes |= traits[_place(clip)]
     return ClipRecord(clip.file, size, checksum, label, split, attributes, clip.stills)
 
 
@@ -246,12 +247,6 @@ def digest(root: Path, clip: Candidate | ClipRecord) -> tuple[int, str]:
     files = images.still_names(clip.file, clip.stills)
     sizes = [(root / file).stat().st_size for file in files]
     return sum(sizes), hashlib.sha256(json.dumps([files, sizes]).encode()).hexdigest()
-
-
-def attributes_of(file: str, pattern: str) -> dict[str, str]:
-    """The named groups of a path that match the pattern."""
-    match = re.fullmatch(pattern, file)
-    return {name: x for name, x in (match.groupdict() if match else {}).items() if x is not None}
 
 
 def is_heldout(file: str, share: float) -> bool:

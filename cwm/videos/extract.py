@@ -82,13 +82,13 @@ class _Members:
         key = str(path).casefold()
         self.bytes += size
         self.count += 1
-        large = f"brings more than {human(self.limit)}: a bomb, or dataset.gigabytes must be set"
+        large = f"exceeds the limit of {human(self.limit)}; set dataset.gigabytes if it is no bomb"
         reasons = {
             "leads out of the folder": path.is_absolute() or ".." in path.parts,
             "has a forbidden character": re.search(r"[\\\x00-\x1f\x7f]", name),
             "has too long a path": len(os.fsencode(name)) > MAX_NAME,
             "is a link, a device or a sparse file": not (is_file or is_folder),
-            "occurs twice, on some systems at least": is_file and key in self.names,
+            "occurs twice (upper and lower case are the same)": is_file and key in self.names,
             large: self.bytes > self.limit,
             f"is one of more than {MAX_MEMBERS} files: a bomb": self.count > MAX_MEMBERS,
         }

@@ -49,7 +49,7 @@ class Archive:
     """A file to download, which is an archive or a part of one."""
 
     file: Name  # its name in the folder
-    urls: tuple[Url, ...] = ()  # the primary first, then mirrors; none: a person brings the file
+    urls: tuple[Url, ...] = ()  # the primary first, then mirrors; none: downloaded by hand
     sha256: Checksum | None = None  # none: record the first download's
     join: Name | None = None  # the archive that the files with this `join` make up, in this order
 
@@ -65,7 +65,7 @@ class Archive:
 
 
 class Fault(Exception):
-    """Why an address did not give the file."""
+    """Why a download failed, or a file is not the expected one."""
 
 
 class Dropped(Fault):
@@ -80,7 +80,7 @@ def fetch(
     Idempotent: an interrupted call is resumed by the same call. Archives without an address are
     expected in `folder/archives`, or their content elsewhere in the folder.
 
-    steps: how a person gets the dataset. disk_bytes: space for the archives and their content.
+    steps: instructions for a download by hand. disk_bytes: of the archives and their content.
     Raises UserError, with the steps, when files must be fetched by hand; when a download fails or
     has the wrong sha256; for an archive that is damaged or unsafe; when the disk is too small; and
     while another process fetches the same dataset.

@@ -31,25 +31,20 @@ POLL = 0.25  # seconds between two checks of the time limit and of `stop`
 # The exit status is not enough: ffmpeg decodes what it can of a damaged file and exits with 0. So
 # its log is read. A message begins a line with its component and its level. Names and titles cannot
 # do so: the file gets a neutral name, and metadata is printed after "[info]" and spaces.
-LINE = r"^(?:\[([^\]\n]+) @ 0x\w+\] )?(?:\[[^\]\n]+ @ 0x\w+\] )*"
-MESSAGE = re.compile(LINE + r"\[(warning|error|fatal)\] (.*)", re.MULTILINE)
-DEMUXER = re.compile(r"^\[in#0/(\S+) @ 0x\w+\] \[verbose\] Starting thread", re.MULTILINE)
-DECODER = re.compile(
-    r"^\[(vist#0:\d+/(\S+)) @ 0x\w+\] \[dec:(\S+) @ 0x\w+\] \[verbose\] Starting thread",
-    re.MULTILINE,
-)
+LINE = r"(?m)^(?:\[([^\]\n]+) @ 0x\w+\] )?(?:\[[^\]\n]+ @ 0x\w+\] )*"
+MESSAGE = re.compile(LINE + r"\[(warning|error|fatal)\] (.*)")
+STARTED = r"@ 0x\w+\] \[verbose\] Starting thread"
+DEMUXER = re.compile(rf"(?m)^\[in#0/(\S+) {STARTED}")
+DECODER = re.compile(rf"(?m)^\[(vist#0:\d+/(\S+)) @ 0x\w+\] \[dec:(\S+) {STARTED}")
 SOURCE_SIZE = re.compile(
-    r"^\[graph -?\d+ input from stream \S+ @ 0x\w+\] \[verbose\] w:(\d+) h:(\d+) ", re.MULTILINE
+    r"(?m)^\[graph -?\d+ input from stream \S+ @ 0x\w+\] \[verbose\] w:(\d+) h:(\d+) "
 )
-RECONFIGURED = re.compile(
-    r"^\[fc#0 @ 0x\w+\] \[info\] Reconfiguring filter graph because (.*)", re.MULTILINE
-)
-SIGNAL = re.compile(r"^\[info\] Exiting normally, received signal (\d+)", re.MULTILINE)
+RECONFIGURED = re.compile(r"(?m)^\[fc#0 @ 0x\w+\] \[info\] Reconfiguring filter graph because (.*)")
+SIGNAL = re.compile(r"(?m)^\[info\] Exiting normally, received signal (\d+)")
 # Names of the files that ffmpeg writes besides its log.
 PROGRESS, CUTS = "progress", "cuts"
-FRAME_COUNT = re.compile(r"^frame=(\d+)$", re.MULTILINE)
-MICROSECONDS = re.compile(r"^out_time_us=(\d+)$", re.MULTILINE)
-CUT = re.compile(r"^frame:(\d+) .*\nlavfi\.scd\.time=", re.MULTILINE)
+PAIR = re.compile(r"(?m)^(frame|out_time_us)=(\d+)$")  # the last ones count
+CUT = re.compile(r"(?m)^frame:(\d+) .*\nlavfi\.scd\.time=")
 # A stream copy may begin with pictures whose references were cut off. The decoder reports that at
 # the first packets, and delivers no frame that needs them. Later on, it means a lost picture.
 NO_REFERENCE = re.compile(
@@ -144,7 +139,12 @@ def decode(
         argv = _arguments(name, geometry)
         status, log = _run(argv, file, limit, stop, folder)
         if status != 0 and (signals := [-status] if status < 0 else SIGNAL.findall(log)):
-            raise _signal_error(int(signals[0]), path)
+            number = int(signals[0])
+            message = f"ffmpeg was ended by a signal ({signal.strsignal(number)})"
+            if number in CRASHES:
+                raise DecodeError(message)
+            code = errno.EFBIG if number == signal.SIGXFSZ else errno.EINTR
+            raise OSError(code, message, str(path))
         complaints = _complaints(log)
         if status != 0:
             complaints += [text for _, level, text in MESSAGE.findall(log) if level != "warning"]
@@ -164,26 +164,24 @@ def decode(
         changed = RECONFIGURED.search(log)
         if changed and geometry.cuts is not None:  # scdet restarts its count of frames
             raise DecodeError(f"the picture size or format changes: {changed[1]}")
-        progress = Path(folder, PROGRESS).read_text()
-        written, counted = file.seek(0, 2), FRAME_COUNT.findall(progress)
-        if not counted or written != int(counted[-1]) * FRAME_BYTES:
-            count = counted[-1] if counted else "no"
-            raise DecodeError(f"ffmpeg reported {count} frames and wrote {written} bytes")
+        progress = dict(PAIR.findall(Path(folder, PROGRESS).read_text()))
+        written, frames = file.seek(0, 2), progress.get("frame", "no")
+        if frames == "no" or written != int(frames) * FRAME_BYTES:
+            raise DecodeError(f"ffmpeg reported {frames} frames and wrote {written} bytes")
         if not written:
             raise DecodeError("no frames")
-        seconds = [int(n) / 1e6 for n in MICROSECONDS.findall(progress)]
+        duration = progress.get("out_time_us")
         shots = Path(folder, CUTS).read_text() if geometry.cuts is not None else ""
         if complaints:
             at = argv.index("-i")
             head = [*argv[:at], "-bsf:v", HEAD, *argv[at:]]
             if _complaints(_run(head, subprocess.DEVNULL, limit, stop, folder)[1]) != complaints:
                 raise DecodeError(f"ffmpeg: {complaints[0]}")
-        pixels = as_frames(file)
-    size = SOURCE_SIZE.search(log)
-    if size is None:
-        raise DecodeError("ffmpeg did not report the size of the video")
-    cuts = tuple(int(frame) for frame in CUT.findall(shots))
-    return Clip(pixels, int(size[1]), int(size[2]), seconds[-1] if seconds else None, cuts)
+        if (size := SOURCE_SIZE.search(log)) is None:
+            raise DecodeError("ffmpeg did not report the size of the video")
+        seconds = int(duration) / 1e6 if duration else None
+        cuts = tuple(int(frame) for frame in CUT.findall(shots))
+        return Clip(as_frames(file), int(size[1]), int(size[2]), seconds, cuts)
 
 
 def _complaints(log: str) -> list[str]:
@@ -204,14 +202,6 @@ def _complaints(log: str) -> list[str]:
     ]
 
 
-def _signal_error(number: int, path: Path) -> Exception:
-    """The error for a child that a signal ended, other than our kill."""
-    message = f"ffmpeg was ended by a signal ({signal.strsignal(number)})"
-    if number in CRASHES:
-        return DecodeError(message)
-    return OSError(errno.EFBIG if number == signal.SIGXFSZ else errno.EINTR, message, str(path))
-
-
 def as_frames(file: BinaryIO) -> np.ndarray:
     """Map a file as frames (T, 64, 64, 3) uint8; it may be closed afterwards."""
     content = mmap.mmap(file.fileno(), 0)
@@ -219,10 +209,7 @@ def as_frames(file: BinaryIO) -> np.ndarray:
 
 
 def check_readable(path: Path) -> None:
-    """Raise DecodeError unless the path is a regular file that is readable and not empty.
-
-    Other files are not opened: a pipe or a device could block forever.
-    """
+    """Raise DecodeError unless a file is regular (a pipe could block), readable and not empty."""
     try:
         if not path.exists():
             raise DecodeError("no such file")
@@ -276,10 +263,9 @@ def _run(
 ) -> tuple[int, str]:
     """Run a child in a folder; returns its status and log. Killed on `stop` or after `limit` s."""
     deadline = time.monotonic() + limit
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
     env = os.environ | {"AV_LOG_FORCE_NOCOLOR": "1"}
     with subprocess.Popen(
-        argv, stdin=nothing, stdout=out, stderr=pipe, cwd=folder, env=env
+        argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, cwd=folder, env=env
     ) as child:
         try:
             while not stop.is_set() and (left := deadline - time.monotonic()) > 0:

@@ -103,18 +103,22 @@ def read_stills(
             try:
                 with Image.open(path) as image:
                     pixels = _upright(image)
-            except UnidentifiedImageError as error:
-                raise DecodeError(f"{path.name}: not an image") from error
             except Exception as error:  # Pillow raises almost anything for damaged files
-                reason = getattr(error, "strerror", None) or error
+                unknown = isinstance(error, UnidentifiedImageError)
+                reason = "not an image" if unknown else getattr(error, "strerror", None) or error
                 raise DecodeError(f"{path.name}: {reason}") from error
             height, width = pixels.shape[:2]
-            if geometry.aspect == "person" and path.name not in boxes:
-                raise DecodeError(f"{path.name}: no joints in annot/*.h5")
-            kept = _crop(pixels, geometry.aspect, boxes.get(path.name))
-            if not kept.size:
-                raise DecodeError(f"{path.name}: the joints are outside the image")
-            file.write(resize(kept).data)
+            if geometry.aspect == "center-crop":
+                half, y, x = max(min(height, width) // 2, 1), height // 2, width // 2
+                pixels = pixels[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
+            elif geometry.aspect == "person":
+                if path.name not in boxes:
+                    raise DecodeError(f"{path.name}: no joints in annot/*.h5")
+                left, top, right, bottom = boxes[path.name] * width // SIDE
+                pixels = pixels[top:bottom, left:right]
+                if not pixels.size:
+                    raise DecodeError(f"{path.name}: the joints are outside the image")
+            file.write(resize(pixels).data)
         file.flush()
         return Clip(as_frames(file), width, height)
 
@@ -125,8 +129,7 @@ def _upright(image: "Image.Image") -> np.ndarray:
 
     image.load()
     if image.mode == "I;16":
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        pixels = np.repeat(grey[..., None], 3, 2)
+        pixels = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
     else:
         pixels = np.asarray(image.convert("RGB"))
     exif = Image.Exif()
@@ -139,18 +142,6 @@ def _upright(image: "Image.Image") -> np.ndarray:
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return pixels
-
-
-def _crop(pixels: np.ndarray, aspect: str, box: np.ndarray | None) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    match aspect:
-        case "person":
-            left, top, right, bottom = box * width // SIDE
-            return pixels[top:bottom, left:right]
-        case "center-crop":
-            half, y, x = max(min(height, width) // 2, 1), height // 2, width // 2
-            return pixels[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
     return pixels
 
 

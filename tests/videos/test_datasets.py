@@ -6,18 +6,20 @@ from pydantic import ValidationError
 
 from cwm import config
 from cwm.infra.errors import UserError
-from cwm.infra.files import sha256, write_lines
+from cwm.infra.files import file_lock, sha256, write_lines
 from cwm.videos.datasets import (
     Candidate,
     ClipRecord,
     DatasetConfig,
-    attributes_of,
+    collect,
     describe,
     find,
     is_heldout,
     read_videos,
 )
+from cwm.videos.ffmpeg import Geometry, decode
 from cwm.videos.images import Stills
+from cwm.videos.synthetic import robot, something
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,20 +51,16 @@ def test_share_of_held_out_clips_is_right():
     assert all(is_heldout(f"{i}", 1) for i in range(100))
 
 
-@pytest.mark.parametrize("name", ["camera.MTS", "disc.vob", "film.m2ts", "tape.mxf"])
-def test_camera_and_disc_formats_are_found(tmp_path, name):
-    (tmp_path / name).touch()
-    assert find(tmp_path, DatasetConfig()) == [Candidate(name)]
-
-
 def test_files_are_found_by_suffix_and_labelled_by_folder(tmp_path):
-    for name in ["b.MP4", "push/a.webm", "push/.hidden.webm", "notes.txt", "x/y/c.gif", "x/1.jpg"]:
+    names = ["camera.MTS", "disc.vob", "film.m2ts", "push/a.webm", "tape.mxf", "x/y/c.gif"]
+    for name in [*names, "push/.hidden.webm", "notes.txt", "x/1.jpg"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     cfg = DatasetConfig()
     clips = find(tmp_path, cfg)
-    assert [clip.file for clip in clips] == ["b.MP4", "push/a.webm", "x/y/c.gif"]
-    assert [describe(tmp_path, clip, cfg).label for clip in clips] == [None, "push", "y"]
+    assert [clip.file for clip in clips] == names
+    labels = [describe(tmp_path, clip, cfg).label for clip in clips]
+    assert labels == [None, None, None, "push", None, "y"]
     video = describe(tmp_path, Candidate("push/a.webm"), cfg)
     assert (video.bytes, video.sha256) == (11, sha256(tmp_path / "push/a.webm"))
 
@@ -161,14 +159,10 @@ def test_annotations_in_a_linked_folder_are_found(tmp_path):
     assert find(tmp_path / "videos", cfg) == [Candidate("1.webm", None, "a", "train")]
 
 
-def test_human36m_names_give_attributes():
+def test_human36m_names_give_attributes(tmp_path):
     cfg = config.load([ROOT / "config/dataset/human36m.yaml"]).dataset
-    assert attributes_of("S9/S9_WalkDog_1.58860488_000006.jpg", cfg.names) == {
-        "group": "S9_WalkDog_1",
-        "subject": "S9",
-        "label": "WalkDog",
-        "camera": "58860488",
-    }
+    clip = describe(tmp_path, Candidate("S9/S9_WalkDog_1.58860488_000006.jpg"), cfg)
+    assert (clip.label, clip.attributes) == ("WalkDog", {"subject": "S9", "camera": "58860488"})
 
 
 def test_views_of_the_same_scene_are_held_out_together(tmp_path):
@@ -225,3 +219,77 @@ def test_list_names_its_root_relative_to_itself(tmp_path):
     write_lines(tmp_path / "videos.jsonl", "sub", videos)
     root, listed = read_videos(tmp_path / "videos.jsonl")
     assert (root, list(listed)) == (tmp_path / "sub", videos)
+
+
+def standin(name, clips):
+    return DatasetConfig(source="standin", standin={"name": name, "clips": clips})
+
+
+def files(out):
+    return {
+        str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()
+    }
+
+
+def test_standin_is_independent_of_workers_and_existing_files(tmp_path):
+    collect("something", standin("something", 4), tmp_path / "all", workers=2)
+    all_of_them = files(tmp_path / "all")
+    _, listed = read_videos(tmp_path / "all/videos.jsonl")
+    assert sorted(video.label for video in listed) == sorted(something.LABELS)
+
+    part = tmp_path / "part"  # as a killed job leaves it, with one complete file
+    (first, _, third, _) = sorted(name for name in all_of_them if name.endswith(".webm"))
+    for name in (first, third):
+        (part / name).parent.mkdir(parents=True)
+    (part / first).write_bytes(all_of_them[first])
+    (part / third).with_name(".tmp-000000.webm").write_bytes(b"half a clip")
+    modified = (part / first).stat().st_mtime_ns
+    collect("something", standin("something", 4), part, workers=1)
+    assert {name: data for name, data in files(part).items() if ".tmp" not in name} == all_of_them
+    assert (part / first).stat().st_mtime_ns == modified
+
+
+def test_two_jobs_cannot_generate_one_standin(tmp_path):
+    message = "another process is making clips in"
+    with file_lock(tmp_path / ".lock", ""), pytest.raises(UserError, match=message):
+        collect("something", standin("something", 4), tmp_path, workers=1)
+
+
+def test_robot_clips_show_a_moving_arm(tmp_path):
+    collect("rlbench", standin("robot", 1), tmp_path, workers=1)
+    (path,) = tmp_path.rglob("*.mp4")
+    assert path.parent.name == robot.label(0)
+    frames, width, height, *_ = decode(path, Geometry())
+    assert (len(frames), width, height) == (robot.FRAMES, 96, 96)
+    assert (abs(frames[-1].astype(int) - frames[0]) > 40).any(-1).mean() > 0.02
+
+
+def test_folder_is_listed_by_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/own/wave").mkdir(parents=True)
+    (tmp_path / "data/own/wave/a.mp4").write_text("x")
+    for _ in range(2):
+        collect("own", DatasetConfig(), tmp_path / "results/videos/own", workers=2)
+    path = tmp_path / "results/videos/own/videos.jsonl"
+    assert str(tmp_path) not in path.read_text()
+    root, listed = read_videos(path)
+    assert root == path.parent / "../../../data/own"
+    assert [video.file for video in listed] == ["wave/a.mp4"]
+    assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", "results/videos/own/videos.jsonl"]
+
+
+def test_folder_is_found_from_linked_results(tmp_path, monkeypatch):
+    (tmp_path / "project/data/own").mkdir(parents=True)
+    (tmp_path / "project/data/own/a.mp4").write_text("x")
+    (tmp_path / "disk/mine/results").mkdir(parents=True)
+    (tmp_path / "project/results").symlink_to(tmp_path / "disk/mine/results")
+    monkeypatch.chdir(tmp_path / "project")
+    collect("own", DatasetConfig(), Path("results/videos/own"), workers=1)
+    root, listed = read_videos(Path("results/videos/own/videos.jsonl"))
+    assert [(root / video.file).read_text() for video in listed] == ["x"]
+
+
+def test_unknown_standin_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"unknown synthetic dataset 'somthing'.*something"):
+        collect("somthing", standin("somthing", 1), tmp_path / "out", 1)
+    assert not (tmp_path / "out/videos.jsonl").exists()
