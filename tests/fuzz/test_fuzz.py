@@ -1,4 +1,4 @@
-"""A few hundred damaged inputs of every kind; `make fuzz` tries thousands."""
+"""Over a hundred damaged inputs of all kinds; `make fuzz` tries thousands."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from fuzz import attack
 
 from cwm.infra import tracking
 
-INPUTS = 300  # of all kinds together
+INPUTS = 120  # of all kinds together
 NAMES = ["settings", "used", "videos", "archives", "stores", "weights", "official"]
 NAMES += ["checkpoints", "tables"]
 
