@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TextIO
@@ -31,6 +32,7 @@ class Progress:
     ) -> None:
         self.every, self.clock = every, clock
         self.losses: dict[str, float] = {}
+        self.unit = "steps"
         console = Console(file=stream or sys.stderr)
         self.stream = None if console.is_interactive else console.file
         self.next_line, self.line = 0.0, ""
@@ -41,20 +43,33 @@ class Progress:
         )
         off = self.stream is not None
         self.bar = RichProgress(*columns, console=console, get_time=clock, disable=off)
-        self.id = self.bar.add_task(label, total=total, completed=start, text="")
-        (self.task,) = self.bar.tasks
+        self._add_task(label, total, start)
 
     def __enter__(self) -> Self:
         """Show the bar on a terminal."""
         self.bar.start()
         return self
 
-    def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
-        """Show that `step` steps are done; losses that are not given keep their last value."""
+    def _add_task(self, label: str, total: int, start: int = 0) -> None:
+        self.bar.add_task(label, total=total, completed=start, text="")
+        self.task = self.bar.tasks[-1]
+
+    @contextmanager
+    def phase(self, name: str, total: int, unit: str) -> Iterator[None]:
+        """Inside this context, show the progress of another count, such as offline updates."""
+        outer = self.task, self.unit
+        self._add_task(f"{self.task.description}, {name}", total)
+        self.unit = unit
+        yield
+        self.bar.remove_task(self.task.id)
+        self.task, self.unit = outer
+
+    def update(self, done: int, losses: Mapping[str, float] | None = None) -> None:
+        """Show how many steps are done; losses that are not given keep their last value."""
         self.losses |= losses or {}
-        self.bar.update(self.id, completed=step)
+        self.bar.update(self.task.id, completed=done)
         text = self._text()
-        self.bar.update(self.id, text=text)
+        self.bar.update(self.task.id, text=text)
         self.line = f"{self.task.description} | {text}\n"
         if self.clock() >= self.next_line:
             self._print_line()
@@ -86,7 +101,7 @@ class Progress:
         parts = [f"{task.completed}/{task.total} ({task.percentage:.0f}%)"]
         if task.time_remaining is not None and self.rate:
             eta = timedelta(seconds=task.time_remaining)
-            parts += [f"{self.rate:.3g} steps/s", f"eta {eta}"]
+            parts += [f"{self.rate:.3g} {self.unit}/s", f"eta {eta}"]
         if self.losses:
             parts.append("  ".join(f"{name} {x:.5g}" for name, x in self.losses.items()))
         return " | ".join(parts)

@@ -230,8 +230,9 @@ def finetune(loop: FinetuneLoop) -> None:
             if learning_start is None:
                 if ended and loop.step >= cfg.prefill:
                     loop.learning_start = loop.step
-                    for _ in range(cfg.offline_updates):
-                        show(loop.update(bar.rate))
+                    with bar.phase("offline updates", cfg.offline_updates, "updates"):
+                        for i in range(cfg.offline_updates):
+                            show(loop.update(0.0), i + 1)
                     show(loop.evaluate(bar.rate))
             else:
                 since = loop.step - learning_start
@@ -252,10 +253,11 @@ def finetune(loop: FinetuneLoop) -> None:
     run.publish(*logs, "episode.mp4", "weights.safetensors", "weights.json")
 
 
-def _shower(bar: Progress, loop: FinetuneLoop) -> Callable[[dict[str, float]], None]:
+def _shower(bar: Progress, loop: FinetuneLoop) -> Callable[..., None]:
     shown = {"train/image": "image", "train/kl": "kl", "eval/return": "return"}
 
-    def show(metrics: dict[str, float]) -> None:
-        bar.update(loop.step, {shown[n]: x for n, x in metrics.items() if n in shown})
+    def show(metrics: dict[str, float], done: int | None = None) -> None:
+        done = loop.step if done is None else done
+        bar.update(done, {shown[n]: x for n, x in metrics.items() if n in shown})
 
     return show

@@ -47,6 +47,20 @@ def test_resumed_run_counts_only_its_own_steps_for_the_rate():
     )
 
 
+def test_phase_shows_its_own_count_and_rate():
+    clock, log = Clock(), io.StringIO()
+    with Progress(total=4000, start=1000, stream=log, label="run", clock=clock) as bar:
+        with bar.phase("offline updates", total=100, unit="updates"):
+            for done in range(1, 42):
+                clock.now += 0.5
+                bar.update(done)
+        bar.update(1001)
+    assert log.getvalue().splitlines()[-2:] == [
+        "run, offline updates | 41/100 (41%) | 2 updates/s | eta 0:00:30",
+        "run | 1001/4000 (25%)",
+    ]
+
+
 def test_missing_loss_keeps_its_value():
     clock, log = Clock(), io.StringIO()
     with Progress(total=10, stream=log, label="run", clock=clock) as bar:
