@@ -16,7 +16,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -36,7 +36,7 @@ from cwm.infra.tracking_record import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
 STORE = Path("results/mlflow")
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
@@ -66,12 +66,13 @@ def init() -> str:
 
     Call it once before parallel jobs start: MLflow's own first use is not safe in parallel.
     """
-    return _try(_make_database) or f"runs are shown in {_without_password(uri())}"
+    problem = _try(_make_database) or _try(_check_store)
+    return problem or f"runs are shown in {_without_password(uri())}"
 
 
 def problem() -> str | None:
     """Return one line that says why MLflow does not answer, or None."""
-    return _try(lambda: _database_exists() and _client().search_experiments(max_results=1))
+    return _try(_check_store)
 
 
 def sync(folder: Path, failed: bool = False) -> bool:
@@ -82,10 +83,9 @@ def sync(folder: Path, failed: bool = False) -> bool:
     take more than a twentieth of the run's time. Importing mlflow takes 5 s, so a run that is
     shorter than 100 s is left to `sync_all`.
     """
-    if time.monotonic() < _next_sync:
-        ending = "mlflow" in sys.modules and (failed or is_finished(folder))
-        if not ending:
-            return False
+    ending = "mlflow" in sys.modules and (failed or is_finished(folder))
+    if time.monotonic() < next_sync and not ending:
+        return False
     return _deliver(partial(run_record, folder, "FAILED" if failed else None))
 
 
@@ -122,25 +122,25 @@ def ui(port: int = 5000) -> None:
 
 # --- sending ------------------------------------------------------------------------------------
 
-PAUSE = 20  # times the duration of a sync is the pause after it
-_next_sync = time.monotonic() + PAUSE * 5.0
+pause = 20  # times the duration of a sync is the pause after it
+next_sync = time.monotonic() + pause * 5.0
 _failing = False  # print one line per outage, not one per sync
 
 
 def _deliver(read: Callable[[], Record]) -> bool:
     """Read and send a record; print one line if its files are damaged or MLflow fails."""
-    global _failing, _next_sync
+    global _failing, next_sync
     start = time.monotonic()
     try:
         record = read()
     except UserError as error:
         print(f"not sent to MLflow: {error}", file=sys.stderr)
         return False
-    line = _try(lambda: _send(record))
+    line = _try(partial(_send, record))
     if line and not _failing:
         print(line, file=sys.stderr, flush=True)
     _failing = line is not None
-    _next_sync = time.monotonic() + PAUSE * (time.monotonic() - start)
+    next_sync = time.monotonic() + pause * (time.monotonic() - start)
     return not _failing
 
 
@@ -180,22 +180,22 @@ def _database() -> Path | None:
     return Path(path) if uri().startswith("sqlite:///") else None
 
 
-def _database_exists() -> bool:
+def _check_store() -> None:
+    """Raise an error if the store does not answer; a SQLite file may not exist yet."""
     database = _database()
-    return database is None or database.exists()
+    if database is None or database.exists():
+        _client().search_experiments(max_results=1)
 
 
 def _make_database() -> None:
     """Create the SQLite database atomically, and in one process at a time."""
     database = _database()
-    if database is None:
-        _client().search_experiments(max_results=1)  # does the server answer?
+    if database is None or database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)
     with (database.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if database.exists():
-            _client().search_experiments(max_results=1)  # fails if another MLflow made it
             return
         new = database.with_suffix(".new")
         new.unlink(missing_ok=True)
@@ -225,10 +225,9 @@ def _experiment(client: "MlflowClient", stage: str) -> str:
 
 def _send(record: Record) -> None:
     """Make the MLflow run equal to the record; send only what is missing."""
-    if not _database_exists():
-        _make_database()
+    _make_database()
     client = _client()
-    from mlflow.entities import Param, RunTag
+    from mlflow.entities import Metric, Param, RunTag
 
     run, done = _find_or_create(client, record)
     run_id = run.info.run_id
@@ -237,22 +236,27 @@ def _send(record: Record) -> None:
     params = [Param(k, v) for k, v in record.params.items() if k not in run.data.params]
     for start in range(0, len(params), PARAMS_PER_BATCH):
         client.log_batch(run_id, params=params[start : start + PARAMS_PER_BATCH])
-    for end, batch in _batches(record.lines, done):
+    metrics = [
+        Metric(name, values[name], at, int(values["step"]))
+        for values, at in record.lines[done:]
+        for name in sorted(values.keys() - {"step"})
+    ]
+    if metrics:
         client.set_tag(run_id, SENT, SENDING)
-        client.log_batch(run_id, metrics=batch, tags=[RunTag(SENT, _mark(record.lines, end))])
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+        client.set_tag(run_id, SENT, _mark(record.lines, len(record.lines)))
     if record.status != "RUNNING":
         digest = _hash({file.name: sha256(file) for file in record.artifacts})
         if run.data.tags.get("cwm.artifacts") != digest:
             for file in record.artifacts:
                 client.log_artifact(run_id, str(file))
             client.set_tag(run_id, "cwm.artifacts", digest)
-    if record.status == run.info.status or (record.status, run.info.status) == ("KILLED", "FAILED"):
-        return
-    if record.status == "RUNNING":
-        client.update_run(run_id, status="RUNNING")
-    else:
-        end_time = record.lines[-1][1] if record.lines else None
-        client.set_terminated(run_id, record.status, end_time=end_time)
+    before, now = run.info.status, record.status
+    if now == "RUNNING" != before:
+        client.update_run(run_id, status=now)
+    elif now != before and (before, now) != ("FAILED", "KILLED"):
+        client.set_terminated(run_id, now, record.lines[-1][1] if record.lines else None)
 
 
 def _find_or_create(client: "MlflowClient", record: Record) -> tuple["Run", int]:
@@ -290,21 +294,6 @@ def _lines_sent(run: "Run", record: Record) -> int:
 def _mark(lines: Lines, end: int) -> str:
     """Return the value of the tag `cwm.sent` once the lines before `end` are sent."""
     return f"{end} {_hash([values for values, _ in lines[:end]])}"
-
-
-def _batches(lines: Lines, start: int) -> Iterator[tuple[int, list["Metric"]]]:
-    """Yield batches of the metrics of lines[start:], each with the index where its lines end."""
-    from mlflow.entities import Metric
-
-    batch: list[Metric] = []
-    for number, (values, at) in enumerate(lines[start:], start):
-        names = sorted(values.keys() - {"step"})
-        if len(batch) + len(names) > METRICS_PER_BATCH:
-            yield number, batch
-            batch = []
-        batch += [Metric(name, values[name], at, int(values["step"])) for name in names]
-    if batch:
-        yield len(lines), batch
 
 
 def _hash(value: object) -> str:

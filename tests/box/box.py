@@ -32,7 +32,7 @@ def sync(run, failed=False, send=tracking.sync):
         time.sleep(0.01)
     return send(run, failed)
 
-tracking._next_sync, tracking.PAUSE, tracking.sync = 0.0, 1, sync
+tracking.next_sync, tracking.pause, tracking.sync = 0.0, 1, sync
 tracking._client()  # imports mlflow
 main()
 """

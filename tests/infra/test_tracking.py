@@ -72,7 +72,7 @@ def written(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 def train(run: Path) -> None:
     """Log and sync in turns, in a process of its own."""
-    tracking._next_sync, tracking.PAUSE = 0.0, 0
+    tracking.next_sync, tracking.pause = 0.0, 0
     for first in (0, 150, 300):
         log(run, first, first + 150)
         tracking.sync(run)
@@ -92,7 +92,7 @@ def send_and_die(run: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     client.log_batch = cut
-    tracking._next_sync = 0.0
+    tracking.next_sync = 0.0
     tracking.sync(run)
 
 
@@ -121,8 +121,8 @@ def here(study, monkeypatch):
     monkeypatch.chdir(study)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(tracking, "_failing", False)
-    monkeypatch.setattr(tracking, "_next_sync", 0.0)
-    monkeypatch.setattr(tracking, "PAUSE", 0)
+    monkeypatch.setattr(tracking, "next_sync", 0.0)
+    monkeypatch.setattr(tracking, "pause", 0)
 
 
 def test_parallel_jobs_neither_lose_nor_duplicate_points():
@@ -300,7 +300,7 @@ def test_figure_has_its_caption_and_is_sent_again_when_it_changes():
 def test_silent_server_costs_one_line_and_is_tried_again_when_the_run_ends(monkeypatch, capfd):
     run = make_run(Path("results/smoke/baselines/g"), "g", stage="baselines")
     log(run, 0, 5)
-    monkeypatch.setattr(tracking, "PAUSE", 1000)
+    monkeypatch.setattr(tracking, "pause", 1000)
     with socket.socket() as silent:  # accepts and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -401,7 +401,6 @@ def test_command_prints_one_line_if_the_server_is_down():
 
 def test_ui_sends_what_a_server_missed(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "_database", lambda: None)  # as with a server
-    monkeypatch.setattr(tracking, "_database_exists", lambda: True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracking.STORE.resolve()}/tracking.db")
     run = make_run(Path("results/smoke/baselines/q"), "q", stage="baselines")
     (run / "scores.csv").write_text("step,return\n")
