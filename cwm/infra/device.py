@@ -128,29 +128,24 @@ def visible_gpus() -> list[Gpu]:
     """
     if shutil.which("nvidia-smi") is None:
         return []
-    found = []
-    for index, uuid, *memory in _query("index,uuid,memory.used,memory.total"):
-        used, total = (int(x) if x.isdigit() else 0 for x in memory)  # some GPUs report [N/A]
-        found.append(Gpu(int(index), uuid, used, total))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return found
-    names = [name.strip() for name in visible.split(",")]
-    return [gpu for gpu in found if str(gpu.number) in names or gpu.uuid in names]
-
-
-def _query(fields: str) -> list[list[str]]:
-    """One row of values per GPU from nvidia-smi."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    fields = "--query-gpu=index,uuid,memory.used,memory.total"
+    command = ["nvidia-smi", fields, "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        problem = f"nvidia-smi did not answer within {SMI_TIMEOUT:g} s"
-    else:
-        if done.returncode == 0:
-            return [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
         problem = next(iter((done.stdout + done.stderr).strip().splitlines()), "nvidia-smi failed")
-    raise UserError(f"NVIDIA driver: {problem}; repair the driver, or set runtime.device=cpu")
+    except subprocess.TimeoutExpired:
+        done, problem = None, f"nvidia-smi did not answer within {SMI_TIMEOUT:g} s"
+    if done is None or done.returncode:
+        raise UserError(f"NVIDIA driver: {problem}; repair the driver, or set runtime.device=cpu")
+    rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = None if visible is None else [name.strip() for name in visible.split(",")]
+    found = []
+    for index, uuid, *memory in rows:
+        used, total = (int(x) if x.isdigit() else 0 for x in memory)  # some GPUs report [N/A]
+        if names is None or index in names or uuid in names:
+            found.append(Gpu(int(index), uuid, used, total))
+    return found
 
 
 @cache
