@@ -75,40 +75,29 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     folder that contains or is inside a folder already listed (this ends cycles), and unreadable
     folders.
     """
-    listed, folders = [root.resolve()], [root]
-    links: list[Path] = []
-    while folders or links:
-        if not folders:
-            link = links.pop(0)
-            real = link.resolve()
-            twin = next(
-                (x for x in listed if x in (real, *real.parents) or real in x.parents), None
-            )
-            if twin is not None:
-                log.warning("%s is skipped: it links to %s; %s is listed", link, real, twin)
-                continue
-            listed.append(real)
-            folders.append(link)
-        folder = folders.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            log.warning("%s is skipped: %s", folder, error.strerror)
+    listed: list[Path] = []
+    tops = [root]
+    while tops:
+        top = tops.pop(0)
+        real = top.resolve()
+        twin = next((x for x in listed if x in (real, *real.parents) or real in x.parents), None)
+        if twin is not None:
+            log.warning("%s is skipped: it links to %s; %s is listed", top, real, twin)
             continue
-        names = []
-        for entry in entries:
-            path = folder / entry.name
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
-            elif entry.is_symlink() and path.is_dir():
-                links.append(path)
-            else:
-                names.append(entry.name)
-                if entry.is_symlink() and not path.exists():
+        listed.append(real)
+        for name, folders, files in os.walk(top, onerror=_warn):
+            folder = Path(name)
+            folders[:] = sorted(x for x in folders if x[0] != ".")
+            tops += [folder / x for x in folders if (folder / x).is_symlink()]  # not in os.walk
+            files = sorted(x for x in files if x[0] != ".")
+            for path in (folder / x for x in files):
+                if path.is_symlink() and not path.exists():
                     log.warning("%s is a broken link", path)
-        yield folder, names
+            yield folder, files
+
+
+def _warn(error: OSError) -> None:
+    log.warning("%s is skipped: %s", error.filename, error.strerror)
 
 
 def write_json(path: Path, content: object) -> None:
