@@ -66,8 +66,7 @@ class RunSpec(NamedTuple):
         seed = self.labels.get("seed", 0)
         identity = [self.stage, self.what, seed, self.config, self.inputs]
         identity += [NUMERICS, torch.__version__]
-        text = json.dumps(identity, sort_keys=True)
-        return _sha256(text.encode())[:16]
+        return _sha256(json.dumps(identity, sort_keys=True).encode())[:16]
 
 
 class RunDir:
@@ -100,18 +99,21 @@ class RunDir:
             # A killed `publish` leaves hard links. Break them, so published files stay unchanged.
             if path.is_file() and path.stat().st_nlink > 1:
                 write_bytes(path, path.read_bytes())
-        write_text(self.folder / "config.yaml", _yaml(self.spec.config))
+        import yaml  # not at the top: training needs no YAML
+
+        text = yaml.safe_dump(self.spec.config, sort_keys=False)
+        write_text(self.folder / "config.yaml", text)
         self._write_run_json()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, Exception):
+        if kind and issubclass(kind, Exception):
             tracking.sync(self.folder, failed=True)
         for lock in self.locks:
             lock.close()
 
-    def _metadata(self) -> dict[str, Any]:
-        """Return the content of run.json."""
+    def _write_run_json(self) -> dict[str, Any]:
+        """Write run.json and return its content."""
         spec = self.spec
         gpu = torch.cuda.is_initialized()  # false when the run starts, so `publish` writes it again
         versions = {
@@ -119,7 +121,7 @@ class RunDir:
             "torch": torch.__version__,
             "machine": torch.cuda.get_device_name() if gpu else processor_name(),
         }
-        return {
+        content = {
             "stage": spec.stage,
             **spec.labels,
             "key": spec.key,
@@ -128,9 +130,8 @@ class RunDir:
             "commit": git_commit(),
             "versions": versions,
         }
-
-    def _write_run_json(self) -> None:
-        write_text(self.folder / "run.json", json.dumps(self._metadata(), indent=1) + "\n")
+        write_text(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+        return content
 
     @property
     def label(self) -> str:
@@ -142,10 +143,10 @@ class RunDir:
     def log(self, step: int, metrics: Mapping[str, SupportsFloat], rate: float) -> dict[str, float]:
         """Append a line to metrics.jsonl and to timing.jsonl; return the metrics as floats."""
         values = {name: float(x) for name, x in metrics.items()}
-        _append(self.folder / "metrics.jsonl", json.dumps({"step": step, **values}))
-        timing = {"step": step, "time": time.time(), "steps_per_second": rate}
-        timing["processor"] = processor_seconds()
-        _append(self.folder / "timing.jsonl", json.dumps(timing))
+        timing = {"time": time.time(), "steps_per_second": rate, "processor": processor_seconds()}
+        for name, line in (("metrics.jsonl", values), ("timing.jsonl", timing)):
+            with (self.folder / name).open("a") as file:
+                file.write(json.dumps({"step": step, **line}) + "\n")
         tracking.sync(self.folder)
         return values
 
@@ -193,16 +194,16 @@ class RunDir:
         A model card is added to weights.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        self._write_run_json()
+        run = self._write_run_json()
         if "weights.json" in names:
-            write_text(
-                self.folder / "card.md", model_card(self.folder, self._metadata(), self.spec.data)
-            )
+            write_text(self.folder / "card.md", model_card(self.folder, run, self.spec.data))
             names = ("card.md", *names)
         for name in ["run.json", "config.yaml", *names]:
-            # A hard link keeps the work folder complete until all files are published.
             with atomic_write(self.out / name) as temporary:
-                _link(self.folder / name, temporary)
+                try:  # a hard link keeps the work folder complete until all files are published
+                    os.link(self.folder / name, temporary)
+                except OSError:  # another file system, or one without hard links
+                    shutil.copyfile(self.folder / name, temporary)
         tracking.sync(self.out)
         with _ignore_signals():
             # Rename first: a half-deleted folder must not look resumable.
@@ -230,27 +231,9 @@ def processor_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in usage)
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-
-
-def _append(path: Path, line: str) -> None:
-    with path.open("a") as file:
-        file.write(line + "\n")
-
-
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
-
-
-def _yaml(values: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(values, sort_keys=False)
