@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from cwm.infra import device
 from cwm.infra.errors import UserError
-from cwm.infra.files import file_lock
+from cwm.infra.files import is_locked
 
 ROOT = Path(__file__).parents[1]
 RENDER = """
@@ -62,8 +61,8 @@ def doctor(fix: bool = False) -> int:
 
 def check_all() -> list[Check]:
     """Every check of the machine and of this folder."""
-    checks = [python, libraries, torch, gpu, opengl, ffmpeg, disk, home, snakemake, unfinished]
-    return [_run(check) for check in [*checks, interrupted, mlflow]]
+    machine = [python, libraries, torch, gpu, opengl, ffmpeg, disk, home]
+    return [_run(check) for check in [*machine, snakemake, unfinished, interrupted, mlflow]]
 
 
 def _run(check: Callable[[], Check]) -> Check:
@@ -75,24 +74,25 @@ def _run(check: Callable[[], Check]) -> Check:
 
 def python() -> Check:
     """requirements.txt supports this version of Python."""
-    good = sys.version_info[:2] in ((3, 11), (3, 12))
-    return Check("Python", good, platform.python_version(), "make setup PYTHON=python3.11")
+    supported = sys.version_info[:2] in ((3, 11), (3, 12))
+    return Check("Python", supported, platform.python_version(), "make setup PYTHON=python3.11")
 
 
 def libraries() -> Check:
     """The libraries of requirements.txt are installed in these versions."""
     required = (ROOT / "requirements.txt").read_text().partition("# development")[0]
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", required, re.MULTILINE))
-    wrong = []
-    for name, version in pinned.items():
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found = "missing"
-        if found != version:
-            wrong.append(f"{name} is {found}, not {version}")
+    found = {name: _version(name) for name in pinned}
+    wrong = [f"{x} is {found[x]}, not {pinned[x]}" for x in pinned if found[x] != pinned[x]]
     remedy = "rm -f .venv/libraries-* .venv/ready-*; make setup"
     return Check("libraries", not wrong, _some(wrong) or f"{len(pinned)}, as pinned", remedy)
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def torch() -> Check:
@@ -181,10 +181,10 @@ def home() -> Check:
 
 def snakemake() -> Check:
     """No Snakemake holds a lock on this folder."""
-    if holder := _lock_holder():
-        return Check("Snakemake", False, *holder, required=False)
     if not _locks():
         return Check("Snakemake", True, "not locked")
+    if holder := _lock_holder():
+        return Check("Snakemake", False, *holder, required=False)
     detail, remedy = "locked by a killed run", "make all, or cwm doctor --fix"
     return Check("Snakemake", False, detail, remedy, required=False, fix=unlock)
 
@@ -202,10 +202,8 @@ def unfinished() -> Check:
 
 def interrupted() -> Check:
     """No run waits to be resumed."""
-    found = []
-    for work in sorted(path for path in Path("results").glob("*/work/*") if path.is_dir()):
-        if work.suffix != ".finished" and not _is_locked(work.with_suffix(".lock")):
-            found.append(work)
+    works = sorted(path for path in Path("results").glob("*/work/*") if path.is_dir())
+    found = [x for x in works if not x.suffix and not is_locked(x.with_suffix(".lock"))]
     detail = f"{len(found)} interrupted: {_some(found)}" if found else "none interrupted"
     remedy = "`make all` resumes those of the study; delete the others if they are not needed"
     return Check("runs", not found, detail, remedy, required=False)
@@ -242,15 +240,6 @@ def _remove(paths: list[Path]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        if path.exists():
-            file_lock(path, "").close()
-    except UserError:
-        return True
-    return False
 
 
 def _locks() -> list[Path]:
@@ -291,10 +280,6 @@ def _running(user: int) -> Iterator[str]:
 
 def _hosts(locked: float) -> set[str]:
     """Hosts in the logs that Snakemake wrote since shortly before the lock."""
-    hosts = set()
-    for log in Path(".snakemake/log").glob("*.snakemake.log"):
-        if log.stat().st_mtime > locked - 600:
-            with log.open() as file:
-                lines = [line.strip() for line in islice(file, 20)]
-            hosts |= {line.removeprefix("Host: ") for line in lines if line.startswith("Host: ")}
-    return hosts
+    logs = Path(".snakemake/log").glob("*.snakemake.log")
+    texts = [x.read_text(errors="replace") for x in logs if x.stat().st_mtime > locked - 600]
+    return {host for text in texts for host in re.findall(r"^\s*Host: (.*\S)", text, re.MULTILINE)}
