@@ -104,9 +104,14 @@ def import_official(
 
 
 def export_official(weights: Path, out: Path) -> None:
-    """Write the weights of a `weights.json` as official files in the folder `out`."""
+    """Write the weights of a `weights.json` as official files: one for an agent, else four."""
     tensors, _ = load_weights(weights)
-    write_official(out, to_official(tensors))
+    official = to_official(tensors)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, prefix in {WHOLE: "", **({} if is_agent(official) else PARTS)}.items():
+        own = {k.removeprefix(prefix): x for k, x in official.items() if k.startswith(prefix)}
+        with atomic_write(out / name) as temporary:
+            torch.save(own, temporary)
 
 
 def official_name(name: str) -> str:
@@ -145,14 +150,13 @@ def from_official(
             key = official_name(name)
             if key not in left:
                 raise UserError(f"{source} lacks {key}, which the model of the settings has")
-            ours[name] = left.pop(key)
-            _check(ours[name], own, f"{source}: {key}")
+            tensor = ours[name] = left.pop(key)
+            if (has := _form(tensor)) != (needed := _form(own)):
+                raise UserError(f"{source}: {key} is {has}; the settings need {needed}")
     for key in [key for key in left if key.startswith(TWIN)]:
         original = official.get(BEHAVIOR + key.removeprefix(TWIN))
         if original is None or not _same(left.pop(key), original):
-            raise UserError(
-                f"{source}: {key} differs from its copy in {BEHAVIOR}; they must be equal"
-            )
+            raise UserError(f"{source}: {key} differs from its copy in {BEHAVIOR}")
     ignored = [key for key in left if key.startswith(IGNORED)]
     if unknown := sorted(left.keys() - set(ignored)):
         raise UserError(f"{source}: {unknown[0]} is not in the model of the settings")
@@ -165,13 +169,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
-def _check(tensor: Tensor, own: Tensor, what: str) -> None:
-    if tensor.shape != own.shape:
-        raise UserError(
-            f"{what} has shape {tuple(tensor.shape)}; the settings need {tuple(own.shape)}"
-        )
-    if tensor.dtype != own.dtype:
-        raise UserError(f"{what} is {tensor.dtype}; it must be {own.dtype}")
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
 
 
 def official_files(folder: Path) -> dict[str, Path]:
@@ -187,8 +186,8 @@ def read_official(folder: Path) -> dict[str, Tensor]:
     states = {name: read_state(path) for name, path in official_files(folder).items()}
     whole = states.pop(WHOLE, {})
     parts = {PARTS[name] + key: x for name, state in states.items() for key, x in state.items()}
-    for key, x in parts.items() if whole else ():
-        if key not in whole or not _same(whole[key], x):
+    for key, x in parts.items():
+        if whole and (key not in whole or not _same(whole[key], x)):
             raise UserError(f"{folder}: {key} differs from {WHOLE}: the files are of two models")
     return whole or parts
 
@@ -209,24 +208,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"{path}: {key!r} is a {type(value).__name__}; it must be a tensor")
         if value.layout != torch.strided or value.device.type != "cpu":
-            raise UserError(
-                f"{path}: {key} is a {value.layout} tensor on {value.device};"
-                " it must be dense and on the CPU"
-            )
+            form = f"{value.layout} tensor on {value.device}"
+            raise UserError(f"{path}: {key} is a {form}; it must be dense and on the CPU")
         if value.nbytes > value.untyped_storage().nbytes():
             raise UserError(f"{path}: {key} claims more values than the file has")
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"{path}: {key} has values that are not finite: training diverged")
     return dict(content)
-
-
-def write_official(folder: Path, official: Mapping[str, Tensor]) -> None:
-    """Write an official state dict: one file for an agent, four for a pre-trained model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {WHOLE: dict(official)}
-    for name, prefix in {} if is_agent(official) else PARTS.items():
-        items = official.items()
-        contents[name] = {k.removeprefix(prefix): x for k, x in items if k.startswith(prefix)}
-    for name, content in contents.items():
-        with atomic_write(folder / name) as temporary:
-            torch.save(content, temporary)
