@@ -67,7 +67,7 @@ def download(dataset: Dataset, configs: Configs, sets: Sets = None) -> None:
     from cwm.videos.datasets import folder_of
     from cwm.videos.fetch import fetch
 
-    cfg = load(configs, sets or ()).dataset
+    cfg = load(configs, sets).dataset
     size = int(cfg.gigabytes * 1e9) if cfg.gigabytes else None
     fetch(cfg.archives, folder_of(dataset, cfg), " ".join(cfg.by_hand.split()), size)
 
@@ -80,7 +80,7 @@ def collect(
     from cwm.config import load
     from cwm.videos.datasets import collect as list_clips
 
-    list_clips(dataset, load(configs, sets or ()).dataset, out, cores)
+    list_clips(dataset, load(configs, sets).dataset, out, cores)
 
 
 @app.command()
@@ -97,7 +97,7 @@ def decode(
     from cwm.config import load
     from cwm.videos.decode import decode_part
 
-    decode_part(dataset, load(configs, sets or ()).dataset, videos, part, out, cores)
+    decode_part(dataset, load(configs, sets).dataset, videos, part, out, cores)
 
 
 @app.command()
@@ -121,7 +121,7 @@ def clips(
     from cwm.config import load
     from cwm.videos.build import make_clips, mix_clips
 
-    cfg = load(configs, sets or ()).dataset
+    cfg = load(configs, sets).dataset
     if cfg.members:
         names = [member.dataset for member in cfg.members]
         if stores is None or len(stores) != len(names):
@@ -350,17 +350,8 @@ def figure(
     from cwm.study_file import read
 
     spec = read(study).figure(name)
-    command = f"snakemake fig_{name}"
-    meta = FigureMeta(
-        spec.title,
-        command,
-        git_commit(),
-        spec.claim,
-        spec.notes,
-        config=study.as_posix(),
-        data=tuple(inputs),
-    )
-    draw(spec.kind, inputs, out, meta)
+    texts = spec.title, f"snakemake fig_{name}", git_commit(), spec.claim, spec.notes
+    draw(spec.kind, inputs, out, FigureMeta(*texts, study.as_posix(), tuple(inputs)))
 
 
 @app.command()
@@ -435,7 +426,7 @@ def schema() -> None:
     """Print the JSON schema of the settings files."""
     from cwm.config import schema as text
 
-    typer.echo(text(), nl=False)
+    typer.echo(text())
 
 
 def main() -> None:
@@ -468,13 +459,10 @@ def _use_utf8() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"cwm: {_line(message)}", file=sys.stderr)
+    """Print an error; characters that a terminal cannot show are escaped."""
+    line = "".join(x if x.isprintable() else repr(x)[1:-1] for x in message)
+    print(f"cwm: {line[:MAX_ERROR]}", file=sys.stderr)
     sys.exit(2)
-
-
-def _line(text: str) -> str:
-    """Escape what a terminal cannot show, and limit the length."""
-    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)[:MAX_ERROR]
 
 
 def _stop(number: int, _: FrameType | None) -> None:

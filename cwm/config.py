@@ -9,10 +9,10 @@ import difflib
 import json
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -50,14 +50,12 @@ class Config:
 ADAPTER = TypeAdapter(Config)
 
 
-class Layer(NamedTuple):
-    """Settings from one source."""
-
-    source: str  # for error messages
-    values: dict[str, Any]
+Layer = tuple[str, dict[str, Any]]  # a source, for error messages, and its settings
 
 
-def load(files: Sequence[Path], sets: Sequence[str] = (), task: str | None = None) -> Config:
+def load(
+    files: Sequence[Path], sets: Sequence[str] | None = None, task: str | None = None
+) -> Config:
     """Merge YAML files, then `key.path=value` words, over the defaults.
 
     A suite's file lists its tasks and their own settings under `tasks`. A scale's file may hold
@@ -66,11 +64,8 @@ def load(files: Sequence[Path], sets: Sequence[str] = (), task: str | None = Non
     """
     suite = labels(files).get("suite")
     layers = [layer for path in files for layer in _layers(path, suite, task)]
-    layers += [Layer(f"--set {word}", _parse_set(word)) for word in sets]
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged = merge(merged, layer.values)
-    return _validate(merged, layers)
+    layers += [(f"--set {word}", _parse_set(word)) for word in sets or ()]
+    return _validate(layers)
 
 
 def _layers(path: Path, suite: str | None, task: str | None) -> Iterator[Layer]:
@@ -78,19 +73,22 @@ def _layers(path: Path, suite: str | None, task: str | None) -> Iterator[Layer]:
     values = read(path)
     kinds = ("suites", "tasks")
     options = {kind: mapping(values.pop(kind, None), f"{path}: {kind}") for kind in kinds}
-    yield Layer(str(path), values)
+    yield str(path), values
     for kind, selected in (("suites", suite), ("tasks", task)):
         for name, own in options[kind].items():
             source = f"{path}, {kind} {name}"
-            layer = Layer(source, mapping(own, source))
-            _validate(layer.values, [layer])  # also when not selected
+            layer = source, mapping(own, source)
+            _validate([layer])  # also when not selected
             if name == selected:
                 yield layer
     if task is not None and options["tasks"] and task not in options["tasks"]:
         raise unknown("task", task, options["tasks"])
 
 
-def _validate(values: dict[str, Any], layers: list[Layer]) -> Config:
+def _validate(layers: list[Layer]) -> Config:
+    values: dict[str, Any] = {}
+    for _, own in layers:
+        values = merge(values, own)
     try:
         return ADAPTER.validate_python(values)
     except ValidationError as error:
@@ -99,13 +97,10 @@ def _validate(values: dict[str, Any], layers: list[Layer]) -> Config:
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Merge `above` over `below` key by key; values that are not mappings are replaced."""
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            result[key] = merge(old, value)
-        else:
-            result[key] = value
+    result = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            result[key] = merge(below[key], above[key])
     return result
 
 
@@ -125,7 +120,7 @@ def schema() -> str:
     file = ADAPTER.json_schema()
     for name in ("suites", "tasks"):
         file["properties"][name] = {"type": "object", "description": f"settings of single {name}"}
-    return json.dumps(file, indent=1) + "\n"
+    return json.dumps(file, indent=1)
 
 
 def _parse_set(word: str) -> dict[str, Any]:
@@ -143,12 +138,19 @@ def _parse_set(word: str) -> dict[str, Any]:
 
 def _is_text(location: Sequence[str]) -> bool:
     """Whether the setting at `location` is a text or a path, which YAML could read as a number."""
-    kinds: tuple[Any, ...] = (Config,)
-    for part in location:
-        cls = next((kind for kind in kinds if is_dataclass(kind)), None)
-        kind = get_type_hints(cls).get(part) if cls else None
-        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    *section, name = location
+    kind = _settings(section).get(name)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     return bool({str, Path}.intersection(kinds))
+
+
+def _settings(section: Sequence[str]) -> dict[str, Any]:
+    """Names and types of the settings of a section, such as `["model", "context"]`; maybe none."""
+    hints = get_type_hints(Config)
+    for part in section:
+        kind = hints.get(part)
+        hints = next((get_type_hints(x) for x in (kind, *get_args(kind)) if is_dataclass(x)), {})
+    return hints
 
 
 def _explain(error: ValidationError, layers: list[Layer]) -> UserError:
@@ -157,10 +159,10 @@ def _explain(error: ValidationError, layers: list[Layer]) -> UserError:
     # pydantic adds the class name of an optional section and the index of a list item.
     location = [part for part in first["loc"] if isinstance(part, str)]
     location = [part for i, part in enumerate(location) if i == 0 or not part.endswith("Config")]
-    source = next((x.source for x in reversed(layers) if _has(x.values, location)), "settings")
+    source = next((name for name, own in reversed(layers) if _has(own, location)), "settings")
     path = ".".join(location)
     if first["type"] == "unexpected_keyword_argument":
-        valid = [".".join([*location[:-1], name]) for name in _names(Config, location[:-1])]
+        valid = [".".join([*location[:-1], name]) for name in _settings(location[:-1])]
         near = difflib.get_close_matches(path, valid, n=3, cutoff=0.3) or valid
         return UserError(f"{source}: unknown setting {path!r}; did you mean: {', '.join(near)}?")
     return UserError(f"{source}: {path} is {reprlib.repr(first['input'])}: {first['msg']}")
@@ -172,12 +174,3 @@ def _has(layer: Any, location: Sequence[str]) -> bool:
             return False
         layer = layer[part]
     return True
-
-
-def _names(cls: type, location: Sequence[str]) -> Iterator[str]:
-    """Yield the settings of the section at `location`."""
-    for part in location:
-        kind = get_type_hints(cls)[part]
-        cls = next(t for t in (kind, *get_args(kind)) if isinstance(t, type) and is_dataclass(t))
-    for field in fields(cls):
-        yield field.name
