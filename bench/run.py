@@ -36,8 +36,7 @@ def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]
     from cwm.train.finetune import FinetuneLoop, finetune
 
     cfg = config.load(files, sets, "sphere")
-    sections = ("runtime", "model", "env", "finetune")
-    what = run_spec("finetune", SHOWN["finetune"], cfg, sections, files, {}, 0)
+    what = run_spec("finetune", SHOWN["finetune"], cfg, files, {}, 0)
     run = RunDir(what, Path("out"), cfg.finetune.checkpoint_seconds)
     run.__enter__()
     work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
@@ -63,7 +62,7 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
     cfg = config.load(files, sets)
     inputs.clip_store(Path(), 120, 40, heldout=12)
     clips = Path("store.json")
-    what = run_spec("pretrain", SHOWN["pretrain"], cfg, ("runtime", "model", "pretrain"), files, {})
+    what = run_spec("pretrain", SHOWN["pretrain"], cfg, files, {})
     run = RunDir(what, Path("out"), cfg.pretrain.checkpoint_seconds)
     run.__enter__()
     named = [Part(ActionFreeModel, "loss", "update"), Part(Optimizer, "step", "update")]

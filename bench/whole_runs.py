@@ -78,13 +78,11 @@ def once(run: WholeRun, cfg: config.Config, layers: list[Path], out: Path) -> No
         if not clips.exists():
             clips.parent.mkdir()
             inputs.clip_store(clips.parent, 12, 20, heldout=2)
-        sections = ("runtime", "model", "pretrain")
-        spec = run_spec("pretrain", "made up", cfg, sections, layers, {"clips": clips}, 0)
+        spec = run_spec("pretrain", "made up", cfg, layers, {"clips": clips}, 0)
         with RunDir(spec, out, seconds) as entry:
             pretrain.pretrain(cfg.runtime, cfg.model, cfg.pretrain, clips, entry)
         return
-    sections = ("runtime", "model", "env", "finetune")
-    spec = run_spec("finetune", "toy/blob", cfg, sections, layers, {}, 0)
+    spec = run_spec("finetune", "toy/blob", cfg, layers, {}, 0)
     with RunDir(spec, out, seconds) as entry, patch.object(finetune, "encode", no_video):
         loop = finetune.FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, entry)
         finetune.finetune(loop)

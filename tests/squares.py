@@ -42,8 +42,7 @@ def settings(model="contextwm"):
 def begin(stage, out, inputs, model="contextwm", sets=()):
     """The settings of a stage and its RunDir."""
     cfg = config.load(settings(model), sets)
-    sections = dict.fromkeys(("runtime", "model", "pretrain", stage))
-    spec = run_spec(stage, "squares", cfg, list(sections), settings(model), inputs)
+    spec = run_spec(stage, "squares", cfg, settings(model), inputs)
     return cfg, RunDir(spec, out, 0.0)
 
 

@@ -34,20 +34,13 @@ def open_run(
     inputs: dict[str, Path],
     seed: int | None = None,
 ) -> Iterator[tuple[Config, RunDir]]:
-    """Load the settings of a stage and open the folder of its run.
+    """Load the settings of a stage, and open the folder of its run, which is published in `out`.
 
-    Args:
-        stage: a key of SECTIONS.
-        what: dataset, or suite/task.
-        files: settings files; later ones win.
-        sets: `key.path=value` words, applied after the files.
-        out: where the finished run is published.
-        inputs: files that the result depends on, by name; they are hashed.
-        seed: of fine-tuning; other stages have theirs in the settings.
+    `sets` are `key.path=value` words, applied after the files. For the others see `run_spec`.
     """
     on_task = stage in ON_TASKS
-    cfg = load(files, sets or (), what.partition("/")[2] if on_task else None)
-    spec = run_spec(stage, what, cfg, SECTIONS[stage], files, inputs, seed)
+    cfg = load(files, sets, what.partition("/")[2] if on_task else None)
+    spec = run_spec(stage, what, cfg, files, inputs, seed)
     seconds = (cfg.finetune if on_task else cfg.pretrain).checkpoint_seconds
     with RunDir(spec, out, seconds) as run:
         yield cfg, run
@@ -57,15 +50,18 @@ def run_spec(
     stage: str,
     what: str,
     cfg: Config,
-    sections: Sequence[str],
     files: Sequence[Path],
     inputs: dict[str, Path],
     seed: int | None = None,
 ) -> RunSpec:
-    """Build the identity of a run.
+    """Build the identity of a run. Raises UserError for a missing or malformed input.
 
-    `sections` are the settings sections that the stage reads. Raises UserError for a missing or
-    malformed input.
+    Args:
+        stage: a key of SECTIONS.
+        what: dataset, or suite/task.
+        cfg: settings, loaded from `files`.
+        inputs: files that the result depends on, by name; they are hashed.
+        seed: of fine-tuning; other stages have theirs in the settings.
     """
     names: dict[str, str | int] = dict(labels(files))
     if stage in ON_TASKS:
@@ -76,10 +72,12 @@ def run_spec(
         names["dataset"] = _pretraining_dataset(inputs.get("pretrained"))
     if seed is not None:
         names["seed"] = seed
-    hashes = {name: sha256(_existing(path)) for name, path in inputs.items()}
+    if missing := [path for path in inputs.values() if not path.is_file()]:
+        raise UserError(f"no file {missing[0]}")
+    hashes = {name: sha256(path) for name, path in inputs.items()}
     if "clips" in inputs:  # the manifest lists each source file and its outcome
         hashes["manifest"] = read_store(inputs["clips"])["sha256"]["manifest"]
-    settings = resolved(cfg, sections)
+    settings = resolved(cfg, SECTIONS[stage])
     settings.get("env", {}).pop("server", None)  # the simulator's address does not change results
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
     return RunSpec(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
@@ -87,12 +85,6 @@ def run_spec(
 
 class _Weights(TypedDict):
     dataset: str
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"no file {path}")
-    return path
 
 
 def _pretraining_dataset(weights: Path | None) -> str:
@@ -105,25 +97,16 @@ def _pretraining_dataset(weights: Path | None) -> str:
 
 def describe_dataset(name: str, scale: str) -> str:
     """Contents and terms of use of a dataset, for the model card."""
-    return "; ".join(_describe(name, scale))
-
-
-def _describe(name: str, scale: str) -> Iterator[str]:
     if name == "none":
-        yield "no videos: learned from scratch"
-        return
+        return "no videos: learned from scratch"
     files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
     if not all(path.exists() for path in files):
-        yield f"{name}: no settings file of this name in config/dataset"
-        return
+        return f"{name}: no settings file of this name in config/dataset"
     data = load(files).dataset
-    for member in data.members:
-        yield from _describe(member.dataset, scale)
     if data.members:
-        return
+        return "; ".join(describe_dataset(member.dataset, scale) for member in data.members)
     if data.source == "standin":
         content = f"{data.standin.clips} generated clips, seed {data.standin.seed}"
-        yield f"{name}: {content}, under the code's licence; no recorded video"
-    else:
-        terms = " ".join(data.by_hand.split()) or "see the terms of their owner"
-        yield f"{name}: recorded videos; {terms}"
+        return f"{name}: {content}, under the code's licence; no recorded video"
+    terms = " ".join(data.by_hand.split()) or "see the terms of their owner"
+    return f"{name}: recorded videos; {terms}"

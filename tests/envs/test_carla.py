@@ -301,8 +301,7 @@ def test_run_resumes_after_a_dead_server(tmp_path, monkeypatch):
     sets += ["finetune.steps=40", "finetune.prefill=10", "finetune.eval_every=20"]
     sets += ["env.processes=false", "env.server={command: 'fake {port}', answer_seconds: 1}"]
     cfg = config.load(files, sets, "clear-noon")
-    sections = ("runtime", "model", "env", "finetune")
-    spec = run_spec("finetune", "carla/clear-noon", cfg, sections, files, {}, 0)
+    spec = run_spec("finetune", "carla/clear-noon", cfg, files, {}, 0)
     assert "server" not in spec.config["env"]
 
     def run(die=False):

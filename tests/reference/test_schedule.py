@@ -33,8 +33,7 @@ def settings(suite, scale, what, sets=(), seed=0):
     folders = {"suite": suite, "scale": scale, "model": "contextwm", "variant": "standard"}
     files = [ROOT / folder / f"{name}.yaml" for folder, name in folders.items()]
     cfg = config.load(files, sets, what)
-    sections = ("runtime", "model", "env", "finetune")
-    return cfg, run_spec("finetune", f"{suite}/{what}", cfg, sections, files, {}, seed)
+    return cfg, run_spec("finetune", f"{suite}/{what}", cfg, files, {}, seed)
 
 
 class Rehearsal(FinetuneLoop):

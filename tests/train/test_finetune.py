@@ -26,7 +26,7 @@ def settings(scale="smoke", model="contextwm", sets=(), suite="toy"):
 def learn(out, what="toy/blob", seed=0, files=(), sets=()):
     """Make a run in the current folder."""
     cfg = config.load(files, sets, what.partition("/")[2])
-    spec = run_spec("finetune", what, cfg, ("runtime", "model", "env", "finetune"), files, {}, seed)
+    spec = run_spec("finetune", what, cfg, files, {}, seed)
     with RunDir(spec, out, 0.0) as run:
         finetune(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run))
     return out
@@ -42,8 +42,7 @@ def test_heldout_appearances_are_for_evaluation_only(tmp_path):
     files, _ = settings(suite="dmc-remastered")
     for heldout in (False, True):
         cfg = config.load(files, [f"env.heldout={heldout}"], "hopper-stand")
-        sections = ("runtime", "model", "env", "finetune")
-        spec = run_spec("finetune", "dmc-remastered/hopper-stand", cfg, sections, files, {}, 0)
+        spec = run_spec("finetune", "dmc-remastered/hopper-stand", cfg, files, {}, 0)
         with RunDir(spec, tmp_path / str(heldout), 0.0) as run:
             work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
         work.eval_envs.reset(seed=[0])
@@ -164,10 +163,7 @@ def test_delayed_policy_compiles_its_own_copy(tmp_path, monkeypatch):
     files, _ = settings()
     sets = ["finetune.overlap=true", "runtime.compile=true"]
     cfg = config.load(files, sets, "blob")
-    sections = ("runtime", "model", "env", "finetune")
-    with RunDir(
-        run_spec("finetune", "toy/blob", cfg, sections, files, {}, 0), tmp_path / "run", 0.0
-    ) as run:
+    with RunDir(run_spec("finetune", "toy/blob", cfg, files, {}, 0), tmp_path / "run", 0.0) as run:
         work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
     for agent in (work.agent, work.policy.agent):
         assert agent.world.rssm.cell.gate.of.__self__ is agent.world.rssm.cell

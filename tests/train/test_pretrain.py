@@ -81,9 +81,8 @@ def test_weights_fit_finetuning_of_the_same_model_only(clips, tmp_path):
     def tune(model):
         files = [ROOT / "suite" / "toy.yaml", *settings(model)]
         cfg = config.load(files, task="blob")
-        sections = ("runtime", "model", "env", "finetune")
         inputs = {"pretrained": weights}
-        spec = run_spec("finetune", "toy/blob", cfg, sections, files, inputs, 0)
+        spec = run_spec("finetune", "toy/blob", cfg, files, inputs, 0)
         assert spec.labels["dataset"] == "squares"
         with RunDir(spec, tmp_path / model, 9.0) as run:
             finetune(FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, weights, run))
