@@ -34,14 +34,11 @@ class AgentConfig:
     behavior: BehaviorConfig = BehaviorConfig()
     bonus: BonusConfig = BonusConfig()
     world_optimizer: OptimizerConfig = OptimizerConfig()
-    encoder_optimizer: OptimizerConfig = (
-        OptimizerConfig()
-    )  # encoder, context encoder and action-free RSSM
+    # Of the encoder, the context encoder and the action-free RSSM:
+    encoder_optimizer: OptimizerConfig = OptimizerConfig()
     actor_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
     critic_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
-    encoder_frozen: NonNegativeInt = (
-        0  # number of first updates with learning rate 0 in encoder_optimizer
-    )
+    encoder_frozen: NonNegativeInt = 0  # first updates with rate 0 in encoder_optimizer
 
 
 class Agent(nn.Module):
@@ -60,25 +57,22 @@ class Agent(nn.Module):
         self.optimizers = self._optimizers()
 
     def _optimizers(self) -> dict[str, Optimizer]:
+        def parameters(*modules: nn.Module | None) -> list[nn.Parameter]:
+            return [p for module in modules if module for p in module.parameters()]
+
         world, cfg = self.world, self.cfg
-        learned_from_video = [*world.vision.encoder.parameters()]
-        if world.vision.context is not None:
-            learned_from_video += world.vision.context.parameters()
-        upper = [world.rssm, world.vision.decoder, world.reward]
-        upper += [world.aux_reward] if world.aux_reward is not None else []
-        parameters = [p for part in upper for p in part.parameters()]
+        vision = world.vision
+        from_video = parameters(vision.encoder, vision.context, world.action_free)
+        upper = parameters(world.rssm, vision.decoder, world.reward, world.aux_reward)
         optimizers = {
             "actor": Optimizer(cfg.actor_optimizer, self.behavior.actor.parameters()),
             "critic": Optimizer(cfg.critic_optimizer, self.behavior.critic.parameters()),
         }
         if world.action_free is None:
-            return optimizers | {
-                "world": Optimizer(cfg.world_optimizer, learned_from_video + parameters)
-            }
-        learned_from_video += world.action_free.parameters()
+            return optimizers | {"world": Optimizer(cfg.world_optimizer, from_video + upper)}
         return optimizers | {
-            "encoder": Optimizer(cfg.encoder_optimizer, learned_from_video),
-            "world": Optimizer(cfg.world_optimizer, parameters),
+            "encoder": Optimizer(cfg.encoder_optimizer, from_video),
+            "world": Optimizer(cfg.world_optimizer, upper),
         }
 
     def autocast(self) -> AbstractContextManager:

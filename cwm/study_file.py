@@ -3,19 +3,12 @@
 study = read(Path("config/study/laptop.yaml"))
 """
 
-import itertools
 from collections.abc import Iterator
+from itertools import chain, product, starmap
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    PositiveInt,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import ConfigDict, Field, PositiveInt, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cwm.infra import yaml_file
@@ -107,24 +100,17 @@ class PretrainedRun(NamedTuple):
 
 def finetune_runs(figure: Figure) -> list[FinetuneRun]:
     """The fine-tuning runs of a figure, without repetition."""
-    found = {
-        FinetuneRun(block.suite, *names)
-        for block in figure.runs
-        for names in itertools.product(
-            block.tasks, block.models, block.datasets, block.variants, range(block.seeds)
-        )
-    }
+    found: set[FinetuneRun] = set()
+    for x in figure.runs:
+        names = product([x.suite], x.tasks, x.models, x.datasets, x.variants, range(x.seeds))
+        found.update(starmap(FinetuneRun, names))
     return sorted(found)
 
 
 def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
     """The pre-trained models that a figure shows, without repetition."""
-    found = {
-        PretrainedRun(*names)
-        for block in figure.pretrained
-        for names in itertools.product(block.datasets, block.models, range(block.seeds))
-    }
-    return sorted(found)
+    names = (product(x.datasets, x.models, range(x.seeds)) for x in figure.pretrained)
+    return sorted(set(starmap(PretrainedRun, chain.from_iterable(names))))
 
 
 def all_pretrained(study: Study) -> list[PretrainedRun]:

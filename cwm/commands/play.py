@@ -37,22 +37,21 @@ def play(what: str, policy: str, seed: int, out: Path, sets: Sequence[str] = ())
     if out.suffix != ".mp4":
         raise UserError(f"{out} must end in .mp4")
     simple = ("random", "scripted")
-    if policy not in simple and not policy.endswith(".json"):
-        raise unknown("policy", policy, (*simple, "weights.json"))
-    weights = None if policy in simple else Path(policy)
-    if weights is None:
+    if policy in simple:
         cfg = load((), ("env.render=fast", *sets))
-    else:
-        cfg = load((weights.with_name("config.yaml"),), sets)
+    elif policy.endswith(".json"):
+        cfg = load((Path(policy).with_name("config.yaml"),), sets)
         device = set_up(cfg.runtime)  # before `make`: MuJoCo renders on this GPU
+    else:
+        raise unknown("policy", policy, (*simple, "weights.json"))
     env = make(what, cfg.env)
     try:
         reseed("play", seed)
         actions = gymnasium.spaces.flatdim(env.action_space)
-        if weights is not None:
-            act: Policy = AgentPolicy(_agent(weights, cfg, actions).to(device), explore=False)
-        else:
+        if policy in simple:
             act = random_policy((actions,)) if policy == "random" else _scripted(env, what)
+        else:
+            act = AgentPolicy(_agent(Path(policy), cfg, actions).to(device), explore=False)
         outcome = _episode(env, act, seed)
         rate = round(env.unwrapped.metadata["render_fps"] / cfg.env.action_repeat)
     finally:
@@ -85,10 +84,8 @@ def _agent(weights: Path, cfg: Config, action_dim: int) -> Agent:
     try:
         agent.load_state_dict(tensors)
     except RuntimeError:
-        task = f"{about.get('suite')}/{about.get('task')}"
-        raise UserError(
-            f"the agent of {weights} was trained on {task}, which has another action space"
-        ) from None
+        task = f"was trained on {about.get('suite')}/{about.get('task')}"
+        raise UserError(f"the agent of {weights} {task}, which has another action space") from None
     return agent
 
 
