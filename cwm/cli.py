@@ -13,14 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
-import typer
+from typer import Argument, Exit, Option, Typer, echo
 
 from cwm.infra.errors import UserError, check_utf8, explain_system_error
 from envs.errors import EnvError
 
 MAX_ERROR = 2000  # characters of an error message
 
-app = typer.Typer(
+app = Typer(
     help="ContextWM: pre-train world models on videos, fine-tune agents, draw figures.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,25 +28,24 @@ app = typer.Typer(
 )
 
 Configs = Annotated[
-    list[Path], typer.Argument(metavar="CONFIG...", help="settings files (YAML); later ones win")
+    list[Path], Argument(metavar="CONFIG...", help="YAML files of settings; later ones win")
 ]
 Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="one setting; wins over the files"),
+    list[str] | None, Option("--set", metavar="KEY.PATH=VALUE", help="overrides the files")
 ]
-Out = Annotated[Path, typer.Option(help="folder of the results")]
-Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="name of a file in config/dataset")]
-Task = Annotated[str, typer.Argument(metavar="SUITE/TASK", help="such as metaworld/drawer-open")]
-Clips = Annotated[Path, typer.Option(help="store.json of the clips")]
-Weights = Annotated[Path, typer.Option(help="weights.json of a pre-trained model")]
-Cores = Annotated[int, typer.Option(help="files processed in parallel", min=1)]
+Out = Annotated[Path, Option(help="folder of the results")]
+Dataset = Annotated[str, Argument(metavar="DATASET", help="name of a file in config/dataset")]
+Task = Annotated[str, Argument(metavar="SUITE/TASK", help="such as metaworld/drawer-open")]
+Clips = Annotated[Path, Option(help="store.json of the clips")]
+Weights = Annotated[Path, Option(help="weights.json of a pre-trained model")]
+Cores = Annotated[int, Option(help="files processed in parallel", min=1)]
 
 
 @app.command()
 def videos(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of video files")],
-    scale: Annotated[str, typer.Option(help="name of a file in config/scale")] = "laptop",
-    cores: Annotated[int, typer.Option(help="CPU cores to use", min=1)] = os.cpu_count() or 1,
+    folder: Annotated[Path, Argument(metavar="DIR", help="folder of video files")],
+    scale: Annotated[str, Option(help="name of a file in config/scale")] = "laptop",
+    cores: Annotated[int, Option(help="CPU cores to use", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Pre-train ContextWM on your own videos and show its predictions.
 
@@ -56,7 +55,7 @@ def videos(
     from cwm.commands.own import train_on_videos
 
     if status := doctor.unlock():
-        raise typer.Exit(status)
+        raise Exit(status)
     train_on_videos(folder, scale, cores)
 
 
@@ -87,9 +86,9 @@ def collect(
 def decode(
     dataset: Dataset,
     configs: Configs,
-    videos: Annotated[Path, typer.Option(help="videos.jsonl of the dataset")],
+    videos: Annotated[Path, Option(help="videos.jsonl of the dataset")],
     out: Out,
-    part: Annotated[int, typer.Option(help="number of the part, from 0")] = 0,
+    part: Annotated[int, Option(help="number of the part, from 0")] = 0,
     cores: Cores = 1,
     sets: Sets = None,
 ) -> None:
@@ -105,12 +104,9 @@ def clips(
     dataset: Dataset,
     configs: Configs,
     out: Out,
-    videos: Annotated[
-        Path | None, typer.Option(help="videos.jsonl of a dataset with decoded parts in OUT")
-    ] = None,
+    videos: Annotated[Path | None, Option(help="videos.jsonl of a dataset")] = None,
     stores: Annotated[
-        list[Path] | None,
-        typer.Option("--store", help="store.json of a member of a mixture; repeat in order"),
+        list[Path] | None, Option("--store", help="store.json of each member of a mixture")
     ] = None,
     sets: Sets = None,
 ) -> None:
@@ -134,12 +130,12 @@ def clips(
 
 
 @app.command()
-def data(store: Annotated[Path, typer.Argument(help="store.json of the clips")]) -> None:
+def data(store: Annotated[Path, Argument(help="store.json of the clips")]) -> None:
     """Print what a clip store holds and how many source files were left out."""
     from cwm.analysis.data import data_page
 
     for name, value in data_page(store).items():
-        typer.echo(f"{name:12}{value}")
+        echo(f"{name:12}{value}")
 
 
 @app.command()
@@ -182,15 +178,13 @@ def represent(
 
 @app.command()
 def convert(
-    source: Annotated[
-        Path, typer.Argument(help="folder of official .pt files, or a weights.json of this project")
-    ],
+    source: Annotated[Path, Argument(help="folder of official .pt files, or a weights.json")],
     out: Out,
     configs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[CONFIG...]", help="settings files of the official model"),
+        Argument(metavar="[CONFIG...]", help="YAML files of settings"),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="name of the pre-training dataset")] = "none",
+    dataset: Annotated[str, Option(help="name of the pre-training dataset")] = "none",
     sets: Sets = None,
 ) -> None:
     """Convert the authors' weights to this project's format, or back.
@@ -227,10 +221,8 @@ def finetune(
     what: Task,
     configs: Configs,
     out: Out,
-    seed: Annotated[int, typer.Option(help="random seed of the run", min=0)] = 0,
-    pretrained: Annotated[
-        Path | None, typer.Option(help="weights.json of a pre-trained model; default: none")
-    ] = None,
+    seed: Annotated[int, Option(help="random seed of the run", min=0)] = 0,
+    pretrained: Annotated[Path | None, Option(help="weights.json of a pre-trained model")] = None,
     sets: Sets = None,
 ) -> None:
     """Learn a task by model-based reinforcement learning, from scratch or a pre-trained model."""
@@ -246,11 +238,11 @@ def finetune(
 @app.command()
 def play(
     what: Task,
-    out: Annotated[Path, typer.Option(help="the video file, .mp4")],
+    out: Annotated[Path, Option(help="the video file, .mp4")],
     policy: Annotated[
-        str, typer.Option(help="random, scripted, or the weights.json of a fine-tuned run")
+        str, Option(help="random, scripted, or a weights.json of an agent")
     ] = "random",
-    seed: Annotated[int, typer.Option(help="random seed of the episode", min=0)] = 0,
+    seed: Annotated[int, Option(help="random seed of the episode", min=0)] = 0,
     sets: Sets = None,
 ) -> None:
     """Record one episode as a video and print its return."""
@@ -258,20 +250,18 @@ def play(
 
     outcome = record(what, policy, seed, out, sets or ())
     success = "" if outcome.success is None else f", success {outcome.success:g}"
-    typer.echo(f"return {outcome.return_:.1f}{success}, {outcome.length} steps: {out}")
+    echo(f"return {outcome.return_:.1f}{success}, {outcome.length} steps: {out}")
 
 
-Study = Annotated[Path, typer.Option(help="file of config/study")]
-Stem = Annotated[Path, typer.Option("--out", help="path of the outputs, without a suffix")]
-Name = Annotated[str, typer.Argument(metavar="FIGURE", help="name of a figure of the study")]
+Study = Annotated[Path, Option(help="file of config/study")]
+Stem = Annotated[Path, Option("--out", help="path of the outputs, without a suffix")]
+Name = Annotated[str, Argument(metavar="FIGURE", help="name of a figure of the study")]
 
 
 @app.command()
 def scores(
-    folders: Annotated[
-        list[Path], typer.Argument(help="folders of runs and baselines, or their scores.csv")
-    ],
-    out: Annotated[Path, typer.Option(help="the table, .csv")],
+    folders: Annotated[list[Path], Argument(help="folders of runs, or their scores.csv")],
+    out: Annotated[Path, Option(help="the table, .csv")],
 ) -> None:
     """Collect the scores of many runs in one table, a row per episode."""
     from cwm.analysis.runs import folder_of
@@ -287,38 +277,36 @@ def scores(
 def plan(
     target: Annotated[
         str | None,
-        typer.Argument(help="a figure, or all for the whole study; default: a line per scale"),
+        Argument(help="a figure, or all; default: a line per scale"),
     ] = None,
-    scale: Annotated[str | None, typer.Option(help="default: that of config/config.yaml")] = None,
-    cores: Annotated[int, typer.Option(help="CPU cores available", min=1)] = os.cpu_count() or 1,
-    gpus: Annotated[int, typer.Option(help="GPUs available", min=0)] = 0,
+    scale: Annotated[str | None, Option(help="default: that of config/config.yaml")] = None,
+    cores: Annotated[int, Option(help="CPU cores available", min=1)] = os.cpu_count() or 1,
+    gpus: Annotated[int, Option(help="GPUs available", min=0)] = 0,
     costs: Annotated[
-        Path, typer.Option(help="table written by bench/costs.py", show_default=False)
+        Path, Option(help="table written by bench/costs.py", show_default=False)
     ] = Path(__file__).with_name("costs.csv"),
 ) -> None:
     """Estimate what a figure or a study costs: hours, disk space, downloads and licences."""
     from cwm.plan import plan as estimate
 
-    typer.echo(estimate(target, scale, costs, cores, gpus))
+    echo(estimate(target, scale, costs, cores, gpus))
 
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="folder or quoted glob of runs, or CSV of cwm scores")],
-    b: Annotated[str, typer.Argument(help="the same, for the runs to compare A with")],
+    a: Annotated[str, Argument(help="folder or quoted glob of runs, or CSV of cwm scores")],
+    b: Annotated[str, Argument(help="the same, for the runs to compare A with")],
 ) -> None:
     """Compare two sets of runs: differences with confidence intervals, and missing runs."""
     from cwm.analysis.compare import compare as compare_runs
 
-    typer.echo(compare_runs(a, b))
+    echo(compare_runs(a, b))
 
 
 @app.command()
 def table(
     figure: Name,
-    inputs: Annotated[
-        list[Path], typer.Argument(help="one scores.csv, or run folders for a table of costs")
-    ],
+    inputs: Annotated[list[Path], Argument(help="one scores.csv, or run folders for costs")],
     study: Study,
     out: Stem,
 ) -> None:
@@ -339,7 +327,7 @@ def table(
 @app.command()
 def figure(
     name: Name,
-    inputs: Annotated[list[Path], typer.Argument(help="table and scores, or files of runs")],
+    inputs: Annotated[list[Path], Argument(help="table and scores, or files of runs")],
     study: Study,
     out: Stem,
 ) -> None:
@@ -356,7 +344,7 @@ def figure(
 
 @app.command()
 def redraw(
-    results: Annotated[Path, typer.Argument(help="results of one scale, such as results/laptop")],
+    results: Annotated[Path, Argument(help="results of one scale, such as results/laptop")],
     study: Study,
     out: Out,
 ) -> None:
@@ -372,11 +360,8 @@ def redraw(
 
 @app.command()
 def report(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(help="figures' .json, tables' .md, store.json, .mp4, weights.json"),
-    ],
-    out: Annotated[Path, typer.Option(help="the page, .html, in results/SCALE")],
+    inputs: Annotated[list[Path], Argument(help="figures, tables, stores, videos and weights")],
+    out: Annotated[Path, Option(help="the page, .html, in results/SCALE")],
 ) -> None:
     """Write one self-contained HTML page of a study's figures, tables, data, videos and runs.
 
@@ -399,11 +384,11 @@ def tracking_init() -> None:
     """Create the MLflow database before parallel jobs log to it."""
     from cwm.infra import tracking
 
-    typer.echo(tracking.init())
+    echo(tracking.init())
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1")] = 5000) -> None:
+def ui(port: Annotated[int, Option(help="TCP port on 127.0.0.1")] = 5000) -> None:
     """Serve the MLflow web page on this machine."""
     from cwm.infra import tracking
 
@@ -412,13 +397,13 @@ def ui(port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1")] = 5000) 
 
 @app.command()
 def doctor(
-    unlock: Annotated[bool, typer.Option(help="remove the Snakemake lock of a killed run")] = False,
-    fix: Annotated[bool, typer.Option(help="apply remedies that cannot lose data")] = False,
+    unlock: Annotated[bool, Option(help="remove the Snakemake lock of a killed run")] = False,
+    fix: Annotated[bool, Option(help="apply remedies that cannot lose data")] = False,
 ) -> None:
     """Check this machine and folder, and print a remedy for each problem."""
     from cwm import doctor
 
-    raise typer.Exit(doctor.unlock() if unlock else doctor.doctor(fix))
+    raise Exit(doctor.unlock() if unlock else doctor.doctor(fix))
 
 
 @app.command()
@@ -426,7 +411,7 @@ def schema() -> None:
     """Print the JSON schema of the settings files."""
     from cwm.config import schema as text
 
-    typer.echo(text())
+    echo(text())
 
 
 def main() -> None:
