@@ -73,10 +73,8 @@ def load_parts(parts: dict[str, nn.Module], tensors: dict[str, Tensor], source: 
             module.load_state_dict(state)
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip()
-            raise UserError(
-                f"{source} does not fit the model: {part}: {first} (was it pre-trained with the"
-                " same model and scale?)"
-            ) from error
+            problem = f"{source} does not fit the model: {part}: {first}"
+            raise UserError(f"{problem}; pre-train with the same model and scale") from error
 
 
 def check_state_dict(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:

@@ -2,12 +2,12 @@
 
 import difflib
 import errno
-import lzma
 import os
 import reprlib
 import struct
 import zlib
 from collections.abc import Iterable
+from lzma import LZMAError
 from pathlib import Path
 from tokenize import TokenError
 from zipfile import BadZipFile
@@ -15,21 +15,9 @@ from zipfile import BadZipFile
 from pydantic import ValidationError
 
 # What `np.load`, or reading an array from its result, raises for a damaged file.
-DAMAGED_ARRAYS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TokenError,
-    BadZipFile,
-    lzma.LZMAError,
-    struct.error,
-    zlib.error,
-)
+_BUILTIN = (OSError, ValueError, LookupError, TypeError, EOFError, OverflowError, RuntimeError)
+_OTHER = (SyntaxError, TokenError, BadZipFile, LZMAError, struct.error, zlib.error)
+DAMAGED_ARRAYS = (*_BUILTIN, *_OTHER)
 OS_REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",

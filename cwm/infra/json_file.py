@@ -23,12 +23,12 @@ def read(path: Path, kind: Any = dict[str, Any], remedy: str = "") -> Any:
     Raises UserError with the file, the problem, and `remedy` if there is one.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse(path.read_text(encoding="utf-8"), kind, str(path), remedy)
     except UnicodeDecodeError as error:
-        raise UserError(_with(remedy, f"{path} is not JSON: {error}")) from None
+        problem = f"{path} is not JSON: {error}"
     except OSError as error:
-        raise UserError(_with(remedy, f"cannot read {path}: {error.strerror}")) from None
-    return parse(text, kind, str(path), remedy)
+        problem = f"cannot read {path}: {error.strerror}"
+    raise UserError(_with(remedy, problem))
 
 
 def parse(text: str, kind: type[T], source: str, remedy: str = "") -> T:

@@ -53,15 +53,15 @@ def run_record(folder: Path, status: str | None = None) -> Record:
     from cwm.infra import yaml_file
 
     run = read_run(folder, "stage", "key")
-    scale = {"scale": run["scale"]} if "scale" in run else {}
-    tags = scale | labels(run) | {"stage": run["stage"], "cwm.path": folder.as_posix()}
+    names = ({"scale": run["scale"]} if "scale" in run else {}) | labels(run)
+    tags = names | {"stage": run["stage"], "cwm.path": folder.as_posix()}
     tags["mlflow.source.git.commit"] = run.get("commit") or "unknown"
     tags |= {f"input.{name}": checksum for name, checksum in run.get("inputs", {}).items()}
     config = folder / "config.yaml"
     return Record(
         stage=run["stage"],
         key=run["key"],
-        name="/".join((scale | labels(run)).values()),
+        name="/".join(names.values()),
         status=status or ("FINISHED" if is_finished(folder) else "RUNNING"),
         tags=tags,
         artifacts=[file for name in ARTIFACTS for file in sorted(folder.glob(name))],

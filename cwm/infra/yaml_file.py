@@ -57,11 +57,7 @@ def parse(text: str, source: str) -> Any:
     """Parse YAML with SafeLoader's types; UserError names the `source`."""
     try:
         return _Loader(text).get_single_data()
-    except (
-        yaml.YAMLError,
-        ValueError,
-        OverflowError,
-    ) as error:  # bad character codes too
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # invalid character codes too
         raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{source} is nested too deeply") from None
@@ -72,12 +68,9 @@ def mapping(content: Any, what: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(
-            f"{what} holds a {type(content).__name__}; it must be a mapping of settings"
-        )
+        kind = type(content).__name__
+        raise UserError(f"{what} holds a {kind}; it must be a mapping of settings")
     for name in content:
         if not isinstance(name, str):
-            raise UserError(
-                f"{what}: {name!r} is a {type(name).__name__}, not the name of a setting"
-            )
+            raise UserError(f"{what}: {name!r} is a {type(name).__name__}, not a setting's name")
     return content
