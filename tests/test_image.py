@@ -1,4 +1,4 @@
-"""The Dockerfile agrees with the files that say the same; `make image-test` builds and runs it."""
+"""The Dockerfile is consistent with other files; `make image-test` builds and runs it."""
 
 import re
 import tomllib
@@ -35,12 +35,12 @@ def final() -> dict[str, list[str]]:
 
 
 def lines(name: str) -> set[str]:
-    """What an ignore file ignores, however it is written there."""
+    """Names that an ignore file lists, without slashes and wildcards."""
     kept = (line for line in read(name).splitlines() if line and line[0] not in "#!")
     return {line.removeprefix("**/").strip("/*") for line in kept}
 
 
-def test_it_draws_with_what_the_makefile_and_the_error_message_install():
+def test_opengl_packages_are_those_of_the_makefile_and_the_error_message():
     installed = re.search(r"apt-get install .*?recommends (.*?) &&", final()["RUN"][0])[1].split()
     makefile = re.search(r"^OPENGL := .*?,([^,]*),(.*)\)$", read("Makefile"), re.MULTILINE)
     for egl, osmesa in (makefile.groups(), (PACKAGES["egl"], PACKAGES["osmesa"])):
@@ -49,7 +49,7 @@ def test_it_draws_with_what_the_makefile_and_the_error_message_install():
         assert {name for name in installed if name.startswith("lib")} == set(names)
 
 
-def test_it_has_what_compiling_asks_for(monkeypatch):
+def test_compiler_is_installed(monkeypatch):
     """`make image-test` compiles something in it."""
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
@@ -60,13 +60,13 @@ def test_it_has_what_compiling_asks_for(monkeypatch):
     assert set(packages.split()) <= set(final()["RUN"][0].split())
 
 
-def test_its_torch_is_the_version_that_the_set_up_ends_at_and_doctor_recommends():
+def test_torch_version_is_that_of_the_makefile_and_doctor():
     torch = re.search(r"^ARG TORCH=(\S+)$", read("Dockerfile"), re.MULTILINE)[1]
     assert re.search(r"TORCH \?= torch>=.*,<=(.*)", read("Makefile"))[1] == torch.split("==")[1]
     assert doctor.torch().remedy == f"make setup TORCH={torch}"
 
 
-def test_what_it_leaves_out_is_the_last_section_of_the_versions_and_all_of_development():
+def test_development_requirements_are_left_out():
     _, found, section = read("requirements.txt").partition("# development\n")
     assert "# development/,$d" in read("Dockerfile") and found
     groups = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
@@ -74,22 +74,22 @@ def test_what_it_leaves_out_is_the_last_section_of_the_versions_and_all_of_devel
     assert set(re.findall(r"^([a-z-]+)==", section, re.MULTILINE)) == development
 
 
-def test_nothing_of_git_the_environment_or_results_gets_in():
+def test_git_environment_and_results_are_ignored():
     assert {".git", ".venv", "results", "data"} <= lines(".dockerignore")
     ignored = lines(".dockerignore")
     assert all(line in ignored or line.split("/")[0] in ignored for line in lines(".gitignore"))
 
 
-def test_it_runs_as_a_user_whose_number_shows_that_it_is_not_root():
+def test_user_is_numeric_and_not_root():
     assert int(final()["USER"][-1]) > 0
     assert f"useradd --uid {final()['USER'][-1]} " in " ".join(final()["RUN"])
 
 
-def test_its_health_is_looked_at_with_a_command_of_ours():
+def test_health_check_runs_cwm():
     assert '"cwm ' in final()["HEALTHCHECK"][0]
 
 
-def test_the_workflow_names_the_image_that_the_build_lines_make():
+def test_workflow_uses_the_image_of_the_build_commands():
     image = re.match(r"# docker build -t (\S+) ", read("Dockerfile"))[1]
     file = re.search(rf"# apptainer build (\S+) docker-daemon:{image}:", read("Dockerfile"))[1]
     assert f'container: "{file}"' in read("Snakefile")

@@ -1,4 +1,4 @@
-"""Imports point one way, and each heavy library is imported in one place."""
+"""Imports have one direction; each heavy library is imported in one place."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ MODELS = (*INFRA, "cwm.nn", "cwm.world", "cwm.behavior", "cwm.agent")
 TRAINING = (*MODELS, "cwm.train", "cwm.videos", "envs")
 SETTINGS = (*TRAINING, "cwm.evaluate", "cwm.config", "cwm.study", "cwm.study_file")
 
-# What each part may import of ours, beside itself: the way of the data, from videos to figures.
+# Our packages that each part may import beside itself.
 ALLOWED = {
     "envs": (),
     "cwm.infra": (),
@@ -55,7 +55,7 @@ MODULES = {
 
 
 def imports(path):
-    """Names of the modules, and of what might be modules, that a file imports anywhere."""
+    """Names that a file imports anywhere; each may be a module or an object."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,7 +78,7 @@ def within(module, packages):
     return any(module == package or module.startswith(package + ".") for package in packages)
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_imports_have_no_cycles():
     graph = {name: set(ours(path)) - {name} for name, path in MODULES.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
@@ -107,7 +107,7 @@ def test_analysis_and_environments_load_no_torch():
     assert done.stdout.strip() == "False"
 
 
-def test_the_training_core_needs_little():
+def test_training_core_needs_few_packages():
     """It runs where pandas, mlflow, Snakemake and the simulators are not installed."""
     code = """
 import sys

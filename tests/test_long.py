@@ -1,4 +1,4 @@
-"""`make long-test` runs what it can and tells the rest, on a `make` that only gives a status."""
+"""`make long-test` runs what is installed and lists the rest; a stub stands in for `make`."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "initdb")
 
 
 @pytest.mark.parametrize(("failing", "status"), [("box-test", 1), ("nothing", 0)])
-def test_long_tests_go_on_after_a_failure_and_are_listed(tmp_path, failing, status):
+def test_long_tests_continue_after_a_failure_and_are_listed(tmp_path, failing, status):
     for name in ("bash", "git", "date"):
         (tmp_path / name).symlink_to(shutil.which(name))
     for name in ("make", *PROGRAMS):

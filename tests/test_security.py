@@ -1,4 +1,4 @@
-"""What SECURITY.md promises and no other test looks at."""
+"""Promises of SECURITY.md that no other test checks."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ from cwm.infra.errors import UserError
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("cwm", "envs", "profiles") for path in (ROOT / folder).rglob("*.py")]
 RULES = [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]
-# Programs by which strings could become code or commands, and arguments that let them.
+# Calls that could execute a string.
 CALLS = {"eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "subprocess.getoutput"}
 MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 
@@ -29,7 +29,7 @@ def calls(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_string_becomes_code_or_a_command(path):
+def test_no_string_is_executed(path):
     for name, words in calls(path):
         assert name not in CALLS, name
         assert words.get("shell", "False") == "False", name
@@ -40,7 +40,7 @@ def test_no_string_becomes_code_or_a_command(path):
     assert not imported & MODULES
 
 
-# Options that the rules build: of our own paths, whose words are constrained, or a quoted folder.
+# Options that the rules build from checked names or quoted folders.
 MADE = {"params.folder", "params.pretrained", "params.stores", "threads"}
 
 
@@ -74,7 +74,7 @@ def test_names_in_a_study_are_plain_words(tmp_path, place):
         study.read(path)
 
 
-def test_a_scale_of_another_name_stops_before_any_command(tmp_path):
+def test_invalid_scale_name_stops_before_any_command(tmp_path):
     (tmp_path / "config/scale").mkdir(parents=True)
     (tmp_path / "config/study").mkdir()
     for folder in ("workflow", "Snakefile"):
@@ -90,7 +90,7 @@ def test_a_scale_of_another_name_stops_before_any_command(tmp_path):
     assert not list(tmp_path.rglob("harm"))
 
 
-def test_a_setting_of_the_makefile_is_a_number_or_nothing(tmp_path):
+def test_makefile_setting_is_a_number_or_empty(tmp_path):
     (tmp_path / "config").mkdir()
     (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
     for name in ("requirements.lock", "pyproject.toml"):
@@ -103,7 +103,7 @@ def test_a_setting_of_the_makefile_is_a_number_or_nothing(tmp_path):
         assert f"--resources gpu={taken} " in done.stdout
 
 
-def test_everything_is_installed_by_hash_but_torch():
+def test_everything_except_torch_is_installed_by_hash():
     makefile = (ROOT / "Makefile").read_text()
     (uv,) = re.findall(r"^UV_PIP := (.*)$", makefile, re.MULTILINE)
     makefile = makefile.replace(f"UV_PIP := {uv}\n", "").replace("$(UV_PIP)", uv)
@@ -114,7 +114,7 @@ def test_everything_is_installed_by_hash_but_torch():
     assert ["$$TORCH" in line or "uv==" in line or "-e ." in line for line in others] == [True] * 3
 
 
-def test_the_pages_of_mlflow_are_this_machines_own(tmp_path):
+def test_mlflow_listens_on_loopback_only(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Set-up: the lists of versions agree, and make sets up when and only when it has to."""
+"""Set-up: requirement files agree, and `make setup` runs only when it is needed."""
 
 import os
 import re
@@ -33,11 +33,11 @@ def locked() -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK, re.MULTILINE))
 
 
-def test_the_lock_holds_what_is_asked_for_in_that_version():
+def test_lock_has_the_required_versions():
     assert asked().items() <= locked().items()
 
 
-def test_every_locked_version_has_a_hash_and_nothing_tells_of_the_machine_that_locked_it():
+def test_lock_has_hashes_and_no_local_urls():
     entries = re.split(r"^(?=[a-z0-9-]+==)", LOCK, flags=re.MULTILINE)[1:]
     assert len(entries) == len(locked())
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
@@ -48,13 +48,13 @@ def test_torch_is_not_locked_because_its_builds_differ():
     assert "torch" not in locked()
 
 
-def test_pyproject_and_the_versions_name_the_same_packages():
+def test_pyproject_and_requirements_have_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     assert {normal(name) for group in groups for name in group} == asked().keys() - APART
 
 
-def test_what_is_installed_is_what_is_locked():
+def test_installed_versions_are_the_locked_ones():
     installed = {name: version(name) for name in asked()}
     assert installed == asked(), "make setup"
 
@@ -111,7 +111,7 @@ def test_a_folder_of_any_name_is_set_up(clone):
 
 
 @pytest.mark.parametrize("name", ["a:b", "a{b", "50%", "a[b]", "a\tb", os.fsdecode(b"a\xe9b")])
-def test_a_folder_whose_name_no_environment_can_have_is_refused(clone, name):
+def test_folder_name_that_breaks_pip_is_an_error(clone, name):
     folder = clone.rename(clone.with_name(name))
     done = make(folder, "setup", f"PYTHON={sys.executable}")
     assert done.returncode == 2
@@ -122,8 +122,8 @@ def test_a_folder_whose_name_no_environment_can_have_is_refused(clone, name):
     assert not (folder / ".venv").exists()
 
 
-def test_packages_go_to_the_environment_whatever_variables_say(clone):
-    """Stand-ins of the tools note what they are asked for; the system's Python gets nothing."""
+def test_packages_are_installed_in_the_environment_despite_variables(clone):
+    """Stub tools record their arguments; nothing is installed for the system's Python."""
     tools = clone / ".venv/bin"
     tools.mkdir(parents=True)
     (clone / ".venv/pyvenv.cfg").write_text(f"command = python -m venv {clone}/.venv\n")
@@ -144,7 +144,7 @@ def test_packages_go_to_the_environment_whatever_variables_say(clone):
 
 
 @pytest.mark.parametrize("variables", [{"HOME": "/proc/none"}, {"HOME": "/proc"}])
-def test_caches_go_to_the_folder_when_the_home_folder_cannot_be_written(clone, variables):
+def test_caches_are_in_the_folder_if_home_is_not_writable(clone, variables):
     show = "show: ; @echo [$${XDG_CACHE_HOME:-}]"
     done = make(clone, "--eval", show, "show", **variables, **PATH)
     assert done.stdout == f"[{clone}/.snakemake/cache]\n"
@@ -155,13 +155,13 @@ def test_caches_go_to_the_folder_when_the_home_folder_cannot_be_written(clone, v
     assert done.stdout == "[/mine]\n"
 
 
-def test_without_a_python_of_the_right_version_one_line_says_what_to_install(clone, tmp_path):
+def test_missing_python_version_is_one_line_with_a_remedy(clone, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("bash", "cat", "cut", "id", "sha256sum"):
         (tools / name).symlink_to(shutil.which(name))
     old = tools / "python3"
-    old.write_text("#!/bin/sh\nexit 1\n")  # what a Python 3.9 answers to the question
+    old.write_text("#!/bin/sh\nexit 1\n")  # as a Python 3.9 exits
     old.chmod(0o755)
     done = make(clone, "setup", PATH=str(tools))
     assert done.returncode == 2
