@@ -131,7 +131,7 @@ def clips(
 
 @app.command()
 def data(store: Annotated[Path, Argument(help="store.json of the clips")]) -> None:
-    """Print what a clip store holds and how many source files were left out."""
+    """Print the contents of a clip store and the number of source files left out."""
     from cwm.analysis.data import data_page
 
     for name, value in data_page(store).items():
@@ -286,7 +286,7 @@ def plan(
         Path, Option(help="table written by bench/costs.py", show_default=False)
     ] = Path(__file__).with_name("costs.csv"),
 ) -> None:
-    """Estimate what a figure or a study costs: hours, disk space, downloads and licences."""
+    """Estimate the cost of a figure or a study: hours, disk space, downloads and licences."""
     from cwm.plan import plan as estimate
 
     echo(estimate(target, scale, costs, cores, gpus))

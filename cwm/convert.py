@@ -69,7 +69,7 @@ NAMES = [
 ]
 # Official files lack this counter; the number of non-zero rows of the bonus queue gives it.
 FILLED = "bonus.filled"
-# An official agent holds its behaviour twice: the policy that acts and the one that explores.
+# An official agent has two equal copies of its behaviour: for acting and for exploring.
 BEHAVIOR, TWIN = "_task_behavior.", "_expl_behavior."
 ACTION_BIAS = BEHAVIOR + "actor.out.out.bias"  # (action_dim,)
 IGNORED = "wm.encoder.cond_aug."  # buffers of the context augmentation, which has no parameters

@@ -247,7 +247,7 @@ def _locks() -> list[Path]:
 
 
 def _lock_holder() -> tuple[str, str] | None:
-    """Who may hold Snakemake's lock, and what to do; None without a lock or if its owner is dead.
+    """Possible owner of Snakemake's lock, and a remedy; None without a lock or with a dead owner.
 
     A lock does not name its owner. The owner is dead if Snakemake's logs of that time come from
     this host, and neither Snakemake nor one of its jobs runs in this folder.

@@ -1,4 +1,4 @@
-"""Estimate what a figure or a study costs before it runs: hours, disk and downloads.
+"""Estimate the cost of a figure or a study before it runs: hours, disk and downloads.
 
 Finished jobs in `results/<scale>` give the seconds per unit (clip, update, step, ...) of a kind of
 job. For other kinds, costs.csv has seconds that `bench/costs.py` measured. Kinds that were never
@@ -167,7 +167,7 @@ def _text(
 
 
 def _total(values: pd.Series, unit: str, total: float | None = None) -> str:
-    """The sum of what is known, marked `at least` if something is not."""
+    """The sum of the known values, marked `at least` if a value is unknown."""
     if values.isna().all():
         return f"{unit} not measured"
     number = f"{values.sum() if total is None else total:.3g} {unit}"

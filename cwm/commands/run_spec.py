@@ -13,7 +13,7 @@ from cwm.infra.files import sha256
 from cwm.infra.run_dir import RunDir, RunSpec
 from cwm.infra.store_json import read_store
 
-SECTIONS = {  # of the settings: those that a stage reads
+SECTIONS = {  # sections of the settings that each stage reads
     "pretrain": ("runtime", "model", "pretrain"),
     "predict": ("runtime", "model", "pretrain", "predict"),
     "represent": ("runtime", "model", "pretrain", "represent"),

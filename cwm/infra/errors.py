@@ -65,7 +65,7 @@ def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
 
 
 def explain_validation(source: str, error: ValidationError) -> str:
-    """The first mistake that pydantic found: source, key, value and what would be valid."""
+    """The first mistake that pydantic found: source, key, value and valid values."""
     first = error.errors(include_url=False)[0]
     where = f"{source}: {'.'.join(map(str, first['loc'])) or 'content'}"
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

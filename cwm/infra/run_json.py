@@ -1,4 +1,4 @@
-"""run.json, which says what a run is and how it was made; every reader of it uses this file."""
+"""run.json: the identity and origin of a run; every reader of run.json uses this module."""
 
 from pathlib import Path
 

@@ -76,7 +76,7 @@ def problem() -> str | None:
 
 
 def sync(folder: Path, failed: bool = False) -> bool:
-    """Send what is new in a run folder to MLflow; return whether MLflow is now up to date.
+    """Send new content of a run folder to MLflow; return whether MLflow is now up to date.
 
     The run is FAILED if `failed`, else FINISHED if its last file exists, else RUNNING. Never raises
     because of MLflow. Callers may call it at every step: it returns at once where syncing would
@@ -145,7 +145,7 @@ def _deliver(read: Callable[[], Record]) -> bool:
 
 
 def _try(action: Callable[[], object]) -> str | None:
-    """Use MLflow; return None, or one line that says what failed."""
+    """Use MLflow; return None, or one line about the failure."""
     if importlib.util.find_spec("mlflow") is None:
         return NOT_INSTALLED
     try:
@@ -224,7 +224,7 @@ def _experiment(client: "MlflowClient", stage: str) -> str:
 
 
 def _send(record: Record) -> None:
-    """Make the MLflow run equal to the record; send only what is missing."""
+    """Make the MLflow run equal to the record; send only missing data."""
     _make_database()
     client = _client()
     from mlflow.entities import Metric, Param, RunTag
@@ -253,9 +253,11 @@ def _send(record: Record) -> None:
                 client.log_artifact(run_id, str(file))
             client.set_tag(run_id, "cwm.artifacts", digest)
     before, now = run.info.status, record.status
-    if now == "RUNNING" != before:
+    if now == before or (before, now) == ("FAILED", "KILLED"):
+        return
+    if now == "RUNNING":
         client.update_run(run_id, status=now)
-    elif now != before and (before, now) != ("FAILED", "KILLED"):
+    else:
         client.set_terminated(run_id, now, record.lines[-1][1] if record.lines else None)
 
 
