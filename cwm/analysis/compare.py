@@ -1,20 +1,18 @@
 """Compare two sets of runs: differences, probability of improvement, and what is missing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from cwm.analysis.caveats import of_task
 from cwm.analysis.normalise import RULE, add_scaled, comparable_tasks
-from cwm.analysis.scores import METHOD, TASK, by_method, gather, load, points
+from cwm.analysis.scores import METHOD, TASK, by_method, gather, load, per_seed, points
 from cwm.analysis.statistics import (
     LAST_EVALUATIONS,
     Statistic,
-    Strata,
     area_under_curve,
     difference,
     estimate,
@@ -62,7 +60,7 @@ def compare(first: str, second: str) -> str:
     agents = [a.agents.assign(side="A"), b.agents.assign(side="B")]
     baselines = pd.concat([a.baselines, b.baselines]).drop_duplicates([*TASK, "policy", "seed"])
     scored = add_scaled(pd.concat([*agents, baselines]))
-    of_a, of_b = (_by_task(scored[scored["side"] == side]) for side in "AB")
+    of_a, of_b = (dict(list(scored[scored["side"] == s].groupby(TASK, sort=False))) for s in "AB")
     tasks = [task for task in of_a if task in of_b]
     if not tasks:
         raise UserError(f"no task is in both {first} and {second}")
@@ -119,27 +117,17 @@ def _baselines_of(runs: list[Path]) -> list[Path]:
     return [folder for folder in dict.fromkeys(found) if (folder / "scores.csv").exists()]
 
 
-def _by_task(rows: pd.DataFrame) -> dict[Task, pd.DataFrame]:
-    return dict(list(rows.groupby(TASK, sort=False)))
-
-
 def _rows(
     name: str, a: list[pd.DataFrame], b: list[pd.DataFrame], unit: str, statistic: Statistic
 ) -> Iterator[list[str]]:
     """The table rows of one task, or of several together: final score and area under the curve."""
     measure = a[0]["measure"].iloc[0] if unit == "score" else "score"
     for what, reduce in ((f"final {measure}", final_score), ("AUC", area_under_curve)):
-        ours, theirs = (_strata(side, unit, reduce) for side in (a, b))
+        ours, theirs = ([per_seed(task, unit, reduce) for task in side] for side in (a, b))
         estimates = [estimate(ours, statistic), estimate(theirs, statistic)]
         estimates += [difference(ours, theirs, statistic), improvement(ours, theirs)]
         runs = " and ".join(str(sum(map(len, side))) for side in (ours, theirs))
         yield [name, what, *(number(*values) for values in estimates), runs]
-
-
-def _strata(tasks: list[pd.DataFrame], unit: str, reduce: Callable[[np.ndarray], float]) -> Strata:
-    """Each run's evaluations reduced to one number, as one array (runs,) per task."""
-    runs = [task.groupby([*METHOD, "seed"])[unit] for task in tasks]
-    return [np.array([reduce(run.to_numpy()) for _, run in groups]) for groups in runs]
 
 
 def _caveats(of_a: dict[Task, pd.DataFrame], of_b: dict[Task, pd.DataFrame]) -> Iterator[str]:

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from typing_extensions import TypedDict
 
+from cwm.analysis.estimates import UNDEFINED, named
 from cwm.analysis.runs import common_scale, folder_of
 from cwm.analysis.statistics import estimate, mean
 from cwm.analysis.style import model_label, scale_note
-from cwm.analysis.tables import TextTable, number, write
+from cwm.analysis.tables import number, write
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.run_json import read_run
@@ -24,6 +25,13 @@ CAPTION = (
     "machine, and processor time summed over cores. A value is the mean over runs whose time is "
     "known, with its 95 % bootstrap confidence interval. A sum is n/a if a run's time is unknown."
 )
+
+
+class Timing(TypedDict):
+    """A line of timing.jsonl, in seconds."""
+
+    time: float
+    processor: NotRequired[float]
 
 
 def make_cost_table(runs: Sequence[Path], out: Path) -> None:
@@ -58,8 +66,7 @@ def summary(costs: pd.DataFrame) -> pd.DataFrame:
         row = {"stage": stage, "model": model, "n": len(runs)}
         for name in COLUMNS:
             known = runs[name].dropna().to_numpy()
-            value = estimate([known], mean) if len(known) else (np.nan,) * 3
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
+            row |= named(name, estimate([known], mean) if len(known) else UNDEFINED)
             row[f"{name}_total"] = runs[name].sum(skipna=False)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -80,7 +87,9 @@ def measured(folder: Path) -> dict[str, float]:
         spent = {ours: float(table[theirs].iloc[-1]) for ours, theirs in COLUMNS.items()}
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{path} is not a benchmark of Snakemake: {error}") from error
-    lines = _read_timing(folder / "timing.jsonl")
+    path = folder / "timing.jsonl"
+    text = path.read_text(errors="replace") if path.exists() else ""
+    lines = [json_file.parse(line, Timing, f"a line of {path}") for line in text.splitlines()]
     taken = [line["processor"] for line in lines if "processor" in line]
     # The counter restarts at zero with each session.
     sessions = [x for x, after in pairwise([*taken, 0.0]) if after < x]
@@ -92,17 +101,7 @@ def measured(folder: Path) -> dict[str, float]:
     return spent
 
 
-class _Timing(TypedDict):
-    time: float
-    processor: NotRequired[float]
-
-
-def _read_timing(path: Path) -> list[_Timing]:
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return [json_file.parse(line, _Timing, f"a line of {path}") for line in lines]
-
-
-def _text(table: pd.DataFrame) -> TextTable:
+def _text(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.itertuples():
         cells = [row.stage, model_label(row.model), str(row.n)]
@@ -112,4 +111,4 @@ def _text(table: pd.DataFrame) -> TextTable:
             cells += [number(*value), number(total, np.nan, np.nan)]
         rows.append(cells)
     columns = [f"{name} time{total}" for name in ("Wall", "Processor") for total in ("", ", sum")]
-    return TextTable(["Stage", "Model", "n", *columns], rows)
+    return pd.DataFrame(rows, columns=["Stage", "Model", "n", *columns])

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+
 from cwm.analysis import figures, video_figures
-from cwm.analysis.provenance import FigureMeta
+from cwm.analysis.provenance import Drawing, FigureMeta, save
+from cwm.analysis.style import RC
 from cwm.infra.errors import UserError, unknown
 
 
-def _representations(inputs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+def _representations(runs: Sequence[Path]) -> Drawing:
     from cwm.analysis.representations import draw_representations  # scikit-learn imports slowly
 
-    draw_representations(inputs, out, meta)
+    return draw_representations(runs)
 
 
 FROM_SCORES = {  # inputs: a table, and the scores it was made from
@@ -31,14 +34,13 @@ FROM_RUNS = {  # inputs: run folders, or files in them
 def draw(kind: str, inputs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
     """Write OUT.pdf, OUT.png and OUT.json.
 
-    UserError for a kind without a figure, as `cost`, and for a wrong number of inputs.
+    UserError for a kind without a figure, as `cost`, for a wrong number of inputs, and for a
+    missing or broken input.
     """
-    if kind in FROM_SCORES:
-        if len(inputs) != 2:
-            raise UserError(f"a figure of kind {kind} needs its table and scores: two files")
-        table, scores = inputs
-        FROM_SCORES[kind](table, scores, out, meta)
-    elif kind in FROM_RUNS:
-        FROM_RUNS[kind](inputs, out, meta)
-    else:
+    if kind not in FROM_SCORES | FROM_RUNS:
         raise unknown("kind of figure", kind, [*FROM_SCORES, *FROM_RUNS])
+    if kind in FROM_SCORES and len(inputs) != 2:
+        raise UserError(f"a figure of kind {kind} needs its table and scores: two files")
+    with mpl.rc_context(RC):
+        drawing = FROM_SCORES[kind](*inputs) if kind in FROM_SCORES else FROM_RUNS[kind](inputs)
+        save(drawing, out, meta)

@@ -5,13 +5,13 @@ is the mean over seeds; over all tasks (suite and task "all") it is the interqua
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cwm.analysis.normalise import comparable_tasks
-from cwm.analysis.scores import TASK, by_method
+from cwm.analysis.scores import TASK, by_method, per_seed
 from cwm.analysis.statistics import (
     Statistic,
     Strata,
@@ -25,8 +25,17 @@ from cwm.analysis.statistics import (
 )
 from cwm.analysis.style import Method
 
-ALL_TASKS = {"suite": "all", "task": "all", "measure": "scaled"}
 UNDEFINED = (np.nan, np.nan, np.nan)
+
+
+class Part(NamedTuple):
+    """A task, or all of them: evaluations of each method as one frame per task."""
+
+    where: dict[str, str]  # suite, task and measure
+    methods: dict[Method, list[pd.DataFrame]]
+    x: str
+    y: str
+    statistic: Statistic
 
 
 def curves(scored: pd.DataFrame) -> pd.DataFrame:
@@ -36,17 +45,13 @@ def curves(scored: pd.DataFrame) -> pd.DataFrame:
     the last step of the task's longest run, because training lengths differ between tasks.
     """
     longest = scored.groupby(TASK)["step"].transform("max").clip(lower=1)
-    scored = scored.assign(progress=scored["step"] / longest)
     rows = []
-    for where, task in _tasks(scored):
-        for method, evaluations in by_method(task).items():
-            for step, strata in _along([evaluations], "step", "score"):
-                at = {"step": step, "progress": step / max(1, task["step"].max())}
-                rows.append(where | at | _row(method, strata, mean))
-    for method, by_task in _over_tasks(scored).items():
-        for share, strata in _along(by_task, "progress", "scaled"):
-            at = {"step": np.nan, "progress": share}
-            rows.append(ALL_TASKS | at | _row(method, strata, interquartile_mean))
+    for where, methods, x, y, statistic in _parts(scored.assign(progress=scored["step"] / longest)):
+        end = 1 if x == "progress" else max(1, *(runs[0][x].max() for runs in methods.values()))
+        for method, by_task in methods.items():
+            for at, strata in _along(by_task, x, y):
+                place = {"step": at if x == "step" else np.nan, "progress": at / end}
+                rows.append(where | place | _row(method, strata, statistic))
     return pd.DataFrame(rows)
 
 
@@ -59,41 +64,44 @@ def domains(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablations(scored: pd.DataFrame) -> pd.DataFrame:
-    """Like `domains`, but `better` compares with the full method."""
-    return _finals(scored, full_method)
-
-
-def full_method(method: Method) -> Method:
-    """The method that an ablation removes a part from: `contextwm-x` ablates `contextwm`."""
-    return method._replace(model=method.model.partition("-")[0], variant="standard")
+    """Like `domains`, but `better` compares with the full method: `contextwm` for `contextwm-x`."""
+    return _finals(
+        scored,
+        lambda method: method._replace(model=method.model.partition("-")[0], variant="standard"),
+    )
 
 
 def _finals(scored: pd.DataFrame, reference: Callable[[Method], Method]) -> pd.DataFrame:
     rows = []
-    for where, task in _tasks(scored):
-        groups = {method: [evaluations] for method, evaluations in by_method(task).items()}
-        rows += _final_rows(where, groups, "score", mean, reference)
-    over = _over_tasks(scored)
-    rows += _final_rows(ALL_TASKS, over, "scaled", interquartile_mean, reference)
+    for where, methods, _, y, statistic in _parts(scored):
+        finals, areas = (
+            {m: [per_seed(task, y, reduce) for task in tasks] for m, tasks in methods.items()}
+            for reduce in (final_score, area_under_curve)
+        )
+        for method, final in finals.items():
+            other, better = reference(method), UNDEFINED
+            if method.policy == "agent" and other != method and other in finals:
+                better = improvement(final, finals[other])
+            row = where | _row(method, final, statistic)
+            row |= named("auc", estimate(areas[method], statistic)) | named("better", better)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _tasks(scored: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+def _parts(scored: pd.DataFrame) -> Iterator[Part]:
+    """Each task; then all comparable ones, if there are two, with the methods that ran on all."""
     for name, task in scored.groupby(TASK, sort=False):
-        yield dict(zip([*TASK, "measure"], [*name, task["measure"].iloc[0]], strict=True)), task
-
-
-def _over_tasks(scored: pd.DataFrame) -> dict[Method, list[pd.DataFrame]]:
-    """Evaluations by task, of methods that ran on all comparable tasks; {} below two tasks."""
+        where = dict(zip(TASK, name, strict=True)) | {"measure": task["measure"].iloc[0]}
+        methods = {method: [evaluations] for method, evaluations in by_method(task).items()}
+        yield Part(where, methods, "step", "score", mean)
     tasks = comparable_tasks(scored)
     if len(tasks) < 2:
-        return {}
+        return
     by_task = [by_method(scored[(scored[TASK] == task).all(axis=1)]) for task in tasks]
-    return {
-        method: [groups[method] for groups in by_task]
-        for method in by_method(scored)
-        if all(method in groups for groups in by_task)
-    }
+    on_all = [m for m in by_method(scored) if all(m in methods for methods in by_task)]
+    methods = {method: [each[method] for each in by_task] for method in on_all}
+    where = {"suite": "all", "task": "all", "measure": "scaled"}
+    yield Part(where, methods, "progress", "scaled", interquartile_mean)
 
 
 def _along(by_task: list[pd.DataFrame], x: str, y: str) -> list[tuple[float, Strata]]:
@@ -109,36 +117,11 @@ def _along(by_task: list[pd.DataFrame], x: str, y: str) -> list[tuple[float, Str
     return [(at, strata) for at, strata in zip(grid, columns, strict=True) if all(map(len, strata))]
 
 
-def _final_rows(
-    where: dict[str, str],
-    groups: dict[Method, list[pd.DataFrame]],
-    y: str,
-    statistic: Statistic,
-    reference: Callable[[Method], Method],
-) -> list[dict[str, Any]]:
-    finals = {m: [_per_seed(rows, y, final_score) for rows in groups[m]] for m in groups}
-    rows = []
-    for method, final in finals.items():
-        areas = [_per_seed(evaluations, y, area_under_curve) for evaluations in groups[method]]
-        other = finals.get(reference(method))
-        better = UNDEFINED
-        if method.policy == "agent" and other and reference(method) != method:
-            better = improvement(final, other)
-        row = where | _row(method, final, statistic)
-        row |= _named("auc", estimate(areas, statistic)) | _named("better", better)
-        rows.append(row)
-    return rows
-
-
-def _per_seed(rows: pd.DataFrame, y: str, reduce: Callable[[np.ndarray], float]) -> np.ndarray:
-    """Reduce each seed's evaluations, in order, to one number, (seeds,)."""
-    return np.array([reduce(run.to_numpy()) for _, run in rows.groupby("seed")[y]])
-
-
 def _row(method: Method, strata: Strata, statistic: Statistic) -> dict[str, Any]:
     name = method._asdict() | {"method": method.label, "n": sum(map(len, strata))}
-    return name | _named("value", estimate(strata, statistic))
+    return name | named("value", estimate(strata, statistic))
 
 
-def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
+def named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
+    """A value and its interval as columns of a table."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))

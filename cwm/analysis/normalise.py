@@ -1,9 +1,11 @@
 """Put scores of different tasks on one scale, so that they can be averaged."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from cwm.analysis.scores import TASK
+from cwm.analysis.scores import TASK, load, points
 
 RULE = (
     "Across tasks, success rates are averaged unchanged, and returns are first scaled to "
@@ -11,6 +13,12 @@ RULE = (
     "single evaluation of any run in the table, or a baseline's mean if that is higher; tasks have "
     "equal weight"
 )
+
+
+def load_scaled(scores: Path) -> tuple[pd.DataFrame, str]:
+    """The evaluations in a table that `scores.collect` wrote, scaled, and the scale of the runs."""
+    tidy = load(scores)
+    return add_scaled(points(tidy)), tidy["scale"].iloc[0]
 
 
 def add_scaled(points: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from scipy.stats import binomtest
@@ -18,9 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cwm.analysis import panels
-from cwm.analysis.provenance import FigureMeta, figure_data, save
+from cwm.analysis.provenance import Drawing, drawing_of_runs
 from cwm.analysis.runs import read_arrays, single_runs
-from cwm.analysis.style import GREY, RC, LineStyle, Method, model_label, model_styles
+from cwm.analysis.style import GREY, LineStyle, Method, model_label, model_styles
 from cwm.infra.errors import UserError
 
 ENOUGH_CLIPS = 20  # held-out clips per label; with fewer, the probe is cross-validated
@@ -73,7 +72,7 @@ def embed(features: np.ndarray) -> np.ndarray:
     return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(scaled)
 
 
-def draw_representations(runs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+def draw_representations(runs: Sequence[Path]) -> Drawing:
     """Draw the clips of each model as points, and the accuracy of linear probes."""
     folders = single_runs(runs)
     styles = model_styles(folders)
@@ -83,23 +82,22 @@ def draw_representations(runs: Sequence[Path], out: Path, meta: FigureMeta) -> N
         method: [probe(of[name], of["label"], of["heldout"]) for name in ("features", "untrained")]
         for method, of in data.items()
     }
-    with mpl.rc_context(RC):
-        figure, axes = panels.grid(len(folders) + 1, height=1.9)
-        for ax, (method, of) in zip(axes, data.items(), strict=False):
-            _points(ax, of)
-            ax.set_title(f"{model_label(method.model)}, {method.dataset}")
-        _accuracies(axes[-1], probes, styles)
-        panels.legend(figure, axes, [])
-        caption = (
-            "Features of clips of two labels (modes of the posterior latents and recurrent state "
-            "of the action-free model, averaged over the frames of each clip), standardised and "
-            "embedded by t-SNE (perplexity at most 30, fixed seed); the axes have no meaning. "
-            "Right: accuracy of a linear probe (logistic regression, L2, C = 1) on the features, "
-            "with Wilson's 95 % confidence interval over clips; hollow, on features of the same "
-            "network before training; the dashed line is chance."
-        )
-        notes = [note for method in data for note in _notes(method, data[method], probes[method])]
-        save(figure, out, caption, figure_data(folders.values(), notes), meta)
+    figure, axes = panels.grid(len(folders) + 1, height=1.9)
+    for ax, (method, of) in zip(axes, data.items(), strict=False):
+        _points(ax, of)
+        ax.set_title(f"{model_label(method.model)}, {method.dataset}")
+    _accuracies(axes[-1], probes, styles)
+    panels.legend(figure, axes, [])
+    caption = (
+        "Features of clips of two labels (modes of the posterior latents and recurrent state "
+        "of the action-free model, averaged over the frames of each clip), standardised and "
+        "embedded by t-SNE (perplexity at most 30, fixed seed); the axes have no meaning. "
+        "Right: accuracy of a linear probe (logistic regression, L2, C = 1) on the features, "
+        "with Wilson's 95 % confidence interval over clips; hollow, on features of the same "
+        "network before training; the dashed line is chance."
+    )
+    notes = [note for method in data for note in _notes(method, data[method], probes[method])]
+    return drawing_of_runs(figure, caption, folders.values(), notes)
 
 
 def _points(ax: Axes, of: dict[str, np.ndarray]) -> None:
@@ -133,13 +131,13 @@ def _accuracies(ax: Axes, probes: dict[Method, list[Probe]], styles: dict[str, L
 
 def _notes(method: Method, of: dict[str, np.ndarray], probes: list[Probe]) -> list[str]:
     """The accuracies, and how the probe was scored if few clips are held out."""
-    few = np.bincount(of["label"][of["heldout"]], minlength=2)
     trained, untrained = ("{:.0%} [{:.0%}, {:.0%}]".format(p.accuracy, *p.interval) for p in probes)
     notes = [
         f"{method.label}: the probe classifies {trained} of {probes[0].clips} clips correctly, "
         f"untrained {untrained}, chance {CHANCE:.0%}."
     ]
     if probes[0].folded:
+        few = np.bincount(of["label"][of["heldout"]], minlength=2)
         notes.append(
             f"{method.label}: only {few[0]} and {few[1]} clips of the labels are held out, so the "
             "probe is scored by cross-validation over all clips, most of which the world model "

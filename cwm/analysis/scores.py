@@ -4,7 +4,7 @@ The tidy table has one row per episode, with COLUMNS. `policy` is "agent" for a 
 its name there (random, constant, untrained), and no model or step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,22 +82,20 @@ def by_method(points: pd.DataFrame) -> dict[Method, pd.DataFrame]:
     return {method: groups[method] for method in legend_order(groups)}
 
 
+def per_seed(rows: pd.DataFrame, y: str, reduce: Callable[[np.ndarray], float]) -> np.ndarray:
+    """The evaluations of each run, in order, reduced to one number, (runs,)."""
+    runs = rows.groupby([*METHOD, "seed"])[y]
+    return np.array([reduce(run.to_numpy()) for _, run in runs])
+
+
 def _read_run(folder: Path) -> pd.DataFrame:
     path = folder / "scores.csv"
     run = read_run(folder, "scale", *LABELS)
     frame = read_csv(path, ["split"], [name for name in NUMBERS if name != "seed"])
     _check_evaluated(frame, path)
     _check_finite(frame, path, ["step", "return"])
-    return frame.assign(
-        scale=run["scale"],
-        suite=run["suite"],
-        task=run["task"],
-        policy="agent",
-        model=run["model"],
-        dataset=run["dataset"],
-        variant=run["variant"],
-        seed=run["seed"],
-    )
+    names = {name: run.get(name) for name in ("scale", *LABELS)}
+    return frame.assign(**names, policy="agent")
 
 
 def _read_baseline(folder: Path) -> pd.DataFrame:
@@ -107,7 +105,7 @@ def _read_baseline(folder: Path) -> pd.DataFrame:
     _check_finite(frame, path, ["seed", "return"])
     if strangers := set(frame["policy"]) - POLICIES.keys():
         raise unknown(f"policy in {path}:", strangers.pop(), POLICIES)
-    names = {"scale": run["scale"], "suite": run["suite"], "task": run["task"]}
+    names = {name: run.get(name) for name in ("scale", *TASK)}
     absent = {"model": "", "dataset": "", "variant": "", "step": np.nan, "split": "eval"}
     return frame.assign(**names, **absent)
 

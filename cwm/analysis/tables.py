@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from cwm.analysis import estimates
 from cwm.analysis.caveats import caveats
-from cwm.analysis.normalise import RULE, add_scaled
-from cwm.analysis.scores import METHOD, TASK, load, points
+from cwm.analysis.normalise import RULE, load_scaled
+from cwm.analysis.scores import METHOD, TASK
 from cwm.analysis.statistics import LAST_EVALUATIONS
 from cwm.analysis.style import Method, model_label, scale_note
 from cwm.infra.errors import unknown
@@ -35,13 +35,6 @@ CAPTIONS = {
 }
 
 
-class TextTable(NamedTuple):
-    """A table as it is read: headings, and rows of formatted cells."""
-
-    heading: list[str]
-    rows: list[list[str]]
-
-
 def make_table(kind: str, scores: Path, out: Path) -> None:
     """Write the table `kind` (one of KINDS) of the tidy `scores` to out.csv, .md and .tex.
 
@@ -50,17 +43,17 @@ def make_table(kind: str, scores: Path, out: Path) -> None:
     if kind not in KINDS:
         raise unknown("table", kind, KINDS)
     estimated, formatted = KINDS[kind]
-    tidy = load(scores)
-    scored = add_scaled(points(tidy))
+    scored, scale = load_scaled(scores)
     table = estimated(scored)
-    caption = f"{CAPTIONS[kind]} {scale_note(tidy['scale'].iloc[0])}"
-    write(out, table, formatted(table), caption, [*_baselines(table), *caveats(scored)])
+    text = formatted(table[table["policy"] == "agent"])
+    caption = f"{CAPTIONS[kind]} {scale_note(scale)}"
+    write(out, table, text, caption, [*_baselines(table), *caveats(scored)])
 
 
 def write(
-    out: Path, table: pd.DataFrame, text: TextTable, caption: str, notes: Sequence[str]
+    out: Path, table: pd.DataFrame, text: pd.DataFrame, caption: str, notes: Sequence[str]
 ) -> None:
-    """Write the numbers to out.csv, and the text to out.md and out.tex."""
+    """Write the numbers to out.csv, and the table as text to out.md and out.tex."""
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(out.with_name(f"{out.name}.csv"), index=False)
     for suffix, render in (("md", _markdown), ("tex", _latex)):
@@ -80,20 +73,18 @@ def number(value: float, low: float, high: float) -> str:
     return text if pd.isna(low) else f"{text} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
-def _curves(table: pd.DataFrame) -> TextTable:
+def _curves(agents: pd.DataFrame) -> pd.DataFrame:
     """The last point of each curve."""
-    agents = table[table["policy"] == "agent"]
     ends = agents.groupby([*TASK, *METHOD], sort=False).tail(1)
     rows = [
         [_task(row), row.method, row.measure, _cell(row, "value"), str(row.n)]
         for row in ends.itertuples()
     ]
-    return TextTable(["Task", "Method", "Measure", "Score", "n"], rows)
+    return pd.DataFrame(rows, columns=["Task", "Method", "Measure", "Score", "n"])
 
 
-def _domains(table: pd.DataFrame) -> TextTable:
+def _domains(agents: pd.DataFrame) -> pd.DataFrame:
     """Rows are datasets, grouped by task; columns are models."""
-    agents = table[table["policy"] == "agent"]
     models = list(agents["model"].unique())
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for row in agents.itertuples():
@@ -102,18 +93,18 @@ def _domains(table: pd.DataFrame) -> TextTable:
         parts += [f"P {_cell(row, 'better')}"] * (not pd.isna(row.better))
         cells = rows.setdefault((_task(row), source), {})
         cells[row.model] = "; ".join([*parts, f"n {row.n}"])
-    return TextTable(
-        ["Task", "Pre-trained on", *map(model_label, models)],
+    return pd.DataFrame(
         [[*name, *(cells.get(model, "") for model in models)] for name, cells in rows.items()],
+        columns=["Task", "Pre-trained on", *map(model_label, models)],
     )
 
 
-def _ablations(table: pd.DataFrame) -> TextTable:
+def _ablations(agents: pd.DataFrame) -> pd.DataFrame:
     rows = [
         [_task(row), row.method, *(_cell(row, x) for x in ("value", "auc", "better")), str(row.n)]
-        for row in table[table["policy"] == "agent"].itertuples()
+        for row in agents.itertuples()
     ]
-    return TextTable(["Task", "Method", "Score", "AUC", "P", "n"], rows)
+    return pd.DataFrame(rows, columns=["Task", "Method", "Score", "AUC", "P", "n"])
 
 
 def _cell(row: Any, name: str) -> str:
@@ -133,22 +124,22 @@ def _task(row: Any) -> str:
     return "all tasks" if row.task == "all" else f"{row.suite}/{row.task}"
 
 
-def _markdown(table: TextTable, caption: str, notes: Sequence[str]) -> str:
-    rows = [table.heading, ["---"] * len(table.heading), *table.rows]
+def _markdown(table: pd.DataFrame, caption: str, notes: Sequence[str]) -> str:
+    rows = [list(table), ["---"] * len(table.columns), *table.to_numpy()]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", caption, "", *(f"- {note}" for note in notes), ""])
 
 
-def _latex(table: TextTable, caption: str, notes: Sequence[str]) -> str:
+def _latex(table: pd.DataFrame, caption: str, notes: Sequence[str]) -> str:
     """A `tabular` for the package booktabs, with the caption and notes as comments."""
     comments = [f"% {' '.join(line.split())}\n" for line in (caption, *notes)]
-    style = pd.DataFrame(table.rows, columns=table.heading).style.hide(axis="index")
-    style = style.format(escape="latex").format_index(escape="latex", axis="columns")
-    return "".join(comments) + style.to_latex(hrules=True, column_format="l" * len(table.heading))
+    style = table.style.hide(axis="index").format(escape="latex")
+    style = style.format_index(escape="latex", axis="columns")
+    return "".join(comments) + style.to_latex(hrules=True, column_format="l" * len(table.columns))
 
 
-Kind = tuple[Callable[[pd.DataFrame], pd.DataFrame], Callable[[pd.DataFrame], TextTable]]
-KINDS: dict[str, Kind] = {
+Step = Callable[[pd.DataFrame], pd.DataFrame]
+KINDS: dict[str, tuple[Step, Step]] = {  # estimates, and their table as text
     "curves": (estimates.curves, _curves),
     "domains": (estimates.domains, _domains),
     "ablations": (estimates.ablations, _ablations),

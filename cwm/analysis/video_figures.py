@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,9 +20,9 @@ from cwm.analysis.prediction_errors import (
     read_errors,
     sample_sizes,
 )
-from cwm.analysis.provenance import FigureMeta, figure_data, save
+from cwm.analysis.provenance import Drawing, drawing_of_runs
 from cwm.analysis.runs import read_arrays, read_metrics, runs_by_seed, single_runs
-from cwm.analysis.style import GREY, RC, LineStyle, Method, model_label, model_styles
+from cwm.analysis.style import GREY, LineStyle, Method, model_label, model_styles
 from cwm.analysis.video_statistics import attention_note, composition_note
 from cwm.infra.errors import UserError
 
@@ -36,59 +35,57 @@ REPEATED = LineStyle(GREY, "--", "", GREY)
 REPEATED_LABEL = "Last observed frame repeated"
 
 
-def draw_pretraining(runs: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+def draw_pretraining(runs: Sequence[Path]) -> Drawing:
     """Draw losses, and held-out prediction errors, against the updates of pre-training."""
     found = runs_by_seed(runs)
     styles = model_styles(found)
-    with mpl.rc_context(RC):
-        figure, rows = _dataset_rows(found, [*LOSSES.values(), *ERRORS.values()], "updates")
-        notes: list[str] = []
-        for method, seeds in found.items():
-            for folder in seeds.values():
-                notes += _metrics(rows[method.dataset], method, styles[method.model], folder)
-        for row in rows.values():
-            for ax in row:
-                panels.fit_to_end(ax)
-        _legend(figure, rows, styles)
-        caption = (
-            "Pre-training: image loss and KL (nats) against updates, lines in training, dots on "
-            "held-out clips. Prediction error: mean squared error (pixels in 0..1) of the second "
-            "half of held-out clips, predicted open loop from the first half, over all pixels and "
-            "over pixels that differ from the last observed frame. The baseline repeats that "
-            "frame. The axes fit the curves after the first tenth of training."
-        )
-        if max(map(len, found.values())) == 1:
-            notes.append("One run of each model: the spread between seeds is unknown.")
-        save(figure, out, caption, figure_data(_folders(found), notes), meta)
+    figure, rows = _dataset_rows(found, [*LOSSES.values(), *ERRORS.values()], "updates")
+    notes: list[str] = []
+    for method, seeds in found.items():
+        for folder in seeds.values():
+            notes += _metrics(rows[method.dataset], method, styles[method.model], folder)
+    for row in rows.values():
+        for ax in row:
+            panels.fit_to_end(ax)
+    _legend(figure, rows, styles)
+    caption = (
+        "Pre-training: image loss and KL (nats) against updates, lines in training, dots on "
+        "held-out clips. Prediction error: mean squared error (pixels in 0..1) of the second "
+        "half of held-out clips, predicted open loop from the first half, over all pixels and "
+        "over pixels that differ from the last observed frame. The baseline repeats that "
+        "frame. The axes fit the curves after the first tenth of training."
+    )
+    if max(map(len, found.values())) == 1:
+        notes.append("One run of each model: the spread between seeds is unknown.")
+    return drawing_of_runs(figure, caption, _folders(found), notes)
 
 
-def draw_prediction_errors(predictions: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+def draw_prediction_errors(predictions: Sequence[Path]) -> Drawing:
     """Draw PSNR and SSIM of predicted held-out clips by horizon, from errors.csv."""
     found = runs_by_seed(predictions)
     styles = model_styles(found)
     errors = {method: read_errors(seeds) for method, seeds in found.items()}
-    with mpl.rc_context(RC):
-        figure, rows = _dataset_rows(found, [*MEASURES.values()], "frames ahead")
-        for method, frames in errors.items():
-            first = next(m for m in errors if m.dataset == method.dataset)
-            for ax, column in zip(rows[method.dataset], MEASURES, strict=True):
-                _by_horizon(ax, frames, column, model_label(method.model), styles[method.model])
-                if method is first:
-                    _by_horizon(ax, frames, f"repeat_{column}", REPEATED_LABEL, REPEATED)
-        _legend(figure, rows, styles)
-        caption = (
-            "Open-loop prediction of held-out clips against the horizon: peak signal-to-noise "
-            "ratio (PSNR, at most 60 dB) and structural similarity (SSIM, Wang et al. 2004: "
-            "Gaussian windows of 11 x 11 pixels inside the frame), over all pixels and over pixels "
-            "that differ from the last observed frame. Higher is better. Lines are means over "
-            "clips. Bands are 95 % bootstrap confidence intervals over seeds of pre-training, or "
-            "over clips if there is one seed. The context is the last observed frame."
-        )
-        notes = [*sample_sizes(errors), *compare_models(errors)]
-        save(figure, out, caption, figure_data(_folders(found), notes), meta)
+    figure, rows = _dataset_rows(found, [*MEASURES.values()], "frames ahead")
+    for method, frames in errors.items():
+        first = next(m for m in errors if m.dataset == method.dataset)
+        for ax, column in zip(rows[method.dataset], MEASURES, strict=True):
+            _by_horizon(ax, frames, column, model_label(method.model), styles[method.model])
+            if method is first:
+                _by_horizon(ax, frames, f"repeat_{column}", REPEATED_LABEL, REPEATED)
+    _legend(figure, rows, styles)
+    caption = (
+        "Open-loop prediction of held-out clips against the horizon: peak signal-to-noise "
+        "ratio (PSNR, at most 60 dB) and structural similarity (SSIM, Wang et al. 2004: "
+        "Gaussian windows of 11 x 11 pixels inside the frame), over all pixels and over pixels "
+        "that differ from the last observed frame. Higher is better. Lines are means over "
+        "clips. Bands are 95 % bootstrap confidence intervals over seeds of pre-training, or "
+        "over clips if there is one seed. The context is the last observed frame."
+    )
+    notes = [*sample_sizes(errors), *compare_models(errors)]
+    return drawing_of_runs(figure, caption, _folders(found), notes)
 
 
-def draw_prediction(predictions: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+def draw_prediction(predictions: Sequence[Path]) -> Drawing:
     """Draw the first held-out clip: truth, each model's frames, their errors, attention."""
     folders, films = _films(predictions)
     first = next(iter(films.values()))
@@ -107,20 +104,19 @@ def draw_prediction(predictions: Sequence[Path], out: Path, meta: FigureMeta) ->
     notes = [
         f"{m.label}: {attention_note(film)}" for m, film in films.items() if "attention" in film
     ]
-    with mpl.rc_context(RC):
-        figure = panels.mosaic(rows, ["context", *names])
-        caption = (
-            f"Open-loop prediction of the first held-out clip, which was not selected: {observed} "
-            "frames are observed and the rest predicted from them. Errors are absolute differences "
-            f"averaged over colours, black from {ERROR_BLACK} of 0..1. The last row repeats the "
-            "last observed frame. The first column is the context frame, for models that use one. "
-            "Attention: the context frame, lit where the moving tokens of the frame attend to it "
-            "(16 x 16 tokens, mean over heads, brightest at the maximum); empty if nothing moves."
-        )
-        save(figure, out, caption, figure_data(folders.values(), notes), meta)
+    figure = panels.mosaic(rows, ["context", *names])
+    caption = (
+        f"Open-loop prediction of the first held-out clip, which was not selected: {observed} "
+        "frames are observed and the rest predicted from them. Errors are absolute differences "
+        f"averaged over colours, black from {ERROR_BLACK} of 0..1. The last row repeats the "
+        "last observed frame. The first column is the context frame, for models that use one. "
+        "Attention: the context frame, lit where the moving tokens of the frame attend to it "
+        "(16 x 16 tokens, mean over heads, brightest at the maximum); empty if nothing moves."
+    )
+    return drawing_of_runs(figure, caption, folders.values(), notes)
 
 
-def draw_composition(predictions: Sequence[Path], out: Path, meta: FigureMeta) -> None:
+def draw_composition(predictions: Sequence[Path]) -> Drawing:
     """Draw the dynamics of one held-out clip with the context frame of another."""
     folders, films = _films(predictions)
     first = next(iter(films.values()))
@@ -137,15 +133,14 @@ def draw_composition(predictions: Sequence[Path], out: Path, meta: FigureMeta) -
             rows.append((name, [film["context"][clip], *decoded]))
             rows.append(("other context", [other, *film["recomposed"][clip][at]]))
     notes = [f"{method.label}: {composition_note(film)}" for method, film in films.items()]
-    with mpl.rc_context(RC):
-        figure = panels.mosaic(rows, ["context", *(f"t = {t}" for t in at)])
-        caption = (
-            "Compositional decoding of the first held-out clips: latents of all frames of a clip, "
-            "decoded with its own context frame (first column) and with that of another clip. A "
-            "plain model decodes from latents only and has no context to exchange; it is shown for "
-            "reference."
-        )
-        save(figure, out, caption, figure_data(folders.values(), notes), meta)
+    figure = panels.mosaic(rows, ["context", *(f"t = {t}" for t in at)])
+    caption = (
+        "Compositional decoding of the first held-out clips: latents of all frames of a clip, "
+        "decoded with its own context frame (first column) and with that of another clip. A "
+        "plain model decodes from latents only and has no context to exchange; it is shown for "
+        "reference."
+    )
+    return drawing_of_runs(figure, caption, folders.values(), notes)
 
 
 def _dataset_rows(

@@ -5,16 +5,11 @@ import pytest
 import study
 from pictures import META, assert_embedded, facts, shows
 
-from cwm.analysis import figures, scores, tables
-from cwm.analysis.draw import draw
+from cwm.analysis import scores, tables
+from cwm.analysis.draw import FROM_SCORES, draw
 from cwm.analysis.style import GREY, MODELS
 from cwm.infra.errors import UserError
 
-DRAW = {
-    "curves": figures.draw_curves,
-    "domains": figures.draw_domains,
-    "ablations": figures.draw_ablations,
-}
 BASELINES = {"random": 1.0, "constant": 2.0, "untrained": 0.5}
 
 
@@ -22,7 +17,7 @@ def of_scores(root: Path, kind: str, runs: list[Path], baselines=(), meta=META) 
     """Draw a figure of these runs and return its stem."""
     scores.collect(runs, list(baselines), root / "s.csv")
     tables.make_table(kind, root / "s.csv", root / "table")
-    DRAW[kind](root / "table.csv", root / "s.csv", root / kind, meta)
+    draw(kind, [root / "table.csv", root / "s.csv"], root / kind, meta)
     return root / kind
 
 
@@ -38,7 +33,7 @@ def some_runs(root: Path) -> tuple[list[Path], list[Path]]:
     return made, [study.baselines(root, BASELINES)]
 
 
-@pytest.fixture(scope="module", params=DRAW)
+@pytest.fixture(scope="module", params=FROM_SCORES)
 def stem(request, tmp_path_factory):
     """A figure of `some_runs` of each kind."""
     root = tmp_path_factory.mktemp("figure")
@@ -84,14 +79,14 @@ def test_equal_scores_give_equal_bytes(tmp_path, stem):
 def test_a_table_of_other_scores_is_refused(tmp_path, stem):
     other = study.finetune(tmp_path, {0: [1]}, method="dreamer/none/standard")
     scores.collect([other], [], tmp_path / "other.csv")
-    draw = DRAW[stem.name]
+    inputs = [stem.with_name("table.csv"), tmp_path / "other.csv"]
     with pytest.raises(UserError, match="was not made from these scores"):
-        draw(stem.with_name("table.csv"), tmp_path / "other.csv", tmp_path / "f", META)
+        draw(stem.name, inputs, tmp_path / "f", META)
     with pytest.raises(UserError, match=r"s.csv lacks the columns measure, method"):
-        draw(stem.with_name("s.csv"), stem.with_name("s.csv"), tmp_path / "f", META)
+        draw(stem.name, [stem.with_name("s.csv")] * 2, tmp_path / "f", META)
 
 
-@pytest.mark.parametrize("kind", DRAW)
+@pytest.mark.parametrize("kind", FROM_SCORES)
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_few_or_equal_scores_are_drawn_with_caveats(tmp_path, kind, seeds):
     """One seed, or seeds with equal scores, and a task whose returns cannot be scaled."""

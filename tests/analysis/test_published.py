@@ -15,6 +15,7 @@ import study
 
 from cwm.analysis import figures, published, scores, tables
 from cwm.analysis import statistics as st
+from cwm.analysis.draw import draw
 from cwm.analysis.provenance import FigureMeta
 
 CLONE = os.environ.get("APV")
@@ -73,11 +74,11 @@ META = FigureMeta("Title", "snakemake fig_x", "c0ffee")
 )
 def test_bands_are_drawn_at_paper_scale_only(tmp_path, monkeypatch, scale, tasks):
     drawn = []
-    draw = figures.panels.published
+    band = figures.panels.published
 
     def seen(ax, method, x, rows):
         drawn.append((method, x.max()))
-        draw(ax, method, x, rows)
+        band(ax, method, x, rows)
 
     monkeypatch.setattr(figures.panels, "published", seen)
     curve = {5000: [0], 125_000: [1], 250_000: [1]}
@@ -87,7 +88,7 @@ def test_bands_are_drawn_at_paper_scale_only(tmp_path, monkeypatch, scale, tasks
     ]
     scores.collect(runs, [], tmp_path / "s.csv")
     tables.make_table("curves", tmp_path / "s.csv", tmp_path / "t")
-    figures.draw_curves(tmp_path / "t.csv", tmp_path / "s.csv", tmp_path / "f", META)
+    draw("curves", [tmp_path / "t.csv", tmp_path / "s.csv"], tmp_path / "f", META)
     each = [("DreamerV2", 245_000), ("APV", 245_000)]
     expected = len(tasks) * each
     if len(tasks) == 6:

@@ -3,7 +3,8 @@ import pytest
 import study
 from pictures import META, assert_embedded, facts, shows
 
-from cwm.analysis.representations import LABELS, Probe, draw_representations, embed, probe
+from cwm.analysis.draw import draw
+from cwm.analysis.representations import LABELS, Probe, embed, probe
 from cwm.infra.errors import UserError
 
 
@@ -50,7 +51,7 @@ def test_the_figure_shows_labels_and_notes_accuracies(tmp_path):
         study.represent(tmp_path, "contextwm"),
         study.represent(tmp_path, "plain", planted=False),
     ]
-    draw_representations(runs, tmp_path / "r", META)
+    draw("representations", runs, tmp_path / "r", META)
     for _, colour in LABELS:
         assert shows(tmp_path / "r", colour)
     assert_embedded(tmp_path / "r.pdf")

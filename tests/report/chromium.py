@@ -10,7 +10,8 @@ import pytest
 from analysis import study
 from report.devtools import Chromium
 
-from cwm.analysis import figures, scores, tables
+from cwm.analysis import scores, tables
+from cwm.analysis.draw import draw
 from cwm.analysis.provenance import FigureMeta
 from cwm.analysis.report import write_report
 from cwm.videos.encode import H264, encode
@@ -38,9 +39,9 @@ def report(tmp_path_factory):
     runs, levels = study.whole(root)
     scores.collect(runs, levels, root / "s.csv")
     meta = FigureMeta("Curves & <names>", "snakemake fig_x", "c0ffee", data=(root / "s.csv",))
-    for kind, draw in (("curves", figures.draw_curves), ("domains", figures.draw_domains)):
+    for kind in ("curves", "domains"):
         tables.make_table(kind, root / "s.csv", root / "tables" / kind)
-        draw(root / "tables" / f"{kind}.csv", root / "s.csv", root / kind, meta)
+        draw(kind, [root / "tables" / f"{kind}.csv", root / "s.csv"], root / kind, meta)
     store = study.store(root, "something", 1, {"cut off": 1})
     store.with_name("contact.png").write_bytes((root / "curves.png").read_bytes())
     films = [run / "episode.mp4" for run in runs[:3]]
