@@ -1,8 +1,8 @@
 """CARLA's Town04 motorway as in the paper: lane keeping at speed, in fixed or dynamic weather.
 
-The simulator is a server. `carla_server.py` starts it, `Town04` is its client, and `Carla` is the
-environment. A server that dies or hangs ends the run with an EnvError; a retry resumes from the
-last checkpoint. docs/carla.md explains how to get a server and what was never tested with one.
+The simulator is a server, which `carla_server.py` starts. A server that dies or hangs ends the run
+with an EnvError; a retry resumes from the last checkpoint. docs/carla.md explains how to get a
+server, and what was never tested with one.
 """
 
 import contextlib
@@ -36,8 +36,6 @@ CAMERA = {"image_size_x": SIZE, "image_size_y": SIZE, "fov": 60, "enable_postpro
 LIFT = 0.1  # metres above the road at which vehicles are spawned
 GRAIN = 0.02  # metres between the waypoints of CARLA's maps
 
-Step = tuple[NDArray[np.uint8], float, bool, bool, dict[str, float]]
-
 
 class Carla(PixelEnv):
     """The motorway in one weather, such as `wet-sunset`; for the other arguments see PixelEnv.
@@ -51,8 +49,11 @@ class Carla(PixelEnv):
 
     Raises:
         EnvError: no `carla` package or no server command. `reset` and `step` raise it if the
-            server does not start, fails, or does not answer in time.
+            server does not start, fails, does not answer in time, or has another version or map.
     """
+
+    _images: queue.Queue[Any]
+    _collisions: queue.Queue[Any]
 
     def __init__(self, task: str, server: ServerConfig | None = None, **options: Any) -> None:
         super().__init__(2, **options)
@@ -64,21 +65,55 @@ class Carla(PixelEnv):
                 f" {EXAMPLE!r}; or use the suite `driving`, which needs none (docs/carla.md)"
             )
         self._preset = TASKS[task]
-        self._server = Server(server)
-        self._town: Town04 | None = None
+        self._server, self._seconds = Server(server), server.answer_seconds
+        self._client: Any = None  # while a server runs
         self._image = np.zeros((SIZE, SIZE, 3), np.uint8)
 
     def begin(self, seed: int) -> None:
         """Start an episode; the first one starts the server."""
-        with self._connected() as town:
-            self._image = town.begin(seed)
+        rng = np.random.default_rng(seed)
+        with self._failing():
+            if self._client is None:
+                self._connect()
+            self._clear()
+            self._sky = weather.advance(weather.begin(rng))
+            self._show_weather()
+            lane = int(rng.choice(highway.RIGHT))
+            self._vehicle = self._world.spawn_actor(
+                self._car, self._above(highway.START_ROAD, lane, highway.START)
+            )
+            self._actors.append(self._vehicle.id)
+            self._world.tick(self._seconds)
+            self._add_traffic(rng)
+            self._world.tick(self._seconds)
+            self._images, self._collisions = queue.Queue(), queue.Queue()
+            front = self._carla.Transform(self._carla.Location(x=1.6, z=1.7))
+            self._attach(self._camera, front, self._images)
+            self._attach(self._collision_sensor, self._carla.Transform(), self._collisions)
+            self._ticks = 0
+            self._tick()
 
     def control(self, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
         """One tick of 50 ms: reward, failed (`highway.failed`), 999 steps done, costs."""
         steer, pedals = map(float, action)
-        with self._connected() as town:
-            self._image, reward, terminated, truncated, costs = town.control(steer, pedals)
-        return reward, terminated, truncated, costs
+        throttle, brake = max(pedals, 0.0), max(-pedals, 0.0)
+        with self._failing():
+            command = self._carla.VehicleControl(throttle=throttle, steer=steer, brake=brake)
+            self._vehicle.apply_control(command)
+            self._tick()
+            location, velocity = self._vehicle.get_location(), self._vehicle.get_velocity()
+            road, distance, along = self._follow(location, velocity)
+            if self._preset is None:
+                self._sky = weather.advance(self._sky)
+                self._show_weather()
+        costs = highway.costs(along or 0.0, distance, self._impulse(), steer)
+        speed = float(np.hypot(velocity.x, velocity.y))
+        on_the_way = along is not None
+        failed = highway.failed(self._ticks, road, on_the_way, speed, velocity.z, location.z)
+        if failed:
+            logging.debug("episode ended in tick %d: %s", self._ticks, failed)
+        late = self._ticks >= highway.TICKS and not failed
+        return highway.reward(costs), bool(failed), late, costs
 
     def frame(self, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
         """The camera's image enlarged and centred, black at the sides: uint8 (height, width, 3)."""
@@ -88,52 +123,35 @@ class Carla(PixelEnv):
         return self._image[row[:, None], column.clip(0, SIZE - 1)] * inside[:, None]
 
     def close(self) -> None:
-        """Disconnect, then stop the server."""
-        town, self._town = self._town, None
-        if town is not None:
+        """Destroy our actors, stop the traffic manager's thread, then stop the server."""
+        if self._client is not None:
             with contextlib.suppress(RuntimeError):
-                town.close()
+                self._clear()
+                self._manager.shut_down()
+        self._client = None
         self._server.stop()
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator["Town04"]:
-        """The client, connected if necessary; on failure stop the server and end the episode."""
+    def _failing(self) -> Iterator[None]:
+        """If the server fails, stop it, end the episode and raise EnvError."""
         try:
-            if self._town is None:
-                self._server.start()
-                timeout = self._server.cfg.answer_seconds
-                self._town = Town04(self._preset, self._server.port, timeout)
-            yield self._town
-        except RuntimeError as error:
-            self._town, self._over = None, True
+            yield
+        except (RuntimeError, EnvError) as error:
+            self._client, self._over = None, True
             self._server.stop()
+            if isinstance(error, EnvError):
+                raise
             raise EnvError(f"the CARLA server failed: {error} (log: {self._server.log})") from error
 
-
-class Town04:
-    """The client: controls the agent's car, the traffic and the weather.
-
-    Every method raises RuntimeError if the server fails.
-
-    Args:
-        preset: the name of CARLA's weather preset, or None for changing weather.
-        port: of the server.
-        seconds: timeout of every call.
-
-    Raises:
-        EnvError: the server has another version, or its Town04 has other roads.
-    """
-
-    _images: queue.Queue[Any]
-    _collisions: queue.Queue[Any]
-
-    def __init__(self, preset: str | None, port: int, seconds: float) -> None:
+    def _connect(self) -> None:
+        """Start the server and prepare what lasts longer than an episode."""
         import carla
 
-        self._carla, self._preset, self._seconds = carla, preset, seconds
-        self._client = carla.Client(HOST, port)
-        self._client.set_timeout(seconds)
-        ours, theirs = self._client.get_client_version(), self._client.get_server_version()
+        self._server.start()
+        self._carla = carla
+        client = carla.Client(HOST, self._server.port)
+        client.set_timeout(self._seconds)
+        ours, theirs = client.get_client_version(), client.get_server_version()
         if ours != theirs:
             raise EnvError(
                 f"the CARLA server is {theirs} and the client {ours}; install the server {ours}"
@@ -141,7 +159,7 @@ class Town04:
             )
         self._actors: list[int] = []
         self._sensors: list[Any] = []
-        self._world = self._client.load_world(MAP)
+        self._world = client.load_world(MAP)
         synchronous = carla.WorldSettings(
             synchronous_mode=True, no_rendering_mode=False, fixed_delta_seconds=highway.DT
         )
@@ -149,7 +167,7 @@ class Town04:
         self._map = self._world.get_map()
         self._check_roads()
         self._traffic_port = free_port()
-        self._manager = self._client.get_trafficmanager(self._traffic_port)
+        self._manager = client.get_trafficmanager(self._traffic_port)
         library = self._world.get_blueprint_library()
         self._car = library.find("vehicle.audi.a2")
         self._camera = library.find("sensor.camera.rgb")
@@ -159,61 +177,9 @@ class Town04:
         vehicles = [v for v in library.filter("vehicle.*") if v.has_attribute("number_of_wheels")]
         wheels = [(v.id, v.get_attribute("number_of_wheels").as_int()) for v in vehicles]
         self._others = [library.find(name) for name, n in sorted(wheels) if n == 4]
+        self._client = client
 
-    def begin(self, seed: int) -> NDArray[np.uint8]:
-        """Start an episode and return its first frame, uint8 (64, 64, 3)."""
-        self._clear()
-        rng = np.random.default_rng(seed)
-        self._sky = weather.advance(weather.begin(rng))
-        self._show_weather()
-        lane = int(rng.choice(highway.RIGHT))
-        self._vehicle = self._world.spawn_actor(
-            self._car, self._above(highway.START_ROAD, lane, highway.START)
-        )
-        self._actors.append(self._vehicle.id)
-        self._world.tick(self._seconds)
-        self._add_traffic(rng)
-        self._world.tick(self._seconds)
-        self._images, self._collisions = queue.Queue(), queue.Queue()
-        front = self._carla.Transform(self._carla.Location(x=1.6, z=1.7))
-        self._attach(self._camera, front, self._images)
-        self._attach(self._collision_sensor, self._carla.Transform(), self._collisions)
-        self._ticks = 0
-        return self._tick()
-
-    def control(self, steer: float, pedals: float) -> Step:
-        """Act for one tick of 50 ms: frame, reward, terminated, truncated, costs."""
-        self._vehicle.apply_control(
-            self._carla.VehicleControl(
-                throttle=max(pedals, 0.0), steer=steer, brake=max(-pedals, 0.0)
-            )
-        )
-        image = self._tick()
-        location, velocity = self._vehicle.get_location(), self._vehicle.get_velocity()
-        road, distance, along = self._follow(location, velocity)
-        costs = highway.costs(along or 0.0, distance, self._impulse(), steer)
-        failed = highway.failed(
-            self._ticks,
-            road,
-            along is not None,
-            float(np.hypot(velocity.x, velocity.y)),
-            velocity.z,
-            location.z,
-        )
-        if failed:
-            logging.debug("episode ended in tick %d: %s", self._ticks, failed)
-        if self._preset is None:
-            self._sky = weather.advance(self._sky)
-            self._show_weather()
-        late = self._ticks >= highway.TICKS and not failed
-        return image, highway.reward(costs), bool(failed), late, costs
-
-    def close(self) -> None:
-        """Destroy our actors and stop the traffic manager's thread."""
-        self._clear()
-        self._manager.shut_down()
-
-    def _tick(self) -> NDArray[np.uint8]:
+    def _tick(self) -> None:
         """Advance the world by one tick and wait for that tick's image, which may arrive late."""
         frame = self._world.tick(self._seconds)
         self._ticks += 1
@@ -225,7 +191,7 @@ class Town04:
             if image.frame == frame:
                 break
         pixels = np.frombuffer(image.raw_data, np.uint8).reshape(image.height, image.width, 4)
-        return pixels[..., 2::-1].copy()  # BGRA
+        self._image = pixels[..., 2::-1].copy()  # BGRA
 
     def _follow(self, location: Any, velocity: Any) -> tuple[int, float, float | None]:
         """Road to keep to, distance from its lane (m), speed along it (m/s, None without lane)."""
@@ -258,9 +224,10 @@ class Town04:
     def _show_weather(self) -> None:
         kinds = self._carla.WeatherParameters
         if self._preset is None:
-            self._world.set_weather(kinds(**weather.weather(self._sky)._asdict()))
+            now = kinds(**weather.weather(self._sky)._asdict())
         else:
-            self._world.set_weather(getattr(kinds, self._preset))
+            now = getattr(kinds, self._preset)
+        self._world.set_weather(now)
 
     def _add_traffic(self, rng: np.random.Generator) -> None:
         """Spawn other vehicles all along the route; they drive 30 % below the speed limit."""

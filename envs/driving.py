@@ -20,7 +20,8 @@ from envs import highway, scenery, weather
 from envs.highway import DT
 from envs.pixels import MujocoEnv
 from envs.rendering import load
-from envs.scenery import CARS, EDGE, HOUSES, PAINTS, PIECE, PIECES, TREES, Appearance, Weather
+from envs.scenery import CARS, EDGE, HOUSES, PAINTS, PIECE, PIECES, TREES, Appearance
+from envs.weather import Weather
 
 STEPS = 1000
 LANES = np.array([-5.25, -1.75, 1.75, 5.25])  # centres; metres to the left of the road's middle
@@ -177,16 +178,7 @@ class Driving(MujocoEnv):
     @property
     def weather(self) -> Weather:
         """The current weather."""
-        if self._task != "dynamic":
-            return WEATHERS[self._task]
-        now = weather.weather(self._sky)
-        return Weather(
-            now.cloudiness,
-            now.precipitation,
-            now.wetness,
-            now.sun_altitude_angle,
-            now.sun_azimuth_angle,
-        )
+        return WEATHERS.get(self._task) or weather.weather(self._sky)
 
     def _show(self) -> None:
         """Write positions, light and colours into the model."""

@@ -5,19 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.weather import Weather
+
 CARS, TREES, HOUSES = 16, 40, 6
 PIECES, PIECE = 34, 6.0  # boxes that make up the visible road, and their length in metres
 EDGE = 9.5  # metres from the road's middle to its edge
-
-
-class Weather(NamedTuple):
-    """The weather in CARLA's terms, in per cent and degrees."""
-
-    clouds: float
-    rain: float
-    wet: float
-    altitude: float  # of the sun
-    azimuth: float = 40.0
 
 
 class Appearance(NamedTuple):
@@ -39,10 +31,12 @@ def appearance(weather: Weather) -> Appearance:
     def mix(one: Any, other: Any, share: float) -> NDArray[np.float64]:
         return (1 - share) * np.asarray(one) + share * np.asarray(other)
 
-    clouds, rain, wet = (np.clip(x / 100, 0, 1) for x in weather[:3])
-    high, turn = np.radians([weather.altitude, weather.azimuth])
+    shares = (weather.cloudiness, weather.precipitation, weather.wetness)
+    clouds, rain, wet = (np.clip(x / 100, 0, 1) for x in shares)
+    altitude = weather.sun_altitude_angle
+    high, turn = np.radians([altitude, weather.sun_azimuth_angle])
     sun = np.array([np.cos(turn) * np.cos(high), np.sin(turn) * np.cos(high), np.sin(high)])
-    low = float(np.clip(1 - weather.altitude / 30, 0, 1))  # 1: the sun is at the horizon
+    low = float(np.clip(1 - altitude / 30, 0, 1))  # 1: the sun is at the horizon
     dark = 1 - 0.45 * low
     grey = mix([0.66, 0.69, 0.73], [0.42, 0.44, 0.48], rain) * dark
     zenith = mix(mix([0.20, 0.42, 0.80], [0.22, 0.24, 0.46], low), grey, clouds)

@@ -97,25 +97,16 @@ def sample(domain: str, seed: int, skies: int, floors: int) -> VisualFactors:
     reflectance = rng.uniform(0.0, 0.5)
     body, effector, target = (_rgba(rng) for _ in range(3))
     headlight = {name: _tinted(_uniform(rng, ranges)) for name, ranges in HEADLIGHT.items()}
-    shadow_size = rng.randint(1548, 2548)
+    shadows = rng.randint(1548, 2548)
     rng.seed(seed)  # as in the official code
     own = {name: _uniform(rng, ranges) for name, ranges in DOMAINS[domain].items()}
     if "tilt" in own:
         own["angles"] = (math.degrees(math.atan2(1, *own["tilt"])), 0.0, 0.0)
     lamp = {"pos": own["light"]} if "light" in own else {}
     lamp |= {name: _tinted(own[name]) for name in ("diffuse", "specular") if name in own}
+    camera, angles = own["camera"], own.get("angles")
     return VisualFactors(
-        sky,
-        floor,
-        reflectance,
-        body,
-        effector,
-        target,
-        headlight,
-        shadow_size,
-        own["camera"],
-        own.get("angles"),
-        lamp,
+        sky, floor, reflectance, body, effector, target, headlight, shadows, camera, angles, lamp
     )
 
 

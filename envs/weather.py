@@ -1,7 +1,4 @@
-"""Dynamic weather: a moving sun, and storms that grow and decay.
-
-Names and units are those of `carla.WeatherParameters`: percent and degrees.
-"""
+"""Dynamic weather: a moving sun, and storms that grow and decay."""
 
 import math
 from typing import NamedTuple
@@ -21,17 +18,17 @@ class Sky(NamedTuple):
     rising: bool  # the storm grows
 
 
-class WeatherParameters(NamedTuple):
-    """The weather of one tick, in per cent and degrees."""
+class Weather(NamedTuple):
+    """The weather of one tick, in percent and degrees; names as in `carla.WeatherParameters`."""
 
     cloudiness: float
     precipitation: float
-    precipitation_deposits: float  # puddles
-    wind_intensity: float
-    sun_azimuth_angle: float
-    sun_altitude_angle: float
-    fog_density: float
     wetness: float
+    sun_altitude_angle: float
+    sun_azimuth_angle: float = 40.0
+    precipitation_deposits: float = 0.0  # puddles
+    wind_intensity: float = 0.0
+    fog_density: float = 0.0
 
 
 def begin(rng: np.random.Generator) -> Sky:
@@ -50,16 +47,15 @@ def advance(sky: Sky) -> Sky:
     return Sky(azimuth, (sky.phase + 0.008 * SPEED) % (2 * math.pi), storm, rising)
 
 
-def weather(sky: Sky) -> WeatherParameters:
+def weather(sky: Sky) -> Weather:
     """Clouds start at a storm of -40, puddles at 10; in a decaying storm puddles last until -90."""
     clouds = min(max(sky.storm + 40, 0.0), 60.0)
-    return WeatherParameters(
+    return Weather(
         cloudiness=clouds,
         precipitation=min(max(sky.storm, 0.0), 80.0),
         precipitation_deposits=min(max(sky.storm + (-10 if sky.rising else 90), 0.0), 85.0),
         wind_intensity=5.0 if clouds <= 20 else 40.0,
         sun_azimuth_angle=sky.azimuth,
         sun_altitude_angle=22.5 + 22.5 * math.cos(sky.phase),
-        fog_density=0.0,
         wetness=min(max(5 * sky.storm, 0.0), 100.0),
     )

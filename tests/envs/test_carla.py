@@ -44,7 +44,7 @@ def simulator(env):
 
 
 def car(env):
-    return env._town._vehicle
+    return env._vehicle
 
 
 def drive(env, action=GAS, steps=1):
@@ -69,7 +69,7 @@ def test_world_settings_and_actors_are_the_papers(make):
     assert 15 <= len(others) <= 20
     assert not any(v._kind == "vehicle.yamaha.yzf" for v in others)  # two wheels
     (port, manager), *more = machine.managers.items()
-    assert port == env._town._traffic_port and not more and manager._synchronous
+    assert port == env._traffic_port and not more and manager._synchronous
     assert (manager._distance, manager._slower) == (2.0, 30.0)
     (camera,) = (a for a in machine.actors.values() if a._kind == "sensor.camera.rgb")
     about = {name: each.as_str() for name, each in camera._about._attributes.items()}
@@ -160,7 +160,7 @@ def test_episode_is_truncated_after_999_steps(make):
     env = make()
     env.action_repeat = 111
     env.reset(seed=0)
-    env._town._ticks = 1
+    env._ticks = 1
     slow = np.array([0, 0.001], np.float32)  # neither stuck nor at the end of the route
     ends = [env.step(slow)[2:4] for _ in range(9)]
     assert ends == [(False, False)] * 8 + [(False, True)]
@@ -245,6 +245,7 @@ def test_version_mismatch_raises(make):
     simulator(env).version = "0.9.11"
     with pytest.raises(envs.EnvError, match=r"server is 0.9.11 and the client 0.9.16; install"):
         env.reset(seed=0)
+    assert env._server.stopped
 
 
 def test_changed_map_raises(make):

@@ -128,12 +128,12 @@ def test_dynamic_weather_changes_slowly():
     before = env.weather
     for _ in range(100):
         env._sky = weather.advance(env._sky)
-    change = np.abs(np.subtract(env.weather, before))
+    change = np.abs(np.subtract(env.weather, before)[:5])
     assert change[3] > 0.5 and change[:4].max() < 100  # 5 s; wetness is five times the storm
     assert change[4] in (pytest.approx(2.5), pytest.approx(357.5))
     skies = []
     for seed in range(8):
         env.begin(seed)
-        skies.append(env.weather)
+        skies.append(env.weather[:5])
     assert np.std(skies, axis=0).min() > 1
     env.close()
