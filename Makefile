@@ -106,9 +106,9 @@ ui: setup
 # Three to five minutes on two cores. REFERENCE=DIR, a checkout of the official code, is timed beside
 # ours, at the paper's sizes: a quarter of an hour more on a CPU.
 bench: setup
-	@for each in update loader environment decode; do python "bench/$$each.py"; done
+	@for each in update loader environment decoding; do python "bench/$$each.py"; done
 	$(if $(REFERENCE),python bench/reference.py --reference $(call quote,$(REFERENCE)))
-	echo "The results are in bench/out; python bench/ratio.py A.json B.json sets two side by side."
+	echo "The results are in bench/out; python bench/record.py A.json B.json compares two."
 
 # The GPU path: right, and how fast; nine minutes at most, results in OUT. It needs no set-up.
 # REFERENCE=DIR as for bench. `make gpu-check --dry` (or DRY=1) tries every step on a CPU, tiny.

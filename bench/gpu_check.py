@@ -90,10 +90,7 @@ def machine(options: Options) -> tuple[list[Row], None]:
     rate = update.product_rate(options.device, "bf16") / 1e12
     rows = [(name, str(value), "") for name, value in about.items()]
     if not options.dry:
-        rows += [
-            ("cuda", torch.version.cuda, ""),
-            ("cudnn", str(torch.backends.cudnn.version()), ""),
-        ]
+        rows.append(("cuda, cudnn", f"{torch.version.cuda}, {torch.backends.cudnn.version()}", ""))
     return [*rows, ("a large bfloat16 product", rate, "TFLOP/s")], None
 
 
@@ -158,28 +155,23 @@ def equal(options: Options, deterministic: bool = False) -> tuple[list[Row], boo
             off = float(np.abs(eager - other).mean())
             rows.append((f"{name}: actions in -1..1, captured and eager", off, "mean difference"))
             good &= off <= 1e-2  # False for NaN; a latent may flip in bfloat16
-        again = captured = 0.0
+        metrics = [0.0, 0.0]  # of the second and third learner: largest difference from the first
         for i in range(UPDATES):
-            figures = []
+            found = []
             for each in learners:
                 reseed("update", i)
-                figures.append({what: x.item() for what, x in each.step(i).items()})
-            again = max(again, difference(figures[0], figures[1]))
-            captured = max(captured, difference(figures[0], figures[2]))
+                found.append({what: x.item() for what, x in each.step(i).items()})
+            metrics = [max(x, difference(found[0], found[j])) for j, x in enumerate(metrics, 1)]
         same = [same_bits(learners[0], other) for other in learners[1:]]
         # The metrics do not show the last update, the weights do.
-        apart = [distance(learners[0], other) for other in learners[1:]]
-        rows += [
-            (f"{name}: figures, eager twice", again, "relative"),
-            (f"{name}: figures, captured and eager", captured, "relative"),
-            (f"{name}: weights, eager twice", "same bits" if same[0] else "differ", ""),
-            (f"{name}: weights, captured and eager", "same bits" if same[1] else "differ", ""),
-        ]
-        rows += [
-            (f"{name}: norm of all weights' difference, eager twice", apart[0], "relative"),
-            (f"{name}: norm of all weights' difference, captured and eager", apart[1], "relative"),
-        ]
-        near = captured <= max(1e-3, 10 * again) and apart[1] <= max(1e-3, 10 * apart[0])
+        weights = [distance(learners[0], other) for other in learners[1:]]
+        for i, which in enumerate(("eager twice", "captured and eager")):
+            rows += [
+                (f"{name}: metrics, {which}", metrics[i], "relative"),
+                (f"{name}: weights, {which}", "same bits" if same[i] else "differ", ""),
+                (f"{name}: norm of the weights' difference, {which}", weights[i], "relative"),
+            ]
+        near = all(off[1] <= max(1e-3, 10 * off[0]) for off in (metrics, weights))
         good &= all(same) if deterministic or same[0] else near
         del learners
     return rows, good
@@ -269,9 +261,8 @@ def acting(options: Options) -> tuple[list[Row], None]:
         captured.capture()
     rows: list[Row] = []
     for name, who in (("eager", eager), ("captured", captured)):
-        rows.append(
-            (f"policy step, {name}", milliseconds(partial(step, AgentPolicy(who, True)), 30), "ms")
-        )
+        taken = milliseconds(partial(step, AgentPolicy(who, True)), 30)
+        rows.append((f"policy step, {name}", taken, "ms"))
     peak = update.Peak(options.device)
     rows.append(("update, captured", milliseconds(lambda: captured.update(batch), 10), "ms"))
     rows += [(f"update, {name}", mib, "MiB") for name, mib in peak.read().items()]

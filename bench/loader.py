@@ -1,12 +1,12 @@
 """Speed of reading clips, and how it scales: python bench/loader.py [STORE.JSON]
 
 Without an argument: a synthetic store of 400 clips of 44 frames (216 MB), against the same frames
-as JPEG files that worker processes read as the official code does. Then a store of 10 million clips
-against one of 10 thousand, both sparse files: the same number of batches from each, alternately,
-for the first time (cold) and once more (warm).
+as JPEG files that worker processes read as the official code does. Then stores of 10 thousand and
+10 million clips, both sparse files: the same number of batches from each, alternately, for the
+first time (cold) and once more (warm).
 """
 
-import subprocess
+import argparse
 import sys
 import tempfile
 import time
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.inputs import clip_store, jpeg_clips, write_store
-from bench.record import Record, peak_memory
+from bench.record import Record, in_new_process, peak_memory
 from cwm.videos.ffmpeg import FRAME_BYTES
 from cwm.videos.shards import SHARD_FRAMES, shard_name
 from cwm.videos.store import HEADER, INDEX, ClipStore, prefetch
@@ -29,49 +29,36 @@ from cwm.videos.store import HEADER, INDEX, ClipStore, prefetch
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44
 JPEG_BATCHES, WORKERS = 20, 2
-SIZES = (10_000, 10_000_000)  # clips, 6 and 5,038 shards
+SIZES = (10_000, 10_000_000)  # clips, in 6 and 5,038 shards
 COSTS = [("open", "s"), ("first batch", "s"), ("peak memory", "MB")]
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--open"]:
-        print(*open_and_read(Path(sys.argv[2])))
-        return
-    record = Record("loader", store=sys.argv[1] if len(sys.argv) > 1 else None)
-    if len(sys.argv) > 1:
-        measure(ClipStore.open(Path(sys.argv[1])), record)
-        record.save()
-        return
-    with tempfile.TemporaryDirectory() as name:
-        store = clip_store(Path(name), CLIPS, FRAMES)
-        per_second = measure(store, record)
-        jpeg = jpeg_folder(Path(name) / "jpeg", store)
-        ratio = f"{jpeg:.1f} batches/s; ours {per_second / jpeg:.0f} times as many"
-        print(f"JPEG files, {WORKERS} workers: {ratio}")
-        record.add("JPEG files", jpeg * BATCH * LENGTH, "frames/s")
-    with sparse_store(SIZES[0]) as small, sparse_store(SIZES[1]) as large:
-        compare_sizes({SIZES[0]: small, SIZES[1]: large}, record)
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path, nargs="?")
+    options = parser.parse_args(arguments)
+    record = Record("loader", store=options.store and str(options.store))
+    if options.store:
+        measure(ClipStore.open(options.store), record)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            store = clip_store(Path(name), CLIPS, FRAMES)
+            measure(store, record)
+            jpeg = jpeg_folder(Path(name) / "jpeg", store)
+            record.add("JPEG files", BATCH * LENGTH / jpeg, "frames/s")
+        with sparse_store(SIZES[0]) as small, sparse_store(SIZES[1]) as large:
+            compare_sizes({SIZES[0]: small, SIZES[1]: large}, record)
     record.save()
 
 
-def measure(store: ClipStore, record: Record) -> float:
-    """Print the speed of `sample` and `prefetch`; returns batches/s of the slower one."""
+def measure(store: ClipStore, record: Record) -> None:
+    """Record the speed of `sample` and `prefetch` with a warm page cache."""
     ahead = prefetch(store, 0, 0, BATCH, LENGTH)
-    ways: dict[str, Callable[[int], object]] = {
-        "sample": lambda i: store.sample(0, i, BATCH, LENGTH),
-        "prefetch": lambda i: next(ahead),
-    }
-    print(f"{store.info['dataset']}: {len(store)} clips, batch {BATCH} x {LENGTH}, warm page cache")
-    print(f"{'':10}{'ms/batch':>10}{'clips/s':>10}{'frames/s':>12}")
-    slowest = np.inf
-    for name, read in ways.items():
-        seconds = median_seconds(read)
-        slowest = min(slowest, 1 / seconds)
-        clips = BATCH / seconds
-        record.add(name, clips * LENGTH, "frames/s")
-        print(f"{name:10}{1000 * seconds:10.2f}{clips:10.0f}{clips * LENGTH:12.0f}")
+    sample = median_seconds(lambda i: store.sample(0, i, BATCH, LENGTH))
+    record.add("sample", BATCH * LENGTH / sample, "frames/s")
+    prefetched = median_seconds(lambda i: next(ahead))
+    record.add("prefetch", BATCH * LENGTH / prefetched, "frames/s")
     ahead.close()
-    return slowest
 
 
 def median_seconds(read: Callable[[int], object], batches: int = BATCHES) -> float:
@@ -100,10 +87,10 @@ class JpegFolder(IterableDataset):
 
 
 def jpeg_folder(folder: Path, store: ClipStore) -> float:
-    """Batches/s of the same frames as JPEG files."""
+    """Seconds per batch of the same frames as JPEG files."""
     jpeg_clips(folder, store)
     batches = iter(DataLoader(JpegFolder(folder), BATCH, num_workers=WORKERS))
-    return 1 / median_seconds(lambda i: next(batches), JPEG_BATCHES)
+    return median_seconds(lambda i: next(batches), JPEG_BATCHES)
 
 
 @contextmanager
@@ -125,31 +112,23 @@ def sparse_store(clips: int) -> Iterator[Path]:
 
 
 def compare_sizes(paths: dict[int, Path], record: Record) -> None:
-    """Print what sparse stores cost: opening each in its own process, and every batch."""
+    """Record what sparse stores cost: opening each in its own process, and every batch."""
     for clips, path in paths.items():
-        command = [sys.executable, __file__, "--open", str(path)]
-        row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-        costs = list(zip(COSTS, map(float, row), strict=True))
-        said = ", ".join(f"{what} {x:.2f} {unit}" for (what, unit), x in costs)
-        print(f"{clips:,} clips: {said}")
-        for (what, unit), value in costs:
+        costs = in_new_process(open_and_read, path)
+        for (what, unit), value in zip(COSTS, costs, strict=True):
             record.add(f"{clips:,} clips/{what}", value, unit)
     stores = {clips: ClipStore.open(path) for clips, path in paths.items()}
     for store in stores.values():
         store.eligible(LENGTH, "train")
-    print(f"{'clips':>12}{'':6}{'ms/batch':>10}{'CPU ms':>8}   ({BATCHES} batches, in turn)")
     for pages in ("cold", "warm"):
-        times: dict[int, list[tuple[float, float]]] = {clips: [] for clips in stores}
+        times: dict[int, list[float]] = {clips: [] for clips in stores}
         for i in range(BATCHES):
             for clips, store in stores.items():
-                start = time.perf_counter(), time.process_time()
+                start = time.perf_counter()
                 store.sample(0, i, BATCH, LENGTH)
-                end = time.perf_counter(), time.process_time()
-                times[clips].append((end[0] - start[0], end[1] - start[1]))
-        for clips in stores:
-            wall, cpu = 1000 * np.median(times[clips], axis=0)
-            print(f"{clips:12,} {pages:5}{wall:10.2f}{cpu:8.2f}")
-            record.add(f"{clips:,} clips/{pages} batch", wall, "ms")
+                times[clips].append(1000 * (time.perf_counter() - start))
+        for clips, taken in times.items():
+            record.add(f"{clips:,} clips/{pages} batch", float(np.median(taken)), "ms")
 
 
 def open_and_read(path: Path) -> tuple[float, float, float]:
@@ -159,8 +138,7 @@ def open_and_read(path: Path) -> tuple[float, float, float]:
     opened = time.perf_counter() - start
     store.sample(0, 0, BATCH, LENGTH)
     store.sample(0, 0, BATCH, LENGTH, "heldout")
-    first = time.perf_counter() - start - opened
-    return opened, first, peak_memory()
+    return opened, time.perf_counter() - start - opened, peak_memory()
 
 
 if __name__ == "__main__":

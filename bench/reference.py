@@ -29,12 +29,13 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import MagicMock, patch
 
 import numpy as np
@@ -56,11 +57,11 @@ WARM_UP = {"cpu": 1, "cuda": 3}  # updates; on a GPU kernels are chosen first
 
 
 class Case(NamedTuple):
-    """What both are set to; the batch is the paper's, and one that a CPU can do."""
+    """Settings of both; the batch is the paper's, or a smaller one on a CPU."""
 
     stage: str
-    official: list[str]  # names of its configs
-    ours: dict[str, str]  # suite, ...
+    official: str  # name of its config
+    suite: str | None  # of ours
     task: str | None
     actions: int
     batch: int
@@ -69,14 +70,11 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "pretrain": Case("pretrain", ["something_pretrain"], {}, None, 1, 16, 16, 25),
-    "metaworld": Case(
-        "finetune", ["metaworld"], {"suite": "metaworld"}, "drawer-open", 4, 50, 8, 50
-    ),
-    "dmcr": Case(
-        "finetune", ["dmc_remastered"], {"suite": "dmc-remastered"}, "walker-run", 6, 16, 8, 50
-    ),
+    "pretrain": Case("pretrain", "something_pretrain", None, None, 1, 16, 16, 25),
+    "metaworld": Case("finetune", "metaworld", "metaworld", "drawer-open", 4, 50, 8, 50),
+    "dmcr": Case("finetune", "dmc_remastered", "dmc-remastered", "walker-run", 6, 16, 8, 50),
 }
+T = TypeVar("T")
 
 
 class Sizes(NamedTuple):
@@ -91,11 +89,16 @@ class Sizes(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """Someone who takes updates."""
+    """An implementation whose updates are timed."""
 
     name: str
     update: Callable[[], object]
     parameters: int
+    device: str
+
+
+_contender: Contender  # of a contender's process
+_peak: update.Peak
 
 
 def load(folder: Path) -> ModuleType:
@@ -131,7 +134,7 @@ def official_config(wmlib: ModuleType, case: Case, context: bool, sizes: Sizes) 
     root = Path(wmlib.__file__).parents[1]
     configs = numbers(yaml.safe_load((root / f"configs/{name}.yaml").read_text()))
     result = wmlib.utils.Config(configs["defaults"])
-    for layer in [*case.official, "contextualized" if context else "plainresnet"]:
+    for layer in [case.official, "contextualized" if context else "plainresnet"]:
         result = result.update(configs[layer])
     result = result.update({"dataset.batch": sizes.batch, "dataset.length": sizes.length})
     changes = {"encoder.cnn_depth": sizes.depth, "decoder.cnn_depth": sizes.depth}
@@ -184,17 +187,18 @@ def official(
         with switched if precision == "bf16" else contextlib.nullcontext():
             train(batch)
 
-    return Contender(f"official {precision}", take, learned(agent))
+    return Contender(f"official {precision}", take, learned(agent), device)
 
 
-def our_own(case: Case, precision: str, subject: update.Subject) -> Contender:
+def our_own(precision: str, subject: update.Subject, device: str) -> Contender:
     owner = next(part.owner for part in subject.parts if part.name == "losses")
     agents = [part.owner for part in subject.parts if part.method == "_update_behavior"]
     for agent in agents:
         if agent.bonus is not None:
             agent.bonus.queue.normal_()
             agent.bonus.filled.fill_(len(agent.bonus.queue))
-    return Contender(f"ours {precision}", subject.whole, learned(agents[0] if agents else owner))
+    module = agents[0] if agents else owner
+    return Contender(f"ours {precision}", subject.whole, learned(module), device)
 
 
 def learned(module: nn.Module) -> int:
@@ -214,8 +218,8 @@ def our_config(
     sets += [f"{case.stage}.batch={sizes.batch}", f"{case.stage}.length={sizes.length}"]
     heads = ("world.head", "behavior.actor", "behavior.critic")
     sets += [f"finetune.agent.{head}.units={sizes.units}" for head in heads]
-    names = case.ours | {"scale": "paper", "model": model}
-    files = [update.CONFIG / folder / f"{name}.yaml" for folder, name in names.items()]
+    names = {"suite": case.suite, "scale": "paper", "model": model}
+    files = [update.CONFIG / folder / f"{name}.yaml" for folder, name in names.items() if name]
     return config.load(files, sets, case.task)
 
 
@@ -247,8 +251,8 @@ def official_replay(
 
 def contender(
     whose: str, precision: str, case: Case, sizes: Sizes, options: argparse.Namespace, folder: Path
-) -> tuple[Contender, str]:
-    """One of them with its data, and the device."""
+) -> Contender:
+    """A contender with its data."""
     cfg = our_config(case, options.model, sizes, precision.replace("fp16", "bf16"), options)
     reseed(0)
     frames, length = 2 * sizes.length, 5 * sizes.length
@@ -256,10 +260,10 @@ def contender(
         device = set_up(cfg.runtime)
         if case.stage == "pretrain":
             store = inputs.clip_store(folder, update.CLIPS, frames)
-            return our_own(case, precision, update.pretraining(cfg, device, store)), device
+            return our_own(precision, update.pretraining(cfg, device, store), device)
         episodes = inputs.episodes(update.EPISODES, length, case.actions)
         subject = update.finetuning(cfg, device, episodes, folder / "replay", case.actions)
-        return our_own(case, precision, subject), device
+        return our_own(precision, subject, device)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(options.threads)
     multiprocessing.set_start_method("fork", force=True)  # its datasets know no other
@@ -272,19 +276,7 @@ def contender(
     else:
         episodes = inputs.episodes(update.EPISODES, length, case.actions)
         batches = partial(official_replay, wmlib, folder, episodes, theirs)
-    return official(wmlib, theirs, case, precision, batches, device), device
-
-
-def serve(pipe: Connection, *about: Any) -> None:
-    """Take an update whenever asked to; the answer is its time in ms and the peaks in MiB."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        entry, device = contender(*about, Path(folder))
-        peak = update.Peak(device)
-        pipe.send((entry.name, entry.parameters))
-        with contextlib.suppress(EOFError):
-            while True:
-                pipe.recv()
-                pipe.send((update.milliseconds(entry.update, 1, device)[0], peak.read()))
+    return official(wmlib, theirs, case, precision, batches, device)
 
 
 class Remote:
@@ -292,34 +284,31 @@ class Remote:
 
     def __init__(self, *about: Any) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, *about))
-        self.process.start()
-        theirs.close()
+        self.pool = ProcessPoolExecutor(1, context, initializer=start, initargs=about)
 
-    def receive(self) -> Any:
-        """Its next answer. Ends this program if the process has died."""
-        # The end of the pipe does not tell: worker processes of a dead one may keep it open.
-        while not self.pipe.poll(0.5):
-            if not self.process.is_alive():
-                break
-        with contextlib.suppress(EOFError, ConnectionError):
-            if self.pipe.poll():
-                return self.pipe.recv()
-        self.process.join()
-        sys.exit(f"a contender died with exit code {self.process.exitcode}; its error is above")
+    def call(self, function: Callable[[], T]) -> T:
+        """The function's result in that process; if the process has died, end this program."""
+        try:
+            return self.pool.submit(function).result()
+        except BrokenProcessPool:
+            sys.exit("a contender died; its error is above")
 
-    def update(self) -> tuple[float, dict[str, float]]:
-        """Milliseconds of one update, and the peaks of its memory in MiB."""
-        with contextlib.suppress(ConnectionError):
-            self.pipe.send(None)
-        return self.receive()
 
-    def close(self) -> None:
-        """Let the process end, or else end it."""
-        self.pipe.close()
-        self.process.join(10)
-        self.process.kill()
+def start(*about: Any) -> None:
+    """Build this process's contender."""
+    global _contender, _peak
+    _contender = contender(*about)
+    _peak = update.Peak(_contender.device)
+
+
+def describe() -> tuple[str, int]:
+    """The name and the number of parameters of this process's contender."""
+    return _contender.name, _contender.parameters
+
+
+def take_update() -> tuple[float, dict[str, float]]:
+    """Milliseconds of an update of this process's contender, and its peak memory in MiB."""
+    return update.milliseconds(_contender.update, 1, _contender.device)[0], _peak.read()
 
 
 def race(
@@ -330,7 +319,7 @@ def race(
     memory: dict[str, dict[str, float]] = {}
     for number in range(-warm_up, rounds):
         for name, remote in remotes.items():
-            spent, memory[name] = remote.update()
+            spent, memory[name] = remote.call(take_update)
             if number >= 0:
                 taken[name].append(spent)
     return taken, memory
@@ -342,23 +331,19 @@ def report(
     memory: dict[str, dict[str, float]],
     record: Record,
 ) -> None:
-    peaks = list(memory[next(iter(taken))])
-    titles = ("median ms", "fastest", "slowest", *(f"{peak}, MiB" for peak in peaks))
-    print(f"{'':16}" + "".join(f"{title:>22}" for title in titles))
     for entry, times in taken.items():
-        row = (statistics.median(times), min(times), max(times))
-        print(f"{entry:16}" + "".join(f"{x:22.1f}" for x in (*row, *memory[entry].values())))
         for peak, mib in memory[entry].items():
             record.add(f"{name}/{entry}/{peak}", mib, "MiB")
-        for what, value in zip(("median", "fastest", "slowest"), row, strict=True):
-            record.add(f"{name}/{entry}/{what}", value, "ms")
+        add_range(f"{name}/{entry}", times, "ms", record)
     for a, b in product(taken, taken):
         if a.startswith("official") and b.startswith("ours"):
-            each = [x / y for x, y in zip(taken[a], taken[b], strict=True)]
-            ratio = statistics.median(each)
-            print(f"{a} / {b}: {ratio:.2f} ({min(each):.2f} to {max(each):.2f})")
-            record.add(f"{name}/{a} over {b}", ratio, "x")
-    print()
+            ratios = [x / y for x, y in zip(taken[a], taken[b], strict=True)]
+            add_range(f"{name}/{a} over {b}", ratios, "x", record)
+
+
+def add_range(name: str, values: list[float], unit: str, record: Record) -> None:
+    for what, reduce in (("median", statistics.median), ("least", min), ("most", max)):
+        record.add(f"{name}/{what}", reduce(values), unit)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -399,28 +384,24 @@ def run(options: argparse.Namespace) -> None:
     for name in options.cases:
         case = CASES[name]
         batch = options.batch or (case.small_batch if device == "cpu" else case.batch)
-        sizes = Sizes(
-            options.depth,
-            options.width,
-            options.latents,
-            options.units,
-            batch,
-            options.length or case.length,
-        )
-        own = "fp16" if device == "cuda" else "fp32"
-        entries = [("official", own), ("official", "bf16")]
+        given = (options.depth, options.width, options.latents, options.units)
+        sizes = Sizes(*given, batch, options.length or case.length)
+        entries = [("official", "fp16" if device == "cuda" else "fp32"), ("official", "bf16")]
         entries += [("ours", precision) for precision in options.precisions]
-        remotes, found = {}, {}
         with contextlib.ExitStack() as stack:
+            remotes, parameters = {}, {}
             for whose, precision in entries:
-                remote = Remote(whose, precision, case, sizes, options)
-                stack.callback(remote.close)
-                entry, parameters = remote.receive()
-                found[entry] = parameters
+                folder = Path(
+                    stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+                )
+                remote = Remote(whose, precision, case, sizes, options, folder)
+                stack.enter_context(remote.pool)
+                entry, count = remote.call(describe)
+                parameters[entry] = count
                 remotes[entry] = remote
-            if len(set(found.values())) > 1:
-                sys.exit(f"these are different models, by their numbers of parameters: {found}")
-            print(f"{name}, {options.model}: {sizes._asdict()}, {found[entry]:,} parameters")
+            if len(set(parameters.values())) > 1:
+                sys.exit(f"these models differ, by their numbers of parameters: {parameters}")
+            print(f"\n{name}, {options.model}: {sizes._asdict()}, {count:,} parameters")
             print(f"{device}, threads {options.threads}, {options.rounds} updates each, in turn")
             report(name, *race(remotes, options.rounds, WARM_UP[device]), record)
     record.save()

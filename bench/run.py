@@ -6,11 +6,11 @@ and start-up time counts from the start of that process.
 """
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 CONFIG = Path(__file__).parents[1] / "config"
 WORK = ("update", "acting", "environment", "evaluation")
-SHOWN = {"finetune": "toy/sphere", "pretrain": "something"}
+STAGES = ("pretrain", "finetune")
 
 
 def age() -> float:
     """Seconds since this process started."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return now - ticks / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]:
+def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any]]:
     from bench.parts import Part
     from cwm import config
     from cwm.commands.run_spec import run_spec
@@ -36,20 +35,27 @@ def finetuning(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]
     from cwm.train.finetune import FinetuneLoop, finetune
 
     cfg = config.load(files, sets, "sphere")
-    what = run_spec("finetune", SHOWN["finetune"], cfg, files, {}, 0)
-    run = RunDir(what, Path("out"), cfg.finetune.checkpoint_seconds)
+    spec = run_spec("finetune", "toy/sphere", cfg, files, {}, 0)
+    run = RunDir(spec, Path("out"), cfg.finetune.checkpoint_seconds)
     run.__enter__()
-    work = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
-    named = [Part(work.agent, "update", "update"), Part(work.replay, "sample", "update")]
-    named += [Part(work.agent, "act", "acting"), Part(work, "evaluate", "evaluation")]
-    named += [Part(work.env, "step", "environment"), Part(work.env, "reset", "environment")]
-    named += [Part(work.eval_envs, "step", "evaluation"), Part(run, "log", "logging")]
-    named += [Part(run, "score", "logging"), Part(work, "save", "checkpoints")]
-    named += [Part(run, "publish", "publishing")]
-    return lambda: finetune(work), named, work.agent
+    loop = FinetuneLoop(cfg.runtime, cfg.model, cfg.env, cfg.finetune, None, run)
+    named = [
+        Part(loop.agent, "update", "update"),
+        Part(loop.replay, "sample", "update"),
+        Part(loop.agent, "act", "acting"),
+        Part(loop, "evaluate", "evaluation"),
+        Part(loop.eval_envs, "step", "evaluation"),
+        Part(loop.env, "step", "environment"),
+        Part(loop.env, "reset", "environment"),
+        Part(run, "log", "logging"),
+        Part(run, "score", "logging"),
+        Part(loop, "save", "checkpoints"),
+        Part(run, "publish", "publishing"),
+    ]
+    return lambda: finetune(loop), named
 
 
-def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any]:
+def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any]]:
     from bench import inputs
     from bench.parts import Part
     from cwm import config
@@ -61,20 +67,24 @@ def pretraining(files: list[Path], sets: list[str]) -> tuple[Any, list[Any], Any
 
     cfg = config.load(files, sets)
     inputs.clip_store(Path(), 120, 40, heldout=12)
-    clips = Path("store.json")
-    what = run_spec("pretrain", SHOWN["pretrain"], cfg, files, {})
-    run = RunDir(what, Path("out"), cfg.pretrain.checkpoint_seconds)
+    spec = run_spec("pretrain", "something", cfg, files, {})
+    run = RunDir(spec, Path("out"), cfg.pretrain.checkpoint_seconds)
     run.__enter__()
-    named = [Part(ActionFreeModel, "loss", "update"), Part(Optimizer, "step", "update")]
-    named += [Part(pretrain, "heldout", "evaluation"), Part(run, "log", "logging")]
-    named += [Part(run, "checkpoint", "checkpoints"), Part(run, "publish", "publishing")]
-    runtime, model, pretraining = cfg.runtime, cfg.model, cfg.pretrain
-    return lambda: pretrain.pretrain(runtime, model, pretraining, clips, run), named, None
+    named = [
+        Part(ActionFreeModel, "loss", "update"),
+        Part(Optimizer, "step", "update"),
+        Part(pretrain, "heldout", "evaluation"),
+        Part(run, "log", "logging"),
+        Part(run, "checkpoint", "checkpoints"),
+        Part(run, "publish", "publishing"),
+    ]
+    settings = (cfg.runtime, cfg.model, cfg.pretrain)
+    return lambda: pretrain.pretrain(*settings, Path("store.json"), run), named
 
 
-def spend(stage: str, sets: list[str], threads: int, pipe: Any) -> None:
-    """Run a stage in a temporary folder and send its times through the pipe."""
-    from bench.parts import measure
+def spend(stage: str, sets: list[str]) -> tuple[float, float, dict[str, float]]:
+    """Run a stage; seconds until it is ready, until its first update, and of each part."""
+    from bench.parts import BACKWARD, measure
     from cwm.nn import optim
 
     first: list[float] = []
@@ -92,43 +102,34 @@ def spend(stage: str, sets: list[str], threads: int, pipe: Any) -> None:
         os.chdir(folder)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         optim.Optimizer.step = stepped
-        make = finetuning if stage == "finetune" else pretraining
-        go, named, _ = make(files, [f"runtime.threads={threads}", *sets])
+        run, named = (finetuning if stage == "finetune" else pretraining)(files, sets)
         ready = age()
-        spent = measure(go, named, time.perf_counter)
-    pipe.send((ready, first[0], spent))
+        spent: Counter[str] = Counter()
+        for part, seconds in measure(run, named, time.perf_counter).items():
+            spent["update" if part.endswith(BACKWARD) else part] += seconds
+    return ready, first[0], dict(spent)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from bench.record import Record
+    from bench.record import Record, in_new_process
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stages", nargs="+", default=["pretrain", "finetune"])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--sets", nargs="*", default=[])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     record = Record("run", **vars(options))
-    context = multiprocessing.get_context("spawn")
     for stage in options.stages:
-        mine, theirs = context.Pipe()
-        about = (stage, options.sets, options.threads, theirs)
-        context.Process(target=spend, args=about).start()
-        theirs.close()
-        ready, first, spent = mine.recv()
-        parts: dict[str, float] = {}
-        for name, seconds in spent.items():
-            name = "update" if "backward" in name else name
-            parts[name] = parts.get(name, 0.0) + seconds
-        whole = sum(parts.values())
-        outside = sum(seconds for name, seconds in parts.items() if name not in WORK)
-        print(f"{stage} {SHOWN[stage]}: ready after {ready:.1f} s, first update at {first:.1f} s")
+        sets = [f"runtime.threads={options.threads}", *options.sets]
+        ready, first, spent = in_new_process(spend, stage, sets)
         record.add(f"{stage}/ready", ready, "s")
         record.add(f"{stage}/first update", first, "s")
-        for name, seconds in sorted(parts.items(), key=lambda part: -part[1]):
-            print(f"  {name:12}{seconds:8.1f} s{seconds / whole:8.1%}")
+        for name, seconds in spent.items():
             record.add(f"{stage}/{name}", seconds, "s")
-        print(f"  outside of {', '.join(WORK)}: {outside / whole:.1%}")
-        record.add(f"{stage}/outside", 100 * outside / whole, "%")
+        outside = sum(seconds for name, seconds in spent.items() if name not in WORK)
+        record.add(
+            f"{stage}/outside of {', '.join(WORK)}", 100 * outside / sum(spent.values()), "%"
+        )
     record.save()
 
 

@@ -12,7 +12,6 @@ measured for the whole process; on a GPU, for GPU memory alone.
 
 import argparse
 import gc
-import resource
 import statistics
 import sys
 import tempfile
@@ -28,8 +27,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import inputs, parts
-from bench.parts import BACKWARD, Part
-from bench.record import Record
+from bench.parts import Part
+from bench.record import Record, peak_memory
 from cwm import config
 from cwm.agent import Agent
 from cwm.infra.cuda_graph import CapturedFunction
@@ -161,65 +160,46 @@ class Peak:
     def read(self) -> dict[str, float]:
         """Peak memory by kind. Memory of a CUDA graph counts as reserved, not as allocated."""
         if self.cuda:
-            allocated, reserved = (
-                torch.cuda.max_memory_allocated(),
-                torch.cuda.max_memory_reserved(),
-            )
-            return {"peak allocated": allocated / 2**20, "peak reserved": reserved / 2**20}
-        lines = Path("/proc/self/status").read_text().splitlines()
-        peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
-        peak = (peaks or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] / 1024
-        return {"peak memory": peak}
+            bytes_ = {
+                "peak allocated": torch.cuda.max_memory_allocated(),
+                "peak reserved": torch.cuda.max_memory_reserved(),
+            }
+            return {name: size / 2**20 for name, size in bytes_.items()}
+        return {"peak memory": peak_memory()}
 
 
 def report(
     name: str, make: Callable[[], Subject], frames: int, rate: float, device: str, record: Record
 ) -> None:
-    """Measure, print and record one case, with `record.settings["updates"]` updates."""
+    """Measure and record one case, with `record.settings["updates"]` updates."""
     peak = Peak(device)
     whole, update, named = make()
     milliseconds(whole, WARM_UP, device)
     taken = milliseconds(whole, record.settings["updates"], device)
     memory = peak.read()
-    launched = parts.kernels(whole) if device == "cuda" else 0
-    whole = statistics.median(taken)
+    median = statistics.median(taken)
     passes = [parts.milliseconds(update, named, device) for _ in taken]
     spent = {part: statistics.median(each[part] for each in passes) for part in passes[0]}
-    work = parts.flops(update, named)
-    calls = parts.operations(update, named)
-    scale = whole / sum(spent.values())
-    floor = 1e3 * sum(work.values()) / rate
-
+    work, calls = parts.flops(update, named), parts.operations(update, named)
+    scale, total = median / sum(spent.values()), sum(work.values())
     values = {
-        "whole": (whole, "ms"),
+        "whole": (median, "ms"),
         "fastest": (min(taken), "ms"),
         "slowest": (max(taken), "ms"),
-        "frames": (1e3 * frames / whole, "frames/s"),
-        "work": (sum(work.values()) / 1e9, "GFLOP"),
-        "rate": (sum(work.values()) / whole / 1e6, "GFLOP/s"),
-        "floor": (floor, "ms"),
-        "share of the floor": (100 * floor / whole, "%"),
+        "frames": (1e3 * frames / median, "frames/s"),
+        "work": (total / 1e9, "GFLOP"),
+        "rate": (total / median / 1e6, "GFLOP/s"),
+        "floor": (1e3 * total / rate, "ms"),
         "operations": (sum(calls.values()), "operations"),
     } | {what: (mib, "MiB") for what, mib in memory.items()}
     if device == "cuda":
-        values["kernels"] = (launched, "kernels")
+        values["kernels"] = (parts.kernels(whole), "kernels")
+    for part, own in spent.items():
+        values[part] = (scale * own, "ms")
+        values[f"{part}/work"] = (work.get(part, 0) / 1e9, "GFLOP")
+        values[f"{part}/operations"] = (calls.get(part, 0), "operations")
     for what, (value, unit) in values.items():
         record.add(f"{name}/{what}", value, unit)
-    print(", ".join(f"{what} {value:,.4g} {unit}" for what, (value, unit) in values.items()))
-    titles = ("forward ms", "backward ms", "share", "GFLOP", "of floor", "operations")
-    print(f"  {'part':18}" + "".join(f"{title:>12}" for title in titles))
-    for part in dict.fromkeys(each.removesuffix(BACKWARD) for each in spent):
-        both = (part, part + BACKWARD)
-        forward, backward = (scale * spent.get(each, 0) for each in both)
-        done = sum(work.get(each, 0) for each in both)
-        for each, value in zip(both, (forward, backward), strict=True):
-            if each in spent:
-                record.add(f"{name}/{each}", value, "ms")
-        total = forward + backward
-        row = f"{forward:12.1f}{backward:12.1f}{total / whole:12.1%}{done / 1e9:12.3f}"
-        row += f"{1e3 * done / rate / total if total else 0:12.0%}"
-        print(f"  {part:18}{row}{sum(calls.get(each, 0) for each in both):12.0f}")
-    print()
 
 
 def resized(cfg: config.Config, options: argparse.Namespace) -> config.Config:
@@ -258,10 +238,9 @@ def main(arguments: list[str] | None = None) -> None:
                 if stage == "pretrain" and not cfg.model.stacked:
                     continue
                 sizes = getattr(cfg, stage)
-                batch = f"{sizes.batch} x {sizes.length}"
-                about = f"{device}, {cfg.runtime.precision}, threads {torch.get_num_threads()}"
-                print(f"{scale}/{model}/{stage}: {batch} frames, {about}, ", end="")
-                print(f"one large product {rate / 1e9:,.0f} GFLOP/s")
+                about = f"{sizes.batch} x {sizes.length} frames, {device}, {cfg.runtime.precision}"
+                print(f"\n{scale}/{model}/{stage}: {about}, {torch.get_num_threads()} threads")
+                record.add(f"{scale}/{model}/{stage}/one large product", rate / 1e9, "GFLOP/s")
                 reseed(0)
                 with tempfile.TemporaryDirectory() as name:
                     make = subject(stage, cfg, device, Path(name))

@@ -54,7 +54,7 @@ def test_crashed_step_reports_its_last_line(tmp_path):
     found = gpu_check.in_process("pretrain", words, 60, tmp_path / "log")
     assert found["status"] == "crashed with exit code 1"
     ((what, said, _),) = found["rows"]
-    assert what == "its last line" and "contender died with exit code 1" in said
+    assert what == "its last line" and "a contender died" in said
     assert "not a checkout of the official code" in (tmp_path / "log").read_text()
 
 
@@ -95,7 +95,7 @@ def test_wrong_captured_actions_fail(monkeypatch, broken):
 
 @pytest.mark.parametrize("broken", [math.nan, 0.0])
 def test_wrong_captured_weights_fail(monkeypatch, broken):
-    """Also where every figure is right, as after the last update."""
+    """Also where every metric is right, as after the last update."""
 
     def make(options, graphs):
         weight = torch.full((3,), broken if graphs else 1.0)
