@@ -28,24 +28,16 @@ from cwm.videos.store import ClipStore
 from cwm.videos.synthetic import SyntheticConfig
 
 ROUNDS = 3
-READ = ["-v", "error", "-nostdin", "-threads", "1", "-i"]
-SINK = [
-    "-vf",
-    "scale=64:64",
-    "-fps_mode",
-    "passthrough",
-    "-pix_fmt",
-    "rgb24",
-    "-f",
-    "rawvideo",
-    "-y",
-    "/dev/null",
-]
+PLAIN = (
+    "{ffmpeg} -v error -nostdin -threads 1 -i {file} -vf scale=64:64 -fps_mode passthrough"
+    " -pix_fmt rgb24 -f rawvideo -y /dev/null"
+)
 
 
 def bare(files: list[Path], processes: int) -> None:
     def run(file: Path) -> None:
-        subprocess.run([ffmpeg_exe(), *READ, str(file), *SINK], check=True)
+        words = [word.format(ffmpeg=ffmpeg_exe(), file=file) for word in PLAIN.split()]
+        subprocess.run(words, check=True)
 
     with ThreadPoolExecutor(processes) as pool:
         list(pool.map(run, files))

@@ -326,10 +326,7 @@ def race(
 
 
 def report(
-    name: str,
-    taken: dict[str, list[float]],
-    memory: dict[str, dict[str, float]],
-    record: Record,
+    name: str, taken: dict[str, list[float]], memory: dict[str, dict[str, float]], record: Record
 ) -> None:
     for entry, times in taken.items():
         for peak, mib in memory[entry].items():

@@ -1,6 +1,6 @@
 """Time, memory and FLOPs of an update and its parts: python bench/update.py [--scales laptop]
 
-    python bench/update.py --scales paper --models contextwm --batch 8 --length 50 --updates 2
+    python bench/update.py --scales paper --stages finetune --updates 2 --sets finetune.batch=8
 
 An update includes its batch: windows of the replay buffer, or prefetched clips. Its time is the
 median of `--updates` plain updates. The times of the parts are medians of further passes (see
@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -202,36 +201,19 @@ def report(
         record.add(f"{name}/{what}", value, unit)
 
 
-def resized(cfg: config.Config, options: argparse.Namespace) -> config.Config:
-    """The settings with the options of the command line applied."""
-    asked = {"batch": options.batch, "length": options.length}
-    sizes = {name: value for name, value in asked.items() if value}
-    runtime = {"precision": options.precision, "threads": options.threads}
-    runtime = {name: value for name, value in runtime.items() if value}
-    return replace(
-        cfg,
-        runtime=replace(cfg.runtime, **runtime),
-        pretrain=replace(cfg.pretrain, **sizes),
-        finetune=replace(cfg.finetune, **sizes),
-    )
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scales", nargs="+", default=["smoke", "laptop"])
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
     parser.add_argument("--updates", type=int, default=5)
-    parser.add_argument("--batch", type=int, help="default: the scale's")
-    parser.add_argument("--length", type=int, help="default: the scale's")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: the scale's")
-    parser.add_argument("--threads", type=int, help="default: the scale's")
+    parser.add_argument("--sets", nargs="*", default=[], help="settings, as for `cwm --set`")
     options = parser.parse_args(arguments)
     record = Record("update", **vars(options))
     for scale in options.scales:
         for model in options.models:
             files = [CONFIG / "scale" / f"{scale}.yaml", CONFIG / "model" / f"{model}.yaml"]
-            cfg = resized(config.load(files), options)
+            cfg = config.load(files, options.sets)
             device = set_up(cfg.runtime)
             rate = product_rate(device, cfg.runtime.precision)
             for stage in options.stages:

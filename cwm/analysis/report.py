@@ -20,18 +20,8 @@ from cwm.infra.errors import UserError
 from cwm.infra.run_json import LABELS, read_run
 
 PNG = "image/png"
-FACTS = (
-    "title",
-    "caption",
-    "claim",
-    "notes",
-    "runs",
-    "seeds",
-    "command",
-    "commit",
-    "config",
-    "data",
-)
+FIGURE = ("title", "caption", "claim", "notes")  # keys of a figure's JSON file that the page uses
+PROVENANCE = ("runs", "seeds", "command", "commit", "config", "data")
 
 
 def write_report(
@@ -72,7 +62,7 @@ def write_report(
 def _figure(path: Path) -> dict[str, Any]:
     """The content of a figure's STEM.json, with its picture as a data URL."""
     facts: dict[str, Any] = json_file.read(path)
-    if missing := [key for key in FACTS if key not in facts]:
+    if missing := [key for key in FIGURE + PROVENANCE if key not in facts]:
         raise UserError(f"{path} lacks {', '.join(missing)}")
     return facts | {"name": path.stem, "picture": _embedded(path.with_suffix(".png"), PNG)}
 

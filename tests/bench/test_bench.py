@@ -37,10 +37,11 @@ def saved(tmp_path, monkeypatch):
 
 
 def test_update(saved, capsys):
-    words = "--scales smoke --models contextwm dreamer --updates 1 --batch 2 --length 6"
-    update.main(words.split())
+    sets = [f"{s}.{x}" for s in ("pretrain", "finetune") for x in ("batch=2", "length=6")]
+    words = "--scales smoke --models contextwm dreamer --updates 1 --sets"
+    update.main([*words.split(), *sets])
     result, values = saved()
-    assert result["settings"]["batch"] == 2
+    assert result["settings"]["sets"] == sets
     for case in ("contextwm/pretrain", "contextwm/finetune", "dreamer/finetune"):
         case = f"smoke/{case}"
         assert values[f"{case}/work"] > 0
