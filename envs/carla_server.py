@@ -1,6 +1,6 @@
-"""Starts the CARLA server of one environment and stops it; nothing is restarted here.
+"""Starts and stops the CARLA server of one environment.
 
-Every environment needs a server of its own, because its ticks are the server's time.
+Every environment needs a server of its own, because its ticks advance the server's time.
 """
 
 import logging
@@ -39,11 +39,7 @@ class ServerConfig:
 
 
 class Server:
-    """A server on a free port of this machine.
-
-    Raises:
-        EnvError: the command has no `{port}`.
-    """
+    """A server on a free port of this machine; EnvError if the command has no `{port}`."""
 
     port: int  # both are set by `start`
     log: Path
@@ -55,11 +51,7 @@ class Server:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it accepts connections.
-
-        Raises:
-            EnvError: it cannot be started, exits, or accepts none within `start_seconds`.
-        """
+        """Start the server; EnvError if it accepts no connections within `start_seconds`."""
         self.port = free_port()
         words = [word.replace("{port}", str(self.port)) for word in shlex.split(self.cfg.command)]
         with tempfile.NamedTemporaryFile(prefix="cwm-carla-", suffix=".log", delete=False) as log:
@@ -74,17 +66,14 @@ class Server:
         logging.info("starting a CARLA server on port %d, log: %s", self.port, self.log)
         deadline = time.monotonic() + self.cfg.start_seconds
         while not _accepts_connections(self.port):
-            status = self._process.poll()
-            if status is not None:
-                self._fail(f"exited with status {status}")
-            if time.monotonic() >= deadline:
-                self._fail(f"did not start within {self.cfg.start_seconds:g} s")
+            status, late = self._process.poll(), time.monotonic() >= deadline
+            if status is not None or late:
+                self.stop()
+                what = f"did not start within {self.cfg.start_seconds:g} s"
+                what = what if status is None else f"exited with status {status}"
+                last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+                raise EnvError(f"the CARLA server {what}: {last or 'no output'} (log: {self.log})")
             time.sleep(POLL)
-
-    def _fail(self, what: str) -> None:
-        self.stop()
-        lines = self.log.read_text(errors="replace").strip().splitlines() or ["no output"]
-        raise EnvError(f"the CARLA server {what}: {lines[-1]} (log: {self.log})")
 
     def stop(self) -> None:
         """End the server and all processes that it started."""

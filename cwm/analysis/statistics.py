@@ -61,55 +61,49 @@ def estimate(strata: Strata, statistic: Statistic) -> tuple[float, float, float]
     The interval is the percentile bootstrap interval, resampling seeds within tasks. It is
     (NaN, NaN) if a task has a single seed, because the spread between seeds is then unknown.
     """
-    weights = _weights(strata)
-    value = float(statistic(np.concatenate(strata), weights))
-    if min(len(scores) for scores in strata) < 2:
-        return value, np.nan, np.nan
-    resampled = np.concatenate(_resampled(strata, seed=0), axis=1)
-    return value, *_percentiles(statistic(resampled, weights))
+    return _with_interval(lambda x: _pooled(x, statistic), strata)
 
 
 def difference(strata: Strata, minus: Strata, statistic: Statistic) -> tuple[float, float, float]:
     """`statistic` of `strata` minus that of `minus`, with its interval as in `estimate`."""
-    value = estimate(strata, statistic)[0] - estimate(minus, statistic)[0]
-    if min(len(scores) for scores in [*strata, *minus]) < 2:
-        return value, np.nan, np.nan
-    ours, theirs = (
-        statistic(np.concatenate(_resampled(side, seed), axis=1), _weights(side))
-        for seed, side in enumerate((strata, minus))
-    )
-    return value, *_percentiles(ours - theirs)
+    return _with_interval(lambda x, y: _pooled(x, statistic) - _pooled(y, statistic), strata, minus)
 
 
 def improvement(strata: Strata, over: Strata) -> tuple[float, float, float]:
     """Probability of improvement: mean over tasks of P(a seed of `strata` > a seed of `over`).
 
-    A tie counts one half. Both sides are resampled for the interval, which is NaN as in `estimate`.
+    A tie counts one half. Both sides are resampled for the interval, as in `estimate`.
     """
-    value = float(np.mean([_wins(x, y) for x, y in zip(strata, over, strict=True)]))
-    if min(len(scores) for scores in [*strata, *over]) < 2:
+    return _with_interval(
+        lambda x, y: np.mean([_wins(*task) for task in zip(x, y, strict=True)], axis=0),
+        strata,
+        over,
+    )
+
+
+def _with_interval(
+    value_of: Callable[..., np.ndarray], *sides: Strata
+) -> tuple[float, float, float]:
+    """`value_of` the sides, and its interval; fixed seeds make figures reproducible."""
+    value = float(value_of(*sides))
+    if min(len(scores) for side in sides for scores in side) < 2:
         return value, np.nan, np.nan
-    pairs = zip(_resampled(strata, seed=0), _resampled(over, seed=1), strict=True)
-    return value, *_percentiles(np.mean([_wins(x, y) for x, y in pairs], axis=0))
+    resampled = []
+    for seed, side in enumerate(sides):
+        rng = np.random.default_rng(seed)
+        picks = [rng.integers(len(scores), size=(RESAMPLES, len(scores))) for scores in side]
+        resampled.append([scores[pick] for scores, pick in zip(side, picks, strict=True)])
+    low, high = np.quantile(value_of(*resampled), QUANTILES)
+    return value, float(low), float(high)
 
 
-def _weights(strata: Strata) -> np.ndarray:
-    """Weights of the pooled scores that give tasks equal weight."""
-    return np.concatenate([np.full(len(scores), 1 / len(scores)) for scores in strata])
+def _pooled(strata: Strata, statistic: Statistic) -> np.ndarray:
+    """`statistic` of the scores (..., seeds) of all tasks, with equal task weights, (...)."""
+    seeds = [scores.shape[-1] for scores in strata]
+    return statistic(np.concatenate(strata, axis=-1), np.repeat(1 / np.array(seeds), seeds))
 
 
 def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Share of the N x M pairs of (..., N) and (..., M) in which x is larger, (...)."""
     x, y = x[..., :, None], y[..., None, :]
     return np.mean((x > y) + 0.5 * (x == y), axis=(-2, -1))
-
-
-def _resampled(strata: Strata, seed: int) -> list[np.ndarray]:
-    """One (RESAMPLES, seeds) array per task; a fixed seed makes figures reproducible."""
-    rng = np.random.default_rng(seed)
-    return [scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))] for scores in strata]
-
-
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, QUANTILES)
-    return float(low), float(high)

@@ -106,10 +106,5 @@ def _label(pattern: str, labels: list[str], clips: Path) -> str:
 
 def _mean_features(world: ActionFreeModel, image: torch.Tensor) -> np.ndarray:
     mode = torch.zeros((), device=image.device)
-    return (
-        rollout_features(world, clip_batch(image), image.shape[1], mode)
-        .mean(1)
-        .float()
-        .cpu()
-        .numpy()
-    )
+    feat = rollout_features(world, clip_batch(image), image.shape[1], mode)
+    return feat.mean(1).float().cpu().numpy()

@@ -208,25 +208,13 @@ def whole(root: Path) -> tuple[list[Path], list[Path]]:
             flat = {step: [0, 0, 0, int(rng.random() < 0.2)] for step in (250, 500)}
             runs.append(finetune(root, flat, task=task, method=method, success=True))
         runs.append(finetune(root, curve(95, 130, 0.3), task="dmc/cartpole-swingup", method=method))
-    levels = {"random": 7.1, "constant": 7.6, "untrained": 6.0}
     other = [
-        baselines(root, levels),
-        baselines(
-            root,
-            {"random": 0.0, "constant": 0.0, "untrained": 0.0},
-            task="metaworld/reach",
-            success=True,
-        ),
-        baselines(
-            root,
-            {"random": 0.0, "constant": 0.0, "untrained": 0.0},
-            task="metaworld/drawer-open",
-            success=True,
-        ),
-        baselines(
-            root, {"random": 96, "constant": 122, "untrained": 90}, task="dmc/cartpole-swingup"
-        ),
+        baselines(root, {"random": 7.1, "constant": 7.6, "untrained": 6.0}),
+        baselines(root, dict(random=96, constant=122, untrained=90), task="dmc/cartpole-swingup"),
     ]
+    for task in ("metaworld/reach", "metaworld/drawer-open"):
+        zero = {"random": 0.0, "constant": 0.0, "untrained": 0.0}
+        other.append(baselines(root, zero, task=task, success=True))
     return runs, other
 
 
