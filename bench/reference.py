@@ -1,21 +1,20 @@
-"""The official code beside ours, in one run: python bench/reference.py --reference DIR
+"""Updates of the official code and of ours in one run: python bench/reference.py --reference DIR
 
     python bench/reference.py --reference DIR --cases metaworld --depth 8 --width 128 --latents 8
 
-DIR is a checkout of github.com/thuml/ContextWM. Both get the same sizes (parameters are counted),
-episodes and clips, threads and torch, and take updates in turn. An update is whole, with its batch
-from where each has it: the official replay, or its folders of JPEG files read by worker processes;
-our replay, or the clip store read ahead by a thread. So each draws its own windows of the same
-data. Each is a process, as for its users, with a peak memory of its own. The queue of the bonus is
-full, as in most of a run; contexts are not augmented.
+DIR is a checkout of github.com/thuml/ContextWM. Both have the same sizes (the numbers of parameters
+are compared), episodes, clips, threads and torch. Each runs in its own process; updates alternate.
+An update includes its batch: from the official replay, or from JPEG files read by worker processes;
+from our replay, or from the clip store, prefetched by a thread. Each draws its own windows. The
+queue of the bonus is full, as in most of a run; contexts are not augmented.
 
-All contenders use one GPU. What differs there beside the code: official fp16 skips Adam while its
-loss scaler still looks for a scale, which it does for the first updates; our float32 products are
-TF32. Memory that a CUDA graph keeps for itself counts as reserved, not as allocated.
+All contenders share one GPU. There, official fp16 skips Adam while its loss scaler searches for a
+scale, in the first updates; our float32 products are TF32; and the memory of a CUDA graph counts as
+reserved, not as allocated.
 
-On a GPU the official code trains in float16 with its loss scaler, on a CPU in float32. Beside that
-it runs with its autocast switched to bfloat16. A ratio is how many of our updates fit in one of the
-official code's: the median over the rounds, and its range.
+The official code trains in float16 with its loss scaler on a GPU, and in float32 on a CPU; here it
+also runs in bfloat16 by autocast. A ratio is the time of an official update divided by that of ours
+in the same round.
 """
 
 import argparse
@@ -51,7 +50,7 @@ from cwm.infra.device import claim_gpu, reseed, set_up
 from cwm.infra.source import commit_of
 from cwm.train.replay import Episode
 
-# What the official code imports for its types and for augmentations that are not used here.
+# The official code imports these for types, and for augmentations that are not used here.
 NOT_NEEDED = ("kornia", "torchtyping", "torchvision", "torchvision.transforms", "typeguard")
 WARM_UP = {"cpu": 1, "cuda": 3}  # updates; on a GPU kernels are chosen first
 
@@ -78,7 +77,7 @@ T = TypeVar("T")
 
 
 class Sizes(NamedTuple):
-    """Of the networks, and of a batch."""
+    """Sizes of the networks and of a batch."""
 
     depth: int
     width: int
@@ -102,7 +101,7 @@ _peak: update.Peak
 
 
 def load(folder: Path) -> ModuleType:
-    """The official package, with today's torch and without what it does not need here."""
+    """Import the official package with current torch, replacing dependencies that are unused."""
     if not (folder / "wmlib").is_dir():
         sys.exit(f"{folder} is not a checkout of the official code: it has no folder wmlib")
     for name in NOT_NEEDED:
@@ -112,7 +111,7 @@ def load(folder: Path) -> ModuleType:
     wmlib = importlib.import_module("wmlib")
     for part in ("agents", "datasets", "utils"):
         importlib.import_module(f"wmlib.{part}")
-    # Its schedule hands torch an argument that is gone.
+    # Its schedule passes an argument that torch no longer accepts.
     wmlib.core.ConstantLR = lambda optimizer, factor, total_iters: (
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: 1.0 if i >= total_iters else factor)
     )
@@ -129,7 +128,7 @@ def numbers(values: Any) -> Any:
 
 
 def official_config(wmlib: ModuleType, case: Case, context: bool, sizes: Sizes) -> Any:
-    """Its own settings at these sizes."""
+    """The official settings at these sizes."""
     name = "apv_pretraining" if case.stage == "pretrain" else "apv_finetuning"
     root = Path(wmlib.__file__).parents[1]
     configs = numbers(yaml.safe_load((root / f"configs/{name}.yaml").read_text()))
@@ -160,8 +159,8 @@ def official(
     device: str,
 ) -> Contender:
     """The official agent, built and fed as its scripts do; fp16 is its own mixed precision."""
-    shapes = {"image": (64, 64, 3), "reward": (), "is_first": (), "is_last": ()}
-    shapes |= {"is_terminal": ()}
+    shapes = {"image": (64, 64, 3)}
+    shapes |= dict.fromkeys(("reward", "is_first", "is_last", "is_terminal"), ())
     observed = {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()}
     acted = {"action": SimpleNamespace(shape=(case.actions,))}
     kind = "APV_Pretrain" if case.stage == "pretrain" else "APV_Finetune"
@@ -226,7 +225,7 @@ def our_config(
 def official_clips(
     wmlib: ModuleType, folder: Path, clips: int, frames: int, cfg: Any, workers: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of JPEG files that it reads itself."""
+    """Batches of JPEG files, read by the official dataset."""
     names = folder / "videos.txt"
     names.write_text("".join(f"{clip} {frames} 0\n" for clip in range(clips)))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -239,11 +238,11 @@ def official_clips(
 def official_replay(
     wmlib: ModuleType, folder: Path, episodes: list[Episode], cfg: Any
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of episodes from its replay, which has no workers."""
+    """Batches of episodes from the official replay, which has no workers."""
     replay = wmlib.Replay(Path(tempfile.mkdtemp(dir=folder)), **cfg.replay)
     for episode in episodes:
-        flags = {name: np.zeros(len(episode.reward), bool) for name in ("is_first", "is_last")}
-        flags["is_terminal"] = np.zeros(len(episode.reward), bool)
+        names = ("is_first", "is_last", "is_terminal")
+        flags = {name: np.zeros(len(episode.reward), bool) for name in names}
         flags["is_first"][0] = flags["is_last"][-1] = True
         replay.add_episode(episode._asdict() | flags)
     return iter(replay.dataset(**cfg.dataset, pin_memory=torch.cuda.is_available()))
@@ -348,18 +347,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--model", default="contextwm", choices=["contextwm", "plain"])
-    parser.add_argument("--batch", type=int, help="else the paper's, less on a CPU")
-    parser.add_argument("--length", type=int, help="else the paper's")
+    parser.add_argument("--batch", type=int, help="default: the paper's, smaller on a CPU")
+    parser.add_argument("--length", type=int, help="default: the paper's")
     parser.add_argument("--depth", type=int, default=48, help="channels of the ResNets")
     parser.add_argument("--width", type=int, default=1024, help="of the recurrent models")
     parser.add_argument("--latents", type=int, default=32, help="variables, and classes of each")
     parser.add_argument("--units", type=int, default=400, help="of the heads")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=8, help="that read its JPEG files")
-    parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument("--workers", type=int, default=8, help="that read the official JPEG files")
+    parser.add_argument("--compile", action="store_true", help="compile ours")
     parser.add_argument(
-        "--precisions", nargs="+", choices=["bf16", "fp32"], help="of ours; bf16, on a CPU both"
+        "--precisions",
+        nargs="+",
+        choices=["bf16", "fp32"],
+        help="of ours; default: bf16, on a CPU both",
     )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as locks:

@@ -29,8 +29,12 @@ from cwm.infra.errors import UserError
 STRIP = 10  # columns of frames
 COMPOSED = 2  # clips
 ERROR_BLACK = 0.5  # absolute error, of pixels in 0..1, that is drawn black
-LOSSES = {"image": "image loss", "kl": "KL"}
-ERRORS = {"prediction": "prediction error", "prediction_moving": "on moving pixels"}
+TRAINING = {  # title of a panel: its metrics
+    "image loss": ("train/image", "heldout/image"),
+    "KL": ("train/kl", "heldout/kl"),
+    "prediction error": ("heldout/prediction", "heldout/repeat"),
+    "on moving pixels": ("heldout/prediction_moving", "heldout/repeat_moving"),
+}
 REPEATED = LineStyle(GREY, "--", "", GREY)
 REPEATED_LABEL = "Last observed frame repeated"
 
@@ -39,7 +43,7 @@ def draw_pretraining(runs: Sequence[Path]) -> Drawing:
     """Draw losses, and held-out prediction errors, against the updates of pre-training."""
     found = runs_by_seed(runs)
     styles = model_styles(found)
-    figure, rows = _dataset_rows(found, [*LOSSES.values(), *ERRORS.values()], "updates")
+    figure, rows = _dataset_rows(found, [*TRAINING], "updates")
     notes: list[str] = []
     for method, seeds in found.items():
         for folder in seeds.values():
@@ -168,24 +172,21 @@ def _metrics(row: Sequence[Axes], method: Method, style: LineStyle, folder: Path
     """Draw the metrics of one run; yield notes on metrics that are missing or not finite."""
     metrics = read_metrics(folder, ["train/image", "train/kl"])
     name, colour = model_label(method.model), style.colour
-    dots = {"color": colour, "marker": style.marker, "label": f"{name}, held out"}
-    train = {"color": colour, "lw": 0.8, "label": name}
+    heldout: dict[str, Any] = {"color": colour, "marker": style.marker, "lw": 0.5, "ls": ":"}
+    heldout["label"] = f"{name}, held out"
+    train: dict[str, Any] = {"color": colour, "lw": 0.8, "label": name}
     repeated = {"color": GREY, "ls": "--", "lw": 0.9, "label": REPEATED_LABEL, "zorder": 1}
-    lines: list[tuple[Axes, str, dict[str, Any]]] = []
-    for ax, loss in zip(row[: len(LOSSES)], LOSSES, strict=True):
-        lines.append((ax, f"train/{loss}", train))
-        lines.append((ax, f"heldout/{loss}", dots | {"lw": 0.5, "ls": ":"}))
-    for ax, error in zip(row[len(LOSSES) :], ERRORS, strict=True):
-        lines.append((ax, f"heldout/{error}", dots | {"lw": 0.5, "ls": ":"}))
-        lines.append((ax, f"heldout/{error.replace('prediction', 'repeat')}", repeated))
-    for ax, column, options in lines:
-        if column not in metrics:
-            yield f"{method.label}: {column} was not logged."
-            continue
-        finite = metrics[np.isfinite(metrics[column])]
-        ax.plot(finite["step"], finite[column], **options)
-        if lost := np.isinf(metrics[column]).sum():
-            yield f"{method.label}: {lost} values of {column} are not finite."
+    for ax, columns in zip(row, TRAINING.values(), strict=True):
+        for column in columns:
+            if column not in metrics:
+                yield f"{method.label}: {column} was not logged."
+                continue
+            finite = metrics[np.isfinite(metrics[column])]
+            options = train if column.startswith("train/") else heldout
+            options = repeated if column.startswith("heldout/repeat") else options
+            ax.plot(finite["step"], finite[column], **options)
+            if lost := np.isinf(metrics[column]).sum():
+                yield f"{method.label}: {lost} values of {column} are not finite."
 
 
 def _by_horizon(ax: Axes, frames: pd.DataFrame, column: str, label: str, style: LineStyle) -> None:
