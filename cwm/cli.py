@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -73,13 +74,19 @@ def download(dataset: Dataset, configs: Configs, sets: Sets = None) -> None:
 
 @app.command()
 def collect(
-    dataset: Dataset, configs: Configs, out: Out, cores: Cores = 1, sets: Sets = None
+    dataset: Dataset,
+    configs: Configs,
+    out: Out,
+    folder: Annotated[Path | None, Option(help="of the videos; default: dataset.folder")] = None,
+    cores: Cores = 1,
+    sets: Sets = None,
 ) -> None:
     """List the clips of a dataset in videos.jsonl; generate a synthetic dataset first."""
     from cwm.config import load
     from cwm.videos.datasets import collect as list_clips
 
-    list_clips(dataset, load(configs, sets).dataset, out, cores)
+    cfg = load(configs, sets).dataset
+    list_clips(dataset, replace(cfg, folder=folder or cfg.folder), out, cores)
 
 
 @app.command()

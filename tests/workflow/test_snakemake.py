@@ -90,7 +90,7 @@ def test_names_on_the_command_line_reach_the_jobs_as_typed(shared, snakemake):
     assert "results/007/figures/domain_ablation.pdf" in planned.stdout, planned.stderr
     (line,) = [x for x in planned.stdout.splitlines() if "cwm collect videos" in x]
     arguments = shlex.split(line.partition("cwm collect")[2])
-    assert arguments[arguments.index("--set") + 1] == f"dataset.folder={shared / name}"
+    assert arguments[arguments.index("--folder") + 1] == name
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,7 @@ def parts_of(wildcards):
 
 def own_videos(wildcards):
     """Option with the folder of the dataset `videos`; config/dataset has those of others."""
-    setting = shlex.quote(f"dataset.folder={os.path.abspath(OWN_VIDEOS)}")
-    return f"--set {setting}" if wildcards.dataset == "videos" else ""
+    return f"--folder {shlex.quote(OWN_VIDEOS)}" if wildcards.dataset == "videos" else ""
 
 
 def own_files(wildcards):
