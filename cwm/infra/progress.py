@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
+REFRESH = 0.1  # seconds; steps may be much shorter
+
 
 class Progress:
     """Steps done, steps per second over the last 30 seconds, time left and the latest losses.
@@ -36,6 +38,7 @@ class Progress:
         console = Console(file=stream or sys.stderr)
         self.stream = None if console.is_interactive else console.file
         self.next_line, self.line = 0.0, ""
+        self.next_refresh, self.done, self.shown = 0.0, start, True
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -57,17 +60,27 @@ class Progress:
     @contextmanager
     def phase(self, name: str, total: int, unit: str) -> Iterator[None]:
         """Inside this context, show the progress of another count, such as offline updates."""
+        self._refresh()
         outer = self.task, self.unit
         self._add_task(f"{self.task.description}, {name}", total)
         self.unit = unit
         yield
+        self._refresh()
         self.bar.remove_task(self.task.id)
         self.task, self.unit = outer
 
     def update(self, done: int, losses: Mapping[str, float] | None = None) -> None:
         """Show how many steps are done; losses that are not given keep their last value."""
         self.losses |= losses or {}
-        self.bar.update(self.task.id, completed=done)
+        self.done, self.shown = done, False
+        if self.clock() >= self.next_refresh:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self.shown:
+            return
+        self.next_refresh, self.shown = self.clock() + REFRESH, True
+        self.bar.update(self.task.id, completed=self.done)
         text = self._text()
         self.bar.update(self.task.id, text=text)
         self.line = f"{self.task.description} | {text}\n"
@@ -81,6 +94,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         """Leave the last state visible."""
+        self._refresh()
         self.bar.stop()
         self._print_line()
 
