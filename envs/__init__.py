@@ -18,7 +18,7 @@ from envs.errors import EnvError, unknown
 __all__ = ["SUITES", "EnvError", "ServerConfig", "make", "tasks"]
 
 # suite -> task -> entry point and its arguments
-SUITES: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
+SUITES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "carla": {task: ("envs.carla:Carla", {"task": task}) for task in carla.TASKS},
     "dmc": {task: ("envs.dmc:ControlSuite", {"task": task}) for task in dmc.TASKS},
     "dmc-remastered": {
@@ -26,10 +26,25 @@ SUITES: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
     },
     "driving": {task: ("envs.driving:Driving", {"task": task}) for task in driving.TASKS},
     "metaworld": {task: ("envs.metaworld:MetaWorld", {"task": task}) for task in metaworld.TASKS},
-    "toy": {"blob": ("envs.blob:Blob", {}), "sphere": ("envs.sphere:Sphere", {})},
+    "toy": {
+        "blob": ("envs.blob:Blob", {}),
+        "sphere": ("envs.sphere:Sphere", {}),
+        "sphere-remastered": ("envs.sphere_remastered:RemasteredSphere", {}),
+        "sphere-remastered-hard": (
+            "envs.sphere_remastered:RemasteredSphere",
+            {"level": "everything"},
+        ),
+        "sphere-chase": ("envs.sphere_remastered:RemasteredSphere", {"chase": True}),
+    },
 }
-# Options of single suites; their classes describe them.
-OPTIONS = {"carla": ("server",), "dmc-remastered": ("vary", "textures", "heldout")}
+# Options of single suites and tasks; their classes describe them.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "carla": ("server",),
+    "dmc-remastered": ("vary", "textures", "heldout"),
+    "toy/sphere-remastered": ("heldout",),
+    "toy/sphere-remastered-hard": ("heldout",),
+    "toy/sphere-chase": ("heldout",),
+}
 
 for _suite, _tasks in SUITES.items():
     for _task, (_entry_point, _arguments) in _tasks.items():
@@ -60,7 +75,7 @@ def make(
 
     Each suite truncates episodes after a number of control steps, independent of `action_repeat`:
     500 in Meta-world, 1,000 in the Control suite and driving, 999 in CARLA, 15 in `toy/blob`, 20 in
-    `toy/sphere`. `time_limit` can only shorten them.
+    the other toy tasks. `time_limit` can only shorten them.
 
     Args:
         suite: one of SUITES.
@@ -71,7 +86,7 @@ def make(
             steps, as in the paper's code); 0 keeps the suite's limit.
         render_mode: what `render` returns. None and `rgb_array`: a frame uint8 (256, 256, 3).
             `rgb_array_list`: all frames since the last call. `human`: opens a window, needs pygame.
-        options: options of this suite (OPTIONS).
+        options: options of this suite or task (OPTIONS).
 
     Raises:
         EnvError: an unknown suite, task, render, render_mode or option, a number out of range, or a
@@ -81,9 +96,10 @@ def make(
         raise unknown(f"{suite} task", task, SUITES[suite])
     if time_limit < 0:
         raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's limit) or more")
-    valid = {"render", "action_repeat", "time_limit", "render_mode", *OPTIONS.get(suite, ())}
+    valid = {"render", "action_repeat", "time_limit", "render_mode"}
+    valid |= {*OPTIONS.get(suite, ()), *OPTIONS.get(f"{suite}/{task}", ())}
     for name in options.keys() - valid:
-        raise unknown(f"{suite} option", name, valid)
+        raise unknown(f"{suite}/{task} option", name, valid)
     return gymnasium.make(
         f"cwm/{suite}-{task}",
         max_episode_steps=time_limit or None,

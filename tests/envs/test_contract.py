@@ -19,6 +19,9 @@ ENDS_EARLY = {"driving/clear-noon"}  # under random actions; test_driving.py rea
 ENVIRONMENTS = {
     "toy/blob": (15, None, 1),
     "toy/sphere": (20, "sphere", 1),
+    "toy/sphere-remastered": (20, "sphere", 1),
+    "toy/sphere-remastered-hard": (20, "sphere", 1),
+    "toy/sphere-chase": (20, "sphere", 1),
     "dmc/cartpole-swingup": (1000, "cart", 2),
     "dmc/walker-walk": (1000, "torso", 2),
     "dmc-remastered/walker-run": (1000, "torso", 2),
