@@ -184,6 +184,23 @@ def represent(
 
 
 @app.command()
+def invariance(
+    dataset: Dataset, configs: Configs, clips: Clips, weights: Weights, out: Out, sets: Sets = None
+) -> None:
+    """Measure whether a pre-trained model's latents follow motion or appearance.
+
+    CLIPS are shadow pairs: a clip's label is its look, and the name of its file is its motion.
+    """
+    from cwm.commands.run_spec import open_run
+    from cwm.evaluate import invariance as stage
+
+    inputs = {"clips": clips, "weights": weights}
+    with open_run("invariance", dataset, configs, sets, out, inputs) as (cfg, run):
+        settings = cfg.runtime, cfg.model, cfg.pretrain, cfg.invariance
+        stage.invariance(*settings, clips, weights, run)
+
+
+@app.command()
 def convert(
     source: Annotated[Path, Argument(help="folder of official .pt files, or a weights.json")],
     out: Out,

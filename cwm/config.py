@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cwm.evaluate.baselines import BaselinesConfig
+from cwm.evaluate.invariance import InvarianceConfig
 from cwm.evaluate.predict import PredictConfig
 from cwm.evaluate.represent import RepresentConfig
 from cwm.infra.device import RuntimeConfig
@@ -42,6 +43,7 @@ class Config:
     pretrain: PretrainConfig = PretrainConfig()
     predict: PredictConfig = PredictConfig()
     represent: RepresentConfig = RepresentConfig()
+    invariance: InvarianceConfig = InvarianceConfig()
     env: EnvConfig = EnvConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     baselines: BaselinesConfig = BaselinesConfig()

@@ -25,7 +25,7 @@ PREDICTED = ("prediction", "prediction_errors", "composition", "cost")  # kinds 
 COLUMNS = ["stage", "of", "scale", "device"]  # of costs.csv
 PRICES = ["seconds", "bytes"]  # of a unit; of a job, but per clip in the stages below
 PER_CLIP = ("videos", "clips")
-ON_GPU = ("pretrain", "predict", "represent", "baselines", "finetune")
+ON_GPU = ("pretrain", "predict", "represent", "invariance", "baselines", "finetune")
 
 
 class Job(NamedTuple):
@@ -66,6 +66,9 @@ def jobs(scale: str, of: study.Study) -> Iterator[Job]:
         kinds = {figure.kind for figure in figures if model in study.pretrained_runs(figure)}
         if kinds.intersection(PREDICTED):
             yield Job("predict", model.model, cfg.predict.clips, f"predict/{folder}")
+        if "invariance" in kinds:
+            shadows = settings(scale, dataset=study.SHADOWS).dataset.standin.clips
+            yield Job("invariance", model.model, shadows, f"invariance/{folder}")
         if "representations" in kinds:
             yield Job("represent", model.model, cfg.represent.clips, f"represent/{folder}")
     tuned = sorted({run for figure in figures for run in study.finetune_runs(figure)})

@@ -21,6 +21,7 @@ from cwm.study_file import (
 )
 
 CONFIG = Path("config")
+SHADOWS = "shadows"  # dataset of the shadow pairs of a figure of kind `invariance`
 PICTURES = ("prediction", "composition", "representations")  # kinds that show single models
 
 
@@ -46,6 +47,7 @@ def datasets(study: Study) -> list[str]:
     """Datasets whose clips the figures need, including members of mixtures."""
     found = {videos_of(run.dataset) for f in study.figures.values() for run in pretrained_runs(f)}
     found |= {run.dataset for run in all_pretrained(study) if not run.dataset.startswith(OFFICIAL)}
+    found |= {SHADOWS for figure in study.figures.values() if figure.kind == "invariance"}
     members = mixtures()
     return sorted(found.union(*(members.get(name, ()) for name in found)))
 

@@ -57,6 +57,7 @@ class Figure:
         "prediction_errors",
         "composition",
         "representations",
+        "invariance",
         "cost",  # a table only
     ]
     title: str

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from cwm.analysis import figures, video_figures
+from cwm.analysis.invariance_figure import draw_invariance
 from cwm.analysis.provenance import Drawing, FigureMeta, save
 from cwm.analysis.style import RC
 from cwm.infra.errors import UserError, unknown
@@ -28,6 +29,7 @@ FROM_RUNS = {  # inputs: run folders, or files in them
     "prediction_errors": video_figures.draw_prediction_errors,
     "composition": video_figures.draw_composition,
     "representations": _representations,
+    "invariance": draw_invariance,
 }
 
 

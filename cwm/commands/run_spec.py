@@ -17,6 +17,7 @@ SECTIONS = {  # sections of the settings that each stage reads
     "pretrain": ("runtime", "model", "pretrain"),
     "predict": ("runtime", "model", "pretrain", "predict"),
     "represent": ("runtime", "model", "pretrain", "represent"),
+    "invariance": ("runtime", "model", "pretrain", "invariance"),
     "convert": ("model", "finetune"),
     "baselines": ("runtime", "model", "env", "baselines"),
     "finetune": ("runtime", "model", "env", "finetune"),

@@ -156,6 +156,21 @@ def represent(
     return folder
 
 
+def invariance(root: Path, model: str, pair: float, seed: int = 0) -> Path:
+    """Two pairs of looks; trained, shadows agree by `pair` and other motions by 0.5."""
+    folder = root / "invariance/something" / model / str(seed)
+    names = {"dataset": "something", "model": model, "seed": seed}
+    write_json(folder / "run.json", identity(stage="invariance", **names))
+    rows = []
+    for one, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
+        better = 0.1 * (one in "cd")
+        rows.append(["trained", one, other, pair + better, 0.5, float(pair > 0.5)])
+        rows.append(["untrained", one, other, 0.5, 0.5, 0.5])
+    columns = ["model", "look", "shadow", "pair", "others", "closer"]
+    write_csv(folder / "invariance.csv", columns, rows)
+    return folder
+
+
 def benchmark(folder: Path, wall: float, processor: float | str) -> Path:
     """Write a benchmark.tsv as Snakemake does."""
     (folder / "benchmark.tsv").write_text(f"s\tmean_load\tcpu_time\n{wall}\t50\t{processor}\n")

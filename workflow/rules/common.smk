@@ -7,7 +7,7 @@ import sys
 from cwm.commands.own import check_folder, listing_hash, typed_values
 from cwm.config import load as load_settings
 from cwm.infra.errors import UserError
-from cwm.study import datasets, load, mixtures
+from cwm.study import SHADOWS, datasets, load, mixtures
 from cwm.study_file import OFFICIAL, SCRATCH, finetune_runs, pretrained_runs, videos_of
 
 config |= typed_values(workflow.config_settings.config_args)
@@ -43,6 +43,7 @@ PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
 FIRST = PRETRAIN.replace("{seed}", "0")  # every fine-tuning run starts from pre-training seed 0
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
 REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}/{{seed}}"
+INVARIANCE = f"{RESULTS}/invariance/{{dataset}}/{{model}}/{{seed}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
 FINETUNE = f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
 SCORES = f"{RESULTS}/scores/{{figure}}.csv"
@@ -147,3 +148,5 @@ def drawn_from(wildcards):
             return models_of(wildcards.figure, f"{PREDICT}/errors.csv")
         case "representations":
             return models_of(wildcards.figure, f"{REPRESENT}/features.npz")
+        case "invariance":
+            return models_of(wildcards.figure, f"{INVARIANCE}/invariance.csv")

@@ -1,7 +1,7 @@
 """Clips -> pre-trained world models, their predictions and their features.
 
 Inputs: clip stores, or the authors' weights in data/official-<dataset>/<model>; config/model.
-Outputs: results/<scale>/{pretrain,predict,represent}/<dataset>/<model>/<seed>.
+Outputs: results/<scale>/{pretrain,predict,represent,invariance}/<dataset>/<model>/<seed>.
 """
 
 OWN = {"dataset": "videos", "model": "contextwm", "seed": 0}  # the model of your own videos
@@ -109,6 +109,33 @@ rule represent:
         out=REPRESENT,
     shell:
         "cwm represent {wildcards.dataset:q} {input.config:q} --clips {input.clips:q}"
+        " --weights {input.weights:q} --set pretrain.seed={wildcards.seed:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule invariance:
+    """Measure whether latents follow motion or appearance."""
+    input:
+        config=lambda w: [
+            SCALE,
+            f"config/dataset/{videos_of(w.dataset)}.yaml",
+            f"config/model/{w.model}.yaml",
+        ],
+        clips=f"{CLIPS}/store.json".format(dataset=SHADOWS),
+        weights=f"{PRETRAIN}/weights.json",
+    output:
+        f"{INVARIANCE}/invariance.csv",
+    log:
+        f"{INVARIANCE}/log.txt",
+    benchmark:
+        f"{INVARIANCE}/benchmark.tsv"
+    threads: SIZES.runtime.threads
+    resources:
+        gpu=GPU,
+    params:
+        out=INVARIANCE,
+    shell:
+        "cwm invariance {wildcards.dataset:q} {input.config:q} --clips {input.clips:q}"
         " --weights {input.weights:q} --set pretrain.seed={wildcards.seed:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 

@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from cwm.infra.errors import unknown
 
 log = logging.getLogger(__name__)
-NAMES = ("driving", "human36m", "robot", "something")
+NAMES = ("driving", "human36m", "robot", "shadows", "something")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -123,14 +123,26 @@ def _smoothstep(x: float) -> float:
 class Tabletop(Scene):
     """One compiled scene; each clip overwrites all shapes, sizes, colours and textures."""
 
-    def prepare(self, seed: int, clip: int) -> tuple[int, Callable[[int], np.ndarray]]:
-        """Number of frames of a clip, and its function t -> frame, valid until the next call."""
+    def prepare(
+        self, seed: int, clip: int, look: int | None = None
+    ) -> tuple[int, Callable[[int], np.ndarray]]:
+        """Number of frames of a clip, and its function t -> frame, valid until the next call.
+
+        With `look`, table, wall, props, light and all colours are those of that look, while camera,
+        hand and object move as without it.
+        """
         rng = np.random.default_rng([seed, clip])
-        target, *view = self._decorate(rng)
+        self._decorate(rng)
+        target, *view = _view(rng)
         half, yaw = self._shape("object", rng, rng.uniform(0.13, 0.19)), rng.uniform(0, 2 * np.pi)
         motion = Motion.draw(rng, label(clip), self._shape_hand(rng, half))
         count = int(rng.integers(30, 43))
         sway, phase = rng.choice((0, 0, 0.015)), rng.uniform(0, 2 * np.pi, 3)
+        if look is not None:
+            rng = np.random.default_rng([seed, look, 1])
+            self._decorate(rng)
+            self._colour_object("object", rng)
+            self._colour_hand(rng)
 
         def frame(t: int) -> np.ndarray:
             foot, turn, offset = motion.at(t / (count - 1))
@@ -143,8 +155,8 @@ class Tabletop(Scene):
 
         return count, frame
 
-    def _decorate(self, rng: Generator) -> tuple[np.ndarray, float, float, float]:
-        """Draw table, wall, light and props; returns the arguments of `aim`."""
+    def _decorate(self, rng: Generator) -> None:
+        """Draw table, wall, light and props."""
         for name in ("table", "wall"):
             self.paint(name, tile(rng, TILE, vivid=0.5))
             self.model.material(name).texrepeat[:] = rng.uniform(0.7, 2.0)
@@ -160,9 +172,6 @@ class Tabletop(Scene):
         lamp.dir[:] = [rng.uniform(-0.7, 0.7), rng.uniform(-0.2, 0.8), -1]
         self.model.vis.headlight.ambient[:] = rng.uniform(0.25, 0.45)
         self.model.vis.headlight.diffuse[:] = rng.uniform(0.1, 0.35)
-        target = np.array([rng.uniform(-0.08, 0.08), rng.uniform(-0.05, 0.1), 0.2])
-        azimuth, elevation = rng.uniform(-0.25, 0.25), rng.uniform(0.35, 0.75)
-        return target, rng.uniform(1.05, 1.35), azimuth, elevation
 
     def _stand(self, name: str, foot: np.ndarray, half: np.ndarray, yaw: float) -> None:
         """Stand an object of half extents (3,) at a point (3,), with its shadow on the table."""
@@ -180,19 +189,23 @@ class Tabletop(Scene):
             half[2] = half[0]
         if shape == "capsule":
             half[2] = max(half[2], 1.3 * half[0])
-        material, textured = -1, name == "object" and rng.random() < 0.6
-        if textured:
-            self.paint("object", np.tile(tile(rng, TILE), (6, 1, 1)))
-            material = self.model.material("object").id
-        paint = colour(rng)
         geom = self.model.geom(name)
         geom.type[:] = getattr(self._mujoco.mjtGeom, f"mjGEOM_{shape.upper()}")
         geom.size[:] = half
         if shape in ("cylinder", "capsule"):  # MuJoCo's order; caps are not part of the length
             geom.size[1] = half[2] - half[0] * (shape == "capsule")
-        geom.matid[:] = material
-        geom.rgba[:3] = 1 if textured else paint
+        self._colour_object(name, rng)
         return half
+
+    def _colour_object(self, name: str, rng: Generator) -> None:
+        """Draw a colour, or for the object that moves often a texture."""
+        material, textured = -1, name == "object" and rng.random() < 0.6
+        if textured:
+            self.paint("object", np.tile(tile(rng, TILE), (6, 1, 1)))
+            material = self.model.material("object").id
+        paint = colour(rng)
+        self.model.geom(name).matid[:] = material
+        self.model.geom(name).rgba[:3] = 1 if textured else paint
 
     def _shape_hand(self, rng: Generator, half: np.ndarray) -> np.ndarray:
         """Shape a hand that holds the object from above, and draw the side it comes from.
@@ -202,8 +215,7 @@ class Tabletop(Scene):
         side = np.deg2rad(-90 + rng.choice((-1, 1)) * rng.uniform(20, 80))
         rise = np.deg2rad(rng.uniform(30, 60))
         along = np.array([np.cos(rise) * np.cos(side), np.cos(rise) * np.sin(side), np.sin(rise)])
-        self.model.material("skin").rgba[:3] = rng.uniform(0.3, 1) * np.array([1, 0.78, 0.65])
-        self.model.material("sleeve").rgba[:3] = colour(rng, vivid=0.5)
+        self._colour_hand(rng)
         thick, knuckle = rng.uniform(0.022, 0.03), np.array([0, 0, 0.05])
         self.model.geom("palm").pos[:] = knuckle
         self.model.geom("palm").size[:] = [0.085, 0.085, 0.045]
@@ -219,11 +231,23 @@ class Tabletop(Scene):
         self.stretch("sleeve", knuckle + cuff * along, knuckle + 1.3 * along, 0.055)
         return 0.8 * along
 
+    def _colour_hand(self, rng: Generator) -> None:
+        """Draw the colours of skin and sleeve."""
+        self.model.material("skin").rgba[:3] = rng.uniform(0.3, 1) * np.array([1, 0.78, 0.65])
+        self.model.material("sleeve").rgba[:3] = colour(rng, vivid=0.5)
+
+
+def _view(rng: Generator) -> tuple[np.ndarray, float, float, float]:
+    """Draw the camera: the arguments of `aim`."""
+    target = np.array([rng.uniform(-0.08, 0.08), rng.uniform(-0.05, 0.1), 0.2])
+    azimuth, elevation = rng.uniform(-0.25, 0.25), rng.uniform(0.35, 0.75)
+    return target, rng.uniform(1.05, 1.35), azimuth, elevation
+
 
 _tabletop = cache(partial(Tabletop, MJCF))
 
 
-def render(seed: int, clip: int) -> Iterator[np.ndarray]:
-    """Frames (96, 128, 3) uint8 of a clip of 30 to 42 frames."""
-    count, frame = _tabletop().prepare(seed, clip)
+def render(seed: int, clip: int, look: int | None = None) -> Iterator[np.ndarray]:
+    """Frames (96, 128, 3) uint8 of a clip of 30 to 42 frames; for `look` see `prepare`."""
+    count, frame = _tabletop().prepare(seed, clip, look)
     return map(frame, range(count))
