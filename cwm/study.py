@@ -37,7 +37,7 @@ def load(scale: str) -> Study:
     study = read(path)
     for name, figure in study.figures.items():
         try:
-            _check(figure, scale)
+            _check(study, figure, scale)
         except UserError as error:
             raise UserError(f"{path}: figure {name}: {error}") from None
     return study
@@ -64,7 +64,7 @@ def mixtures() -> dict[str, list[str]]:
     return found
 
 
-def _check(figure: Figure, scale: str) -> None:
+def _check(study: Study, figure: Figure, scale: str) -> None:
     """Load the settings of every run of a figure."""
     combinations: set[tuple[str | None, tuple[Path, ...]]] = set()
     for run in finetune_runs(figure):
@@ -73,7 +73,7 @@ def _check(figure: Figure, scale: str) -> None:
     shown = pretrained_runs(figure)
     if figure.kind in PICTURES and any(run.seed for run in shown):
         raise UserError(f"kind {figure.kind} shows one seed of each pre-trained model")
-    for dataset, model, seed in [*shown, *initial_models(figure)]:
+    for dataset, model, seed in [*shown, *initial_models(study, figure)]:
         if figure.kind == "pretraining" and dataset.startswith(OFFICIAL):
             raise UserError(f"{dataset} was pre-trained by the authors: it has no training curves")
         if seed and dataset.startswith(OFFICIAL):

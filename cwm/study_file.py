@@ -72,6 +72,16 @@ class Study:
     """The figures of a study, by name."""
 
     figures: dict[FigureName, Figure]
+    # Fine-tuning seed s starts from the model of pre-training seed s modulo this number. The paper
+    # has one model of each kind; with as many as seeds, intervals include the pre-training.
+    pretrained_seeds: PositiveInt = 1
+
+    def initial_model(self, dataset: str, model: str, seed: int) -> "PretrainedRun | None":
+        """The model that a fine-tuning run starts from; None from scratch."""
+        if dataset == SCRATCH:
+            return None
+        official = dataset.startswith(OFFICIAL)  # one seed
+        return PretrainedRun(dataset, model, 0 if official else seed % self.pretrained_seeds)
 
     def figure(self, name: str) -> Figure:
         """Get a figure; UserError with similar names if it is unknown."""
@@ -92,7 +102,7 @@ class FinetuneRun(NamedTuple):
 
 
 class PretrainedRun(NamedTuple):
-    """The wildcards of a pre-trained model. Fine-tuning starts from seed 0, as in the paper."""
+    """The wildcards of a pre-trained model."""
 
     dataset: str
     model: str
@@ -117,14 +127,15 @@ def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
 def all_pretrained(study: Study) -> list[PretrainedRun]:
     """The pre-trained models that a study shows or fine-tunes, without repetition."""
     figures = study.figures.values()
-    return sorted({run for f in figures for run in (*pretrained_runs(f), *initial_models(f))})
+    return sorted({m for f in figures for m in (*pretrained_runs(f), *initial_models(study, f))})
 
 
-def initial_models(figure: Figure) -> Iterator[PretrainedRun]:
+def initial_models(study: Study, figure: Figure) -> Iterator[PretrainedRun]:
     """The models to pre-train for the fine-tuning runs of a figure."""
     for run in finetune_runs(figure):
-        if run.dataset != SCRATCH and not run.dataset.startswith(OFFICIAL):
-            yield PretrainedRun(run.dataset, run.model, 0)
+        model = study.initial_model(run.dataset, run.model, run.seed)
+        if model is not None and not model.dataset.startswith(OFFICIAL):
+            yield model
 
 
 def videos_of(dataset: str) -> str:

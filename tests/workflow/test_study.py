@@ -44,6 +44,25 @@ def test_a_run_that_several_blocks_name_is_listed_once(smoke):
     ]
 
 
+def test_seeds_start_from_pretrained_models_in_turn(smoke, snakemake):
+    text = FIGURE.replace("[none, something]}", "[something], seeds: 3}")
+    smoke.write_text("pretrained_seeds: 2\n" + text)
+    loaded = study.load("smoke")
+    models = [("something", "plain", 0), ("something", "plain", 1)]
+    assert study_file.all_pretrained(loaded) == models
+    assert loaded.initial_model("something", "plain", 2) == models[0]
+    assert loaded.initial_model("none", "plain", 2) is None
+    assert loaded.initial_model("official-something", "plain", 1).seed == 0
+
+    folder = "results/smoke/finetune/toy/sphere/plain/something/standard"
+    wanted = [f"{folder}/{seed}/scores.csv" for seed in range(3)]
+    words = ("--dry-run", "--printshellcmds", "--config", "scale=smoke", "--", *wanted)
+    planned = snakemake(smoke.parents[2], *words).stdout
+    for seed, start in ((0, 0), (1, 1), (2, 0)):
+        (line,) = [x for x in planned.splitlines() if f"--out {folder}/{seed} " in x]
+        assert f"--pretrained results/smoke/pretrain/something/plain/{start}/weights.json" in line
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

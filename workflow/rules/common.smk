@@ -8,7 +8,7 @@ from cwm.commands.own import check_folder, listing_hash, typed_values
 from cwm.config import load as load_settings
 from cwm.infra.errors import UserError
 from cwm.study import SHADOWS, datasets, load, mixtures
-from cwm.study_file import OFFICIAL, SCRATCH, finetune_runs, pretrained_runs, videos_of
+from cwm.study_file import OFFICIAL, finetune_runs, pretrained_runs, videos_of
 
 config |= typed_values(workflow.config_settings.config_args)
 try:
@@ -40,7 +40,6 @@ CLIPS = f"{RESULTS}/clips/{{dataset}}"
 PART = f"{CLIPS}/part-{{part}}"
 AUTHORS = "data/{dataset}/{model}"  # the authors' weights, put there by hand
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
-FIRST = PRETRAIN.replace("{seed}", "0")  # every fine-tuning run starts from pre-training seed 0
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
 REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}/{{seed}}"
 INVARIANCE = f"{RESULTS}/invariance/{{dataset}}/{{model}}/{{seed}}"
@@ -116,7 +115,8 @@ def own_files(wildcards):
 
 def pretrained(wildcards):
     """The world model that a run starts from; nothing when it learns from scratch."""
-    return [] if wildcards.dataset == SCRATCH else f"{FIRST}/weights.json"
+    model = STUDY.initial_model(wildcards.dataset, wildcards.model, int(wildcards.seed))
+    return f"{PRETRAIN}/weights.json".format(**model._asdict()) if model else []
 
 
 def pretrained_option(wildcards, input):
