@@ -235,6 +235,7 @@ def test_moved_folder_is_the_same_run():
     run = make_run(Path("results/smoke/work", "e"), "e")
     log(run, 0, 10)
     assert tracking.sync(run)
+    Path("results/smoke/finetune").mkdir(exist_ok=True)
     moved = run.rename("results/smoke/finetune/e")
     log(moved, 10, 20)
     (moved / "weights.json").write_text("{}")
