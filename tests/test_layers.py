@@ -34,7 +34,8 @@ ALLOWED = {
     "cwm.doctor": (*INFRA, "cwm.videos"),
     "cwm.commands": (*SETTINGS, "cwm.analysis"),
     "cwm.cli": ("cwm", "envs"),
-    "cwm": (),
+    "cwm": ("cwm.models",),
+    "cwm.models": (*MODELS, "cwm.config"),
     "bench": ("cwm", "envs"),
 }
 IMPORTED_IN = {

@@ -105,14 +105,9 @@ class StackedModel(nn.Module):
         """
         pixels = self.vision.pixels(batch.image)
         embed = self.vision.embed(pixels)
-        start = start or self.rssm.initial(len(embed), embed)
-        inputs, free, free_prior = embed, None, None
-        if self.action_free is not None:
-            free, free_prior = self.action_free.observe(
-                embed, None, batch.is_first, start, random.gumbel_free
-            )
-            inputs = self._upper_input(embed, free)
-        post, prior = self.rssm.observe(inputs, batch.action, batch.is_first, start, random.gumbel)
+        free, free_prior, post, prior = self.observe(
+            embed, batch.action, batch.is_first, start, random
+        )
         feat = post.feat
         image = self.vision.reconstruct(feat, pixels, random)
 
@@ -137,6 +132,28 @@ class StackedModel(nn.Module):
         return WorldModelOutput(
             total(losses, weights), losses | metrics, embed, free, post, prior, image, target
         )
+
+    def observe(
+        self,
+        embed: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        start: State | None = None,
+        random: RandomInputs = RandomInputs(),
+    ) -> tuple[State | None, Tensor | None, State, Tensor]:
+        """Posterior states and prior logits of the lower and the upper RSSM; see `RSSM.observe`.
+
+        The lower ones are None when the model is not stacked.
+        """
+        start = start or self.rssm.initial(len(embed), embed)
+        inputs, free, free_prior = embed, None, None
+        if self.action_free is not None:
+            free, free_prior = self.action_free.observe(
+                embed, None, is_first, start, random.gumbel_free
+            )
+            inputs = self._upper_input(embed, free)
+        post, prior = self.rssm.observe(inputs, action, is_first, start, random.gumbel)
+        return free, free_prior, post, prior
 
     def _upper_input(self, embed: Tensor, free: State) -> Tensor:
         """What the upper RSSM observes: the action-free features, optionally with the embedding."""

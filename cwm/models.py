@@ -1,0 +1,285 @@
+"""Trained models for use in Python: arrays in, arrays out.
+
+    import cwm
+    model = cwm.load("results/laptop/pretrain/something/contextwm/0")
+    frames = model.predict(clip[:, :5], length=20)
+
+Frames are uint8 (B, T, 64, 64, 3). Latents are the modes of their distributions unless a method is
+given a seed, so results are reproducible.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cwm.agent import Agent
+from cwm.config import Config
+from cwm.config import load as load_settings
+from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.errors import UserError
+from cwm.nn.decoder import ResNetDecoder
+from cwm.nn.dists import gumbel
+from cwm.nn.rssm import State
+from cwm.world.action_free import ActionFreeModel
+from cwm.world.openloop import attention
+from cwm.world.stacked import BeliefState
+from cwm.world.vision import RandomInputs, Vision
+
+Frames = NDArray[np.uint8]
+SIZE = 64
+
+
+class _Model:
+    """What pre-trained models and agents share."""
+
+    vision: Vision
+
+    def __init__(self, about: dict[str, Any], settings: Config, device: str) -> None:
+        self.about = about  # content of weights.json
+        self.settings = settings
+        self.device = device
+
+    def _pixels(self, frames: Frames, what: str = "frames") -> Tensor:
+        shape = np.shape(frames)
+        if np.asarray(frames).dtype != np.uint8 or shape[2:] != (SIZE, SIZE, 3):
+            given = f"{np.asarray(frames).dtype} {shape}"
+            raise UserError(f"{what} are {given}; they must be uint8 (B, T, 64, 64, 3)")
+        if 0 in shape:
+            raise UserError(f"{what} are empty: {shape}")
+        return self.vision.pixels(torch.as_tensor(np.asarray(frames)).to(self.device))
+
+    def _noise(self, seed: int | None, batch: int, length: int) -> Tensor:
+        """Gumbel noise (B, T, S, K) of a seed; zeros, which give the modes, for None."""
+        rssm = self.settings.model.rssm
+        shape = (batch, length, rssm.stoch, rssm.classes)
+        if seed is None:
+            return torch.zeros(shape, device=self.device)
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        noise = gumbel(shape, torch.zeros(()))
+        torch.set_rng_state(state)
+        return noise.to(self.device)
+
+    def _context(self, pixels: Tensor, context: Frames | None) -> dict[int, Tensor] | None:
+        """Features of the given context frames (B, 64, 64, 3), by default the last observed."""
+        if context is None:
+            frame = pixels[:, -1:]
+        else:
+            frame = self._pixels(np.asarray(context)[:, None], "context frames")
+            if len(frame) != len(pixels):
+                raise UserError(f"{len(frame)} context frames for {len(pixels)} clips")
+        index = torch.zeros(len(frame), dtype=torch.long, device=self.device)
+        return self.vision.encode_context(frame, index)
+
+    def _decode(self, feat: Tensor, context: dict[int, Tensor] | None) -> Frames:
+        """Decode features (B, T, F) to frames."""
+        image = (self.vision.decoder(feat, context) + 0.5).clamp(0, 1)
+        return (image.movedim(-3, -1).float() * 255).round().byte().cpu().numpy()
+
+
+class VideoModel(_Model):
+    """A pre-trained world model: it predicts video and knows no actions."""
+
+    def __init__(self, world: ActionFreeModel, *args: Any) -> None:
+        super().__init__(*args)
+        self.world, self.vision = world, world.vision
+
+    @torch.no_grad()
+    def reconstruct(
+        self, frames: Frames, context: Frames | None = None, seed: int | None = None
+    ) -> Frames:
+        """Encode clips (B, T, 64, 64, 3) and decode them again, to the same shape.
+
+        context: frames (B, 64, 64, 3) that give the appearance; by default the last of each clip.
+        """
+        pixels = self._pixels(frames)
+        post = self._observe(pixels, self._noise(seed, *pixels.shape[:2]))
+        return self._decode(post.feat, self._context(pixels, context))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        frames: Frames,
+        length: int,
+        context: Frames | None = None,
+        seed: int | None = None,
+    ) -> Frames:
+        """Observe clips (B, T, 64, 64, 3), then predict open loop up to `length` frames in all.
+
+        Returns (B, length, 64, 64, 3): T reconstructed frames and length - T predicted ones.
+        """
+        feat, pixels = self._rollout(frames, length, seed)
+        return self._decode(feat, self._context(pixels, context))
+
+    @torch.no_grad()
+    def attention(
+        self, frames: Frames, length: int, context: Frames | None = None, seed: int | None = None
+    ) -> NDArray[np.float32]:
+        """Attention of `predict` over the context frame at 16 x 16, (B, length, 256, 256).
+
+        Rows are positions in the decoded frame, columns positions in the context frame; a row sums
+        to 1. UserError for a model without cross-attention.
+        """
+        decoder = self.vision.decoder
+        if not isinstance(decoder, ResNetDecoder) or not decoder.attention:
+            raise UserError("this model has no cross-attention over a context frame")
+        feat, pixels = self._rollout(frames, length, seed)
+        features = self._context(pixels, context)
+        assert features is not None
+        return attention(decoder, feat, features).float().cpu().numpy()
+
+    def _rollout(self, frames: Frames, length: int, seed: int | None) -> tuple[Tensor, Tensor]:
+        """Features (B, length, F) of observed and predicted frames, and the observed pixels."""
+        pixels = self._pixels(frames)
+        observed = pixels.shape[1]
+        if length < observed:
+            raise UserError(f"length {length} is less than the {observed} frames observed")
+        noise = self._noise(seed, len(pixels), length)
+        post = self._observe(pixels, noise[:, :observed])
+        state, feats = post.step(-1), [post.feat]
+        no_action = pixels.new_zeros(len(pixels), 0)
+        for t in range(observed, length):
+            state = self.world.rssm.imagine_step(state, no_action, noise[:, t])
+            feats.append(state.feat[:, None])
+        return torch.cat(feats, 1), pixels
+
+    def _observe(self, pixels: Tensor, noise: Tensor) -> State:
+        embed = self.vision.embed(pixels)
+        start = self.world.rssm.initial(len(embed), embed)
+        return self.world.rssm.observe(embed, None, _first(pixels), start, noise)[0]
+
+
+class AgentModel(_Model):
+    """A fine-tuned agent: a world model with actions, a reward predictor and a policy."""
+
+    def __init__(self, agent: Agent, *args: Any) -> None:
+        super().__init__(*args)
+        self.agent, self.world, self.vision = agent, agent.world, agent.world.vision
+        self.action_dim = agent.world.action_dim
+        self._belief: BeliefState | None = None
+
+    def reset(self) -> None:
+        """Forget all observations; the next call of `act` begins an episode."""
+        self._belief = None
+
+    def act(self, image: Frames, seed: int | None = None) -> NDArray[np.float32]:
+        """Actions (B, A) in [-1, 1] for the next images (B, 64, 64, 3) of B episodes.
+
+        The agent remembers earlier images until `reset`. Without a seed it takes the most likely
+        action, with a seed a sampled one. Latents are sampled in either case, as in training.
+        """
+        if np.asarray(image).dtype != np.uint8 or np.shape(image)[1:] != (SIZE, SIZE, 3):
+            raise UserError(f"images are {np.shape(image)}; they must be uint8 (B, 64, 64, 3)")
+        state = torch.get_rng_state()
+        torch.manual_seed(0 if seed is None else seed)
+        first = np.full(len(image), self._belief is None)
+        action, self._belief = self.agent.act(
+            np.asarray(image), first, self._belief, explore=seed is not None
+        )
+        torch.set_rng_state(state)
+        return action
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        frames: Frames,
+        actions: NDArray[np.float32],
+        context: Frames | None = None,
+        seed: int | None = None,
+    ) -> Frames:
+        """Encode clips (B, T, 64, 64, 3) and decode them again, to the same shape.
+
+        actions: (B, T - 1, A); `actions[:, t]` led from frame t to frame t + 1.
+        """
+        pixels = self._pixels(frames)
+        post = self._observe(pixels, actions, seed)
+        return self._decode(post.feat, self._context(pixels, context))
+
+    @torch.no_grad()
+    def imagine(
+        self,
+        frames: Frames,
+        past: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        context: Frames | None = None,
+        seed: int | None = None,
+    ) -> tuple[Frames, NDArray[np.float32]]:
+        """Observe clips (B, T, 64, 64, 3), then imagine what H actions lead to.
+
+        past: (B, T - 1, A), the actions between the frames. actions: (B, H, A). Returns frames
+        (B, H, 64, 64, 3) and predicted rewards (B, H); the reward predictor that learned no bonus
+        predicts them if the agent has one.
+        """
+        pixels = self._pixels(frames)
+        state = self._observe(pixels, past, seed).step(-1)
+        chosen = self._actions(actions, len(pixels))
+        noise = self._noise(None if seed is None else seed + 1, *chosen.shape[:2])
+        states = []
+        for t in range(chosen.shape[1]):
+            state = self.world.rssm.imagine_step(state, chosen[:, t], noise[:, t])
+            states.append(state.feat)
+        feat = torch.stack(states, 1)
+        head = self.world.aux_reward or self.world.reward
+        reward = head(feat)[0].squeeze(-1)
+        return self._decode(feat, self._context(pixels, context)), reward.float().cpu().numpy()
+
+    def _actions(self, actions: NDArray[np.float32], batch: int) -> Tensor:
+        values = np.asarray(actions, np.float32)
+        if values.ndim != 3 or values.shape[0] != batch or values.shape[2] != self.action_dim:
+            needed = f"({batch}, steps, {self.action_dim})"
+            raise UserError(f"actions are {values.shape}; they must be {needed}")
+        if not (np.abs(values) <= 1).all():
+            raise UserError("actions must be finite and within [-1, 1]")
+        return torch.as_tensor(values).to(self.device)
+
+    def _observe(self, pixels: Tensor, past: NDArray[np.float32], seed: int | None) -> State:
+        batch, length = pixels.shape[:2]
+        action = self._actions(past, batch)
+        if action.shape[1] != length - 1:
+            raise UserError(f"{length} frames need {length - 1} actions, not {action.shape[1]}")
+        action = torch.cat([action.new_zeros(batch, 1, self.action_dim), action], 1)
+        noise = self._noise(seed, batch, length)
+        embed = self.vision.embed(pixels)
+        random = RandomInputs(gumbel_free=noise, gumbel=noise)
+        return self.world.observe(embed, action, _first(pixels), None, random)[2]
+
+
+def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:
+    """Load a trained model, ready for use.
+
+    Args:
+        place: the folder of a finished run, or its weights.json. The config.yaml beside it gives
+            the settings of the model.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        UserError: there is no model at `place`, a file is damaged, or the weights do not fit the
+            settings.
+    """
+    index = Path(place)
+    index = index / "weights.json" if index.is_dir() else index
+    if not index.is_file():
+        raise UserError(f"no model in {place}: it has no weights.json")
+    tensors, about = load_weights(index)
+    settings = load_settings([index.with_name("config.yaml")])
+    if about.get("kind") == "action-free":
+        world = ActionFreeModel(settings.model, settings.pretrain.world).to(device).eval()
+        load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, index)
+        return VideoModel(world, about, settings, device)
+    if about.get("kind") != "agent":
+        raise UserError(f"{index} holds a model of unknown kind {about.get('kind')!r}")
+    actions = len(tensors["behavior.actor.out.0.bias"])
+    agent = Agent(settings.model, settings.finetune.agent, actions).to(device).eval()
+    parts = {name: getattr(agent, name) for name in ("world", "behavior")}
+    load_parts(parts | ({"bonus": agent.bonus} if agent.bonus else {}), tensors, index)
+    return AgentModel(agent, about, settings, device)
+
+
+def _first(pixels: Tensor) -> Tensor:
+    first = pixels.new_zeros(pixels.shape[:2])
+    first[:, 0] = 1
+    return first
