@@ -260,21 +260,24 @@ def finetune(
 
 
 @app.command()
-def play(
-    what: Task,
-    out: Annotated[Path, Option(help="the video file, .mp4")],
+def evaluate(
+    what: Annotated[str, Argument(help="suite/task, or the folder of a fine-tuning run")],
     policy: Annotated[
-        str, Option(help="random, scripted, or a weights.json of an agent")
-    ] = "random",
-    seed: Annotated[int, Option(help="random seed of the episode", min=0)] = 0,
+        str | None, Option(help="random, scripted or a weights.json; default: the run's agent")
+    ] = None,
+    episodes: Annotated[int, Option(help="number of episodes", min=1)] = 10,
+    seed: Annotated[int, Option(help="random seed of the evaluation", min=0)] = 0,
+    video: Annotated[Path | None, Option(help="film the first episode, .mp4")] = None,
+    out: Annotated[Path | None, Option(help="a row for each episode, .csv")] = None,
     sets: Sets = None,
 ) -> None:
-    """Record one episode as a video and print its return."""
-    from cwm.commands.play import play as record
+    """Run episodes of an agent, a scripted or a random policy; print return and success."""
+    from cwm.commands.episodes import run_episodes, summary, write_episodes
 
-    outcome = record(what, policy, seed, out, sets or ())
-    success = "" if outcome.success is None else f", success {outcome.success:g}"
-    echo(f"return {outcome.return_:.1f}{success}, {outcome.length} steps: {out}")
+    found = run_episodes(what, policy, episodes, seed, video, sets or ())
+    if out is not None:
+        write_episodes(out, found)
+    echo(f"{len(found)} episode{'s'[: len(found) > 1]}: {', '.join(summary(found))}")
 
 
 Study = Annotated[Path, Option(help="file of config/study")]

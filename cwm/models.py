@@ -273,7 +273,8 @@ def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:
     if about.get("kind") != "agent":
         raise UserError(f"{index} holds a model of unknown kind {about.get('kind')!r}")
     actions = len(tensors["behavior.actor.out.0.bias"])
-    agent = Agent(settings.model, settings.finetune.agent, actions).to(device).eval()
+    agent = Agent(settings.model, settings.finetune.agent, actions, settings.runtime.precision)
+    agent.to(device).eval()
     parts = {name: getattr(agent, name) for name in ("world", "behavior")}
     load_parts(parts | ({"bonus": agent.bonus} if agent.bonus else {}), tensors, index)
     return AgentModel(agent, about, settings, device)

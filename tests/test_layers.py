@@ -32,7 +32,7 @@ ALLOWED = {
     "cwm.study": (*INFRA, "cwm.config", "cwm.study_file"),
     "cwm.plan": (*SETTINGS, "cwm.analysis"),
     "cwm.doctor": (*INFRA, "cwm.videos"),
-    "cwm.commands": (*SETTINGS, "cwm.analysis"),
+    "cwm.commands": (*SETTINGS, "cwm.models", "cwm.analysis"),
     "cwm.cli": ("cwm", "envs"),
     "cwm": ("cwm.models",),
     "cwm.models": (*MODELS, "cwm.config"),

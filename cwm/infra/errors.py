@@ -60,8 +60,8 @@ def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:
     """The error for an unknown name, with the nearest valid names."""
     choices = sorted(valid)
     nearest = difflib.get_close_matches(name, choices, n=3, cutoff=0.5) or choices[:8]
-    hint = ", ".join(nearest) if choices else "none exist"
-    return UserError(f"unknown {what} {name!r}; did you mean: {hint}?")
+    hint = f"did you mean: {', '.join(nearest)}?" if choices else "there is none"
+    return UserError(f"unknown {what} {name!r}; {hint}")
 
 
 def explain_validation(source: str, error: ValidationError) -> str:

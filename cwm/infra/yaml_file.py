@@ -48,8 +48,9 @@ def read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not YAML: {error}") from None
     except OSError as error:
-        near = unknown("file", path.name, (p.name for p in path.parent.glob("*.yaml")))
-        raise UserError(f"cannot read {path}: {error.strerror}; {near}") from None
+        names = [p.name for p in path.parent.glob("*.yaml")]
+        near = f"; {unknown('file', path.name, names)}" if names else ""
+        raise UserError(f"cannot read {path}: {error.strerror}{near}") from None
     return mapping(parse(text, str(path)), str(path))
 
 
