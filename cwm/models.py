@@ -64,21 +64,21 @@ class _Model:
         torch.set_rng_state(state)
         return noise.to(self.device)
 
-    def _context(self, pixels: Tensor, context: Frames | None) -> dict[int, Tensor] | None:
-        """Features of the given context frames (B, 64, 64, 3), by default the last observed."""
-        if context is None:
-            frame = pixels[:, -1:]
-        else:
-            frame = self._pixels(np.asarray(context)[:, None], "context frames")
-            if len(frame) != len(pixels):
-                raise UserError(f"{len(frame)} context frames for {len(pixels)} clips")
+    @torch.no_grad()
+    def decode(self, features: Tensor, context: Frames) -> Frames:
+        """Decode features (B, T, F) with context frames (B, 64, 64, 3) to (B, T, 64, 64, 3).
+
+        A plain model ignores the context frames.
+        """
+        image = (self.vision.decoder(features, self._context(features, context)) + 0.5).clamp(0, 1)
+        return (image.movedim(-3, -1).float() * 255).round().byte().cpu().numpy()
+
+    def _context(self, features: Tensor, context: Frames) -> dict[int, Tensor] | None:
+        frame = self._pixels(np.asarray(context)[:, None], "context frames")
+        if len(frame) != len(features):
+            raise UserError(f"{len(frame)} context frames for {len(features)} clips")
         index = torch.zeros(len(frame), dtype=torch.long, device=self.device)
         return self.vision.encode_context(frame, index)
-
-    def _decode(self, feat: Tensor, context: dict[int, Tensor] | None) -> Frames:
-        """Decode features (B, T, F) to frames."""
-        image = (self.vision.decoder(feat, context) + 0.5).clamp(0, 1)
-        return (image.movedim(-3, -1).float() * 255).round().byte().cpu().numpy()
 
 
 class VideoModel(_Model):
@@ -88,7 +88,6 @@ class VideoModel(_Model):
         super().__init__(*args)
         self.world, self.vision = world, world.vision
 
-    @torch.no_grad()
     def reconstruct(
         self, frames: Frames, context: Frames | None = None, seed: int | None = None
     ) -> Frames:
@@ -96,11 +95,8 @@ class VideoModel(_Model):
 
         context: frames (B, 64, 64, 3) that give the appearance; by default the last of each clip.
         """
-        pixels = self._pixels(frames)
-        post = self._observe(pixels, self._noise(seed, *pixels.shape[:2]))
-        return self._decode(post.feat, self._context(pixels, context))
+        return self.predict(frames, np.shape(frames)[1], context, seed)
 
-    @torch.no_grad()
     def predict(
         self,
         frames: Frames,
@@ -110,30 +106,15 @@ class VideoModel(_Model):
     ) -> Frames:
         """Observe clips (B, T, 64, 64, 3), then predict open loop up to `length` frames in all.
 
-        Returns (B, length, 64, 64, 3): T reconstructed frames and length - T predicted ones.
+        Returns (B, length, 64, 64, 3): T reconstructed frames and length - T predicted ones. For
+        `context` see `reconstruct`.
         """
-        feat, pixels = self._rollout(frames, length, seed)
-        return self._decode(feat, self._context(pixels, context))
+        features = self.rollout(frames, length, seed)
+        return self.decode(features, frames[:, -1] if context is None else context)
 
     @torch.no_grad()
-    def attention(
-        self, frames: Frames, length: int, context: Frames | None = None, seed: int | None = None
-    ) -> NDArray[np.float32]:
-        """Attention of `predict` over the context frame at 16 x 16, (B, length, 256, 256).
-
-        Rows are positions in the decoded frame, columns positions in the context frame; a row sums
-        to 1. UserError for a model without cross-attention.
-        """
-        decoder = self.vision.decoder
-        if not isinstance(decoder, ResNetDecoder) or not decoder.attention:
-            raise UserError("this model has no cross-attention over a context frame")
-        feat, pixels = self._rollout(frames, length, seed)
-        features = self._context(pixels, context)
-        assert features is not None
-        return attention(decoder, feat, features).float().cpu().numpy()
-
-    def _rollout(self, frames: Frames, length: int, seed: int | None) -> tuple[Tensor, Tensor]:
-        """Features (B, length, F) of observed and predicted frames, and the observed pixels."""
+    def rollout(self, frames: Frames, length: int, seed: int | None = None) -> Tensor:
+        """The features (B, length, F) that `predict` decodes."""
         pixels = self._pixels(frames)
         observed = pixels.shape[1]
         if length < observed:
@@ -145,8 +126,21 @@ class VideoModel(_Model):
         for t in range(observed, length):
             state = self.world.rssm.imagine_step(state, no_action, noise[:, t])
             feats.append(state.feat[:, None])
-        return torch.cat(feats, 1), pixels
+        return torch.cat(feats, 1)
 
+    @torch.no_grad()
+    def attention(self, features: Tensor, context: Frames) -> NDArray[np.float32]:
+        """Attention over the context frames when features (B, T, F) are decoded, at 16 x 16.
+
+        Returns (B, T, 256, 256): rows are positions in the decoded frame, columns positions in the
+        context frame (B, 64, 64, 3); a row sums to 1. UserError without cross-attention.
+        """
+        decoder, encoded = self.vision.decoder, self._context(features, context)
+        if encoded is None or not isinstance(decoder, ResNetDecoder) or not decoder.attention:
+            raise UserError("this model has no cross-attention over a context frame")
+        return attention(decoder, features, encoded).float().cpu().numpy()
+
+    @torch.no_grad()
     def _observe(self, pixels: Tensor, noise: Tensor) -> State:
         embed = self.vision.embed(pixels)
         start = self.world.rssm.initial(len(embed), embed)
@@ -183,7 +177,6 @@ class AgentModel(_Model):
         torch.set_rng_state(state)
         return action
 
-    @torch.no_grad()
     def reconstruct(
         self,
         frames: Frames,
@@ -193,13 +186,12 @@ class AgentModel(_Model):
     ) -> Frames:
         """Encode clips (B, T, 64, 64, 3) and decode them again, to the same shape.
 
-        actions: (B, T - 1, A); `actions[:, t]` led from frame t to frame t + 1.
+        actions: (B, T - 1, A); `actions[:, t]` led from frame t to frame t + 1. context: frames
+        (B, 64, 64, 3) that give the appearance; by default the last of each clip.
         """
-        pixels = self._pixels(frames)
-        post = self._observe(pixels, actions, seed)
-        return self._decode(post.feat, self._context(pixels, context))
+        features = self._observe(self._pixels(frames), actions, seed).feat
+        return self.decode(features, frames[:, -1] if context is None else context)
 
-    @torch.no_grad()
     def imagine(
         self,
         frames: Frames,
@@ -211,21 +203,37 @@ class AgentModel(_Model):
         """Observe clips (B, T, 64, 64, 3), then imagine what H actions lead to.
 
         past: (B, T - 1, A), the actions between the frames. actions: (B, H, A). Returns frames
-        (B, H, 64, 64, 3) and predicted rewards (B, H); the reward predictor that learned no bonus
-        predicts them if the agent has one.
+        (B, H, 64, 64, 3) and predicted rewards (B, H). For `context` see `reconstruct`.
+        """
+        dream = self.dream(frames, past, seed)
+        features = torch.stack([dream.advance(a) for a in np.moveaxis(actions, 1, 0)], 1)
+        context = frames[:, -1] if context is None else context
+        return self.decode(features, context), self.rewards(features)
+
+    def dream(
+        self,
+        frames: Frames,
+        past: NDArray[np.float32] | None = None,
+        seed: int | None = None,
+    ) -> "Dream":
+        """Observe clips (B, T, 64, 64, 3), and go on from there one action at a time.
+
+        past: (B, T - 1, A), the actions between the frames; needed if there are several.
         """
         pixels = self._pixels(frames)
+        if past is None:
+            past = np.zeros((len(pixels), 0, self.action_dim), np.float32)
         state = self._observe(pixels, past, seed).step(-1)
-        chosen = self._actions(actions, len(pixels))
-        noise = self._noise(None if seed is None else seed + 1, *chosen.shape[:2])
-        states = []
-        for t in range(chosen.shape[1]):
-            state = self.world.rssm.imagine_step(state, chosen[:, t], noise[:, t])
-            states.append(state.feat)
-        feat = torch.stack(states, 1)
+        return Dream(self, state, None if seed is None else seed + 1)
+
+    @torch.no_grad()
+    def rewards(self, features: Tensor) -> NDArray[np.float32]:
+        """Predicted rewards (...) of features (..., F).
+
+        The reward predictor that learned no bonus predicts them if the agent has one.
+        """
         head = self.world.aux_reward or self.world.reward
-        reward = head(feat)[0].squeeze(-1)
-        return self._decode(feat, self._context(pixels, context)), reward.float().cpu().numpy()
+        return head(features)[0].squeeze(-1).float().cpu().numpy()
 
     def _actions(self, actions: NDArray[np.float32], batch: int) -> Tensor:
         values = np.asarray(actions, np.float32)
@@ -236,6 +244,7 @@ class AgentModel(_Model):
             raise UserError("actions must be finite and within [-1, 1]")
         return torch.as_tensor(values).to(self.device)
 
+    @torch.no_grad()
     def _observe(self, pixels: Tensor, past: NDArray[np.float32], seed: int | None) -> State:
         batch, length = pixels.shape[:2]
         action = self._actions(past, batch)
@@ -246,6 +255,27 @@ class AgentModel(_Model):
         embed = self.vision.embed(pixels)
         random = RandomInputs(gumbel_free=noise, gumbel=noise)
         return self.world.observe(embed, action, _first(pixels), None, random)[2]
+
+
+class Dream:
+    """An imagined trajectory of an agent's world model, from B states, one step at a time."""
+
+    def __init__(self, model: AgentModel, state: State, seed: int | None) -> None:
+        self.model, self.state, self.seed = model, state, seed
+
+    @torch.no_grad()
+    def advance(self, action: NDArray[np.float32]) -> Tensor:
+        """Features (B, F) after actions (B, A); `decode` and `rewards` of the model read them."""
+        chosen = self.model._actions(np.asarray(action)[:, None], len(self.state.deter))[:, 0]
+        noise = self.model._noise(self.seed, len(chosen), 1)[:, 0]
+        self.seed = None if self.seed is None else self.seed + 1
+        self.state = self.model.world.rssm.imagine_step(self.state, chosen, noise)
+        return self.state.feat
+
+    @torch.no_grad()
+    def act(self) -> NDArray[np.float32]:
+        """The agent's most likely actions (B, A) in the present imagined states."""
+        return self.model.agent.behavior.policy(self.state.feat).mode().float().cpu().numpy()
 
 
 def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:

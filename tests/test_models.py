@@ -80,7 +80,8 @@ def test_equal_seeds_give_equal_frames_and_the_generator_is_not_changed(pretrain
 
 def test_attention_sums_to_one(pretrained):
     folder, clips = pretrained
-    weights = cwm.load(folder).attention(clips[:, :2], length=3)
+    model = cwm.load(folder)
+    weights = model.attention(model.rollout(clips[:, :2], length=3), clips[:, 1])
     assert weights.shape == (2, 3, 256, 256)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
 
@@ -105,6 +106,19 @@ def test_agent_reconstructs_and_imagines(agent):
     )
     assert still[0].shape == (2, 5, 64, 64, 3) and still[1].shape == (2, 5)
     assert not np.array_equal(still[1], moving[1])
+
+
+def test_dream_step_by_step_equals_imagine(agent):
+    model, clips = cwm.load(agent), random_clips()
+    dream, actions = model.dream(clips[:, :1]), []
+    features = []
+    for _ in range(3):
+        actions.append(dream.act())
+        features.append(dream.advance(actions[-1]))
+    past = np.zeros((2, 0, 3), np.float32)
+    frames, rewards = model.imagine(clips[:, :1], past, np.stack(actions, 1))
+    np.testing.assert_array_equal(rewards, model.rewards(torch.stack(features, 1)))
+    np.testing.assert_array_equal(frames, model.decode(torch.stack(features, 1), clips[:, 0]))
 
 
 @pytest.mark.parametrize(
