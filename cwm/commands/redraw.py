@@ -17,6 +17,7 @@ INPUTS = {  # file that each kind of figure needs of each run; other kinds need 
     "pretraining": "pretrain/{}/metrics.jsonl",
     "prediction_errors": "predict/{}/errors.csv",
     "representations": "represent/{}/features.npz",
+    "invariance": "invariance/{}/invariance.csv",
 }
 
 log = logging.getLogger(__name__)

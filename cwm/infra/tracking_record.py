@@ -16,6 +16,7 @@ LAST_FILE = {  # of a stage: the file that is published last, so a run with it i
     "convert": "weights.json",
     "predict": "errors.csv",
     "represent": "features.npz",
+    "invariance": "invariance.csv",
     "baselines": "scores.csv",
     "finetune": "weights.json",
 }

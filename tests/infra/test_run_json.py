@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from cwm.commands.run_spec import SECTIONS
 from cwm.infra.errors import UserError
 from cwm.infra.run_json import labels, read_run
+from cwm.infra.tracking_record import LAST_FILE
 
 
 def test_labels_have_a_fixed_order_and_are_text(tmp_path):
@@ -25,3 +27,8 @@ def test_missing_or_wrong_value_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "run.json").write_text('{"seed": -1}')
     with pytest.raises(UserError, match=r"run\.json: seed"):
         read_run(tmp_path)
+
+
+def test_every_stage_has_a_last_file():
+    """MLflow shows runs of these stages only."""
+    assert LAST_FILE.keys() == SECTIONS.keys()
