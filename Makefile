@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint check test coverage long-test image-test report-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+.PHONY: all lint check test coverage long-test image-test report-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
   audit setup libraries lock
 
 CORES ?= all
@@ -83,6 +83,11 @@ image-test: setup
 report-test: setup
 	@command -v chromium >/dev/null || $(call system,chromium)
 	exec pytest tests/report/chromium.py
+
+# The viewer in a real browser.
+viewer-test: setup
+	@command -v chromium >/dev/null || $(call system,chromium)
+	exec pytest tests/viewer/browser.py
 
 # The services of compose.yaml, really run: a PostgreSQL, the tracking server, many runs at once.
 box-test: setup

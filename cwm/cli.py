@@ -280,6 +280,19 @@ def evaluate(
     echo(f"{len(found)} episode{'s'[: len(found) > 1]}: {', '.join(summary(found))}")
 
 
+@app.command()
+def dream(
+    models: Annotated[list[str], Argument(help="folders of runs, or their weights.json")],
+    clips: Annotated[Path | None, Option(help="store.json; default: synthetic clips")] = None,
+    port: Annotated[int, Option(help="0: any free one", min=0, max=65535)] = 8765,
+    browser: Annotated[bool, Option(help="open a browser")] = True,
+) -> None:
+    """Open a local page to predict clips, change the context frame and act inside a model."""
+    from cwm.commands.dream import dream as open_viewer
+
+    open_viewer(models, clips, port, browser)
+
+
 Study = Annotated[Path, Option(help="file of config/study")]
 Stem = Annotated[Path, Option("--out", help="path of the outputs, without a suffix")]
 Name = Annotated[str, Argument(metavar="FIGURE", help="name of a figure of the study")]

@@ -50,7 +50,7 @@ class _Model:
             raise UserError(f"{what} are {given}; they must be uint8 (B, T, 64, 64, 3)")
         if 0 in shape:
             raise UserError(f"{what} are empty: {shape}")
-        return self.vision.pixels(torch.as_tensor(np.asarray(frames)).to(self.device))
+        return self.vision.pixels(torch.tensor(np.asarray(frames), device=self.device))
 
     def _noise(self, seed: int | None, batch: int, length: int) -> Tensor:
         """Gumbel noise (B, T, S, K) of a seed; zeros, which give the modes, for None."""

@@ -16,20 +16,20 @@ from cwm.videos.store import INDEX
 ROOT = Path(__file__).parents[1] / "config"
 
 
-def store(folder: Path, labels: tuple[str, ...] = ()) -> Path:
+def store(folder: Path, labels: tuple[str, ...] = (), length: int = 10) -> Path:
     """Ten clips of squares that move down, the last two held out; labels alternate."""
-    frames = np.full((10, 10, 64, 64, 3), 40, np.uint8)
-    for clip, t in np.ndindex(10, 10):
+    frames = np.full((10, length, 64, 64, 3), 40, np.uint8)
+    for clip, t in np.ndindex(10, length):
         frames[clip, t, 5 * t : 5 * t + 14, 4 * clip : 4 * clip + 14] = 200
-    np.save(folder / shard_name(0), frames.reshape(100, 64, 64, 3))
+    np.save(folder / shard_name(0), frames.reshape(10 * length, 64, 64, 3))
     index = np.zeros(10, INDEX)
-    index["offset"], index["length"] = np.arange(10) * 10, 10
+    index["offset"], index["length"] = np.arange(10) * length, length
     index["label"] = np.arange(10) % len(labels) if labels else -1
     index["split"][-2:] = 1
     np.save(folder / "index.npy", index)
     info = {"dataset": "squares", "labels": labels, "frame_shape": [64, 64, 3]}
-    info |= {"frame_bytes": 64 * 64 * 3, "shards": {shard_name(0): 100}}
-    info |= {"clips": {"train": 8, "heldout": 2}, "frames": 100}
+    info |= {"frame_bytes": 64 * 64 * 3, "shards": {shard_name(0): 10 * length}}
+    info |= {"clips": {"train": 8, "heldout": 2}, "frames": 10 * length}
     info["sha256"] = {"content": "c", "index": sha256(folder / "index.npy"), "manifest": "5ha"}
     (folder / "store.json").write_text(json.dumps(info))
     return folder / "store.json"

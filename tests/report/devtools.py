@@ -9,7 +9,10 @@ import time
 
 
 class Chromium:
-    """One page of an offline browser: `with Chromium() as browser`."""
+    """One page of a browser, by default offline: `with Chromium() as browser`."""
+
+    def __init__(self, offline=True):
+        self.offline = offline
 
     def __enter__(self):
         self.home = tempfile.TemporaryDirectory()
@@ -31,7 +34,7 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self(f"{domain}.enable")
         nothing = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-        self("Network.emulateNetworkConditions", offline=True, **nothing)
+        self("Network.emulateNetworkConditions", offline=self.offline, **nothing)
         return self
 
     def __exit__(self, *_):
@@ -68,6 +71,12 @@ class Chromium:
         self.events.clear()
         self("Page.navigate", url=path.absolute().as_uri())
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def visit(self, address):
+        """Open a web page and wait until it has loaded."""
+        self.events.clear()
+        self("Page.navigate", url=address)
+        self.wait(f"document.readyState === 'complete' && location.href === '{address}'")
 
     def evaluate(self, script):
         """The value of a script; a promise is awaited."""

@@ -1,0 +1,40 @@
+"""Open the viewer with some models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cwm.infra.errors import UserError
+from cwm.models import AgentModel, VideoModel, load
+from cwm.train.rollout import EnvConfig
+from cwm.viewer.clips import Clips, StoreClips, SyntheticClips
+from cwm.viewer.server import serve
+from cwm.viewer.session import LENGTH, Session
+
+
+def dream(places: Sequence[str], clips: Path | None, port: int, show: bool) -> None:
+    """Serve the viewer on loopback until interrupted; for `places` see `cwm.load`.
+
+    Without `clips`, a store.json, synthetic clips are rendered on demand. Raises UserError for a
+    place without a model, two of the same name, a store without long clips, and a port in use.
+    """
+    models: dict[str, VideoModel] = {}
+    agents: dict[str, tuple[AgentModel, str, EnvConfig]] = {}
+    for place in places:
+        model = load(place)
+        about = model.about
+        known: dict[str, object] = {**models, **agents}
+        if isinstance(model, AgentModel):
+            task = f"{about.get('suite')}/{about.get('task')}"
+            name = f"{task}, {about.get('model')}"
+        else:
+            name = f"{about.get('model')}, {about.get('dataset')}"
+        if name in known:
+            name = f"{name} ({place})"
+        if isinstance(model, AgentModel):
+            agents[name] = model, task, model.settings.env
+        else:
+            models[name] = model
+    if not (models or agents):
+        raise UserError("name a model: the folder of a run of cwm pretrain or cwm finetune")
+    shown: Clips = StoreClips(clips, LENGTH) if clips else SyntheticClips(LENGTH)
+    serve(lambda: Session(models, agents, shown), port, show)
