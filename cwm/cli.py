@@ -281,6 +281,30 @@ def evaluate(
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, Argument(help="folder of a run with weights")],
+    name: Annotated[str, Argument(metavar="OWNER/NAME", help="of the model on the Hub")],
+    private: Annotated[bool, Option(help="only you can see it")] = True,
+) -> None:
+    """Upload a trained model to the Hugging Face Hub; needs a token (HF_TOKEN)."""
+    from cwm import hub
+
+    echo(hub.push(folder, name, private))
+
+
+@app.command()
+def pull(
+    name: Annotated[str, Argument(metavar="OWNER/NAME", help="of a model on the Hub")],
+    out: Annotated[Path | None, Option(help="folder; default: the Hub's cache")] = None,
+    revision: Annotated[str | None, Option(help="branch, tag or commit")] = None,
+) -> None:
+    """Download a trained model from the Hugging Face Hub and print its folder."""
+    from cwm import hub
+
+    echo(hub.pull(name, revision, out))
+
+
+@app.command()
 def dream(
     models: Annotated[list[str], Argument(help="folders of runs, or their weights.json")],
     clips: Annotated[Path | None, Option(help="store.json; default: synthetic clips")] = None,

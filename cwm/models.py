@@ -19,6 +19,7 @@ from torch import Tensor
 from cwm.agent import Agent
 from cwm.config import Config
 from cwm.config import load as load_settings
+from cwm.hub import PREFIX, resolve
 from cwm.infra.checkpoint import load_parts, load_weights
 from cwm.infra.errors import UserError
 from cwm.nn.decoder import ResNetDecoder
@@ -282,15 +283,15 @@ def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:
     """Load a trained model, ready for use.
 
     Args:
-        place: the folder of a finished run, or its weights.json. The config.yaml beside it gives
-            the settings of the model.
+        place: the folder of a finished run, its weights.json, or `hf://owner/name`, optionally
+            with `@revision`. The config.yaml beside the weights gives the settings of the model.
         device: `cpu` or `cuda`.
 
     Raises:
         UserError: there is no model at `place`, a file is damaged, or the weights do not fit the
             settings.
     """
-    index = Path(place)
+    index = resolve(str(place)) if str(place).startswith(PREFIX) else Path(place)
     index = index / "weights.json" if index.is_dir() else index
     if not index.is_file():
         raise UserError(f"no model in {place}: it has no weights.json")

@@ -36,7 +36,8 @@ ALLOWED = {
     "cwm.commands": (*SETTINGS, "cwm.models", "cwm.viewer", "cwm.analysis"),
     "cwm.cli": ("cwm", "envs"),
     "cwm": ("cwm.models",),
-    "cwm.models": (*MODELS, "cwm.config"),
+    "cwm.hub": INFRA,
+    "cwm.models": (*MODELS, "cwm.config", "cwm.hub"),
     "bench": ("cwm", "envs"),
 }
 IMPORTED_IN = {
