@@ -169,7 +169,7 @@ def test_bad_picture_folders_raise(assets):
     ("arguments", "message"),
     [
         ({"vary": ["lights"]}, "unknown factor 'lights'; did you mean: light"),
-        ({"texture": "assets"}, "unknown dmc-remastered option 'texture'; did you mean: textures?"),
+        ({"texture": "assets"}, "walker-run option 'texture'; did you mean: textures?"),
     ],
 )
 def test_bad_options_raise(arguments, message):
