@@ -68,8 +68,8 @@ def decode_part(
         first.setdefault(record.identity, record)
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / ".lock", f"decoding into {out}"):
-        for leftover in out.glob(f"{TEMPORARY}*/"):  # of a killed process
-            shutil.rmtree(leftover)
+        for leftover in out.glob(f"{TEMPORARY}*"):  # of a killed process
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         check_ffmpeg(out)
         shards = Shards(out, key(cfg) | {"parts": cfg.parts})
         todo = [record for identity, record in first.items() if identity not in shards.clips]

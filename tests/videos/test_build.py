@@ -412,9 +412,10 @@ def test_data_page_shows_counts_sizes_and_labels(folder):
     assert len(page["manifest"]) == 64
 
 
-def test_decoding_removes_temporary_folders_of_a_killed_process(folder):
-    leftover = build(folder) / "part-000/.tmp-killed"
-    leftover.mkdir()
-    (leftover / "clip.webm").write_bytes(b"part of a video")
+def test_decoding_removes_temporary_files_and_folders_of_a_killed_process(folder):
+    part = build(folder) / "part-000"
+    (part / ".tmp-killed").mkdir()
+    (part / ".tmp-killed/clip.webm").write_bytes(b"part of a video")
+    (part / ".tmp-check.gif").write_bytes(b"part of an image")
     build(folder)
-    assert not leftover.exists()
+    assert not list(part.glob(".tmp-*"))
