@@ -121,3 +121,10 @@ def test_a_text_given_by_set_may_be_quoted_or_null():
     assert config.load([], ["dataset.annotations={train: a.json}"]).dataset.annotations == {
         "train": "a.json"
     }
+
+
+def test_windows_of_one_frame_are_an_error():
+    """The evaluation during pre-training could not split them into two halves."""
+    with pytest.raises(UserError, match=r"pretrain\.length"):
+        config.load([], ["pretrain.length=1"])
+    assert config.load([], ["pretrain.length=2"]).pretrain.length == 2

@@ -1,4 +1,4 @@
-"""Types of settings: numbers between 0 and 1."""
+"""Types of settings."""
 
 from typing import Annotated
 
@@ -6,3 +6,4 @@ from pydantic import Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]

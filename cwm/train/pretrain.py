@@ -18,6 +18,7 @@ from cwm.infra.device import RuntimeConfig, reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir
+from cwm.infra.types import AtLeastTwo
 from cwm.nn.batch import clip_batch
 from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
 from cwm.train.compiled import compile_regions
@@ -36,7 +37,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     updates: PositiveInt = 1_200_000
     batch: PositiveInt = 16
-    length: PositiveInt = 25
+    length: AtLeastTwo = 25  # the evaluation predicts the second half from the first
     seed: NonNegativeInt = 0
     log_every: PositiveInt = 100  # updates
     heldout_every: PositiveInt = 5000  # updates between evaluations on held-out clips
