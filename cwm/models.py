@@ -21,9 +21,9 @@ from cwm.config import Config
 from cwm.config import load as load_settings
 from cwm.hub import PREFIX, resolve
 from cwm.infra.checkpoint import load_parts, load_weights
+from cwm.infra.device import seed_from
 from cwm.infra.errors import UserError
 from cwm.nn.decoder import ResNetDecoder
-from cwm.nn.dists import gumbel
 from cwm.nn.rssm import State
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import attention
@@ -32,10 +32,11 @@ from cwm.world.vision import RandomInputs, Vision
 
 Frames = NDArray[np.uint8]
 SIZE = 64
+OBSERVED, LOWER, DREAMED = 0, 1, 2  # streams of noise; each dreamed step has one of its own
 
 
 class _Model:
-    """What pre-trained models and agents share."""
+    """Base class of pre-trained models and agents: frames, noise and the decoder."""
 
     vision: Vision
 
@@ -53,17 +54,14 @@ class _Model:
             raise UserError(f"{what} are empty: {shape}")
         return self.vision.pixels(torch.tensor(np.asarray(frames), device=self.device))
 
-    def _noise(self, seed: int | None, batch: int, length: int) -> Tensor:
-        """Gumbel noise (B, T, S, K) of a seed; zeros, which give the modes, for None."""
+    def _noise(self, seed: int | None, stream: int, batch: int, length: int) -> Tensor:
+        """Gumbel noise (B, T, S, K), independent for each seed and stream; None gives the modes."""
         rssm = self.settings.model.rssm
         shape = (batch, length, rssm.stoch, rssm.classes)
         if seed is None:
             return torch.zeros(shape, device=self.device)
-        state = torch.get_rng_state()
-        torch.manual_seed(seed)
-        noise = gumbel(shape, torch.zeros(()))
-        torch.set_rng_state(state)
-        return noise.to(self.device)
+        noise = np.random.default_rng([seed, stream]).gumbel(size=shape)
+        return torch.as_tensor(noise, dtype=torch.float32).to(self.device)
 
     @torch.no_grad()
     def decode(self, features: Tensor, context: Frames) -> Frames:
@@ -120,7 +118,7 @@ class VideoModel(_Model):
         observed = pixels.shape[1]
         if length < observed:
             raise UserError(f"length {length} is less than the {observed} frames observed")
-        noise = self._noise(seed, len(pixels), length)
+        noise = self._noise(seed, OBSERVED, len(pixels), length)
         post = self._observe(pixels, noise[:, :observed])
         state, feats = post.step(-1), [post.feat]
         no_action = pixels.new_zeros(len(pixels), 0)
@@ -155,11 +153,12 @@ class AgentModel(_Model):
         super().__init__(*args)
         self.agent, self.world, self.vision = agent, agent.world, agent.world.vision
         self.action_dim = agent.world.action_dim
-        self._belief: BeliefState | None = None
+        self.reset()
 
     def reset(self) -> None:
         """Forget all observations; the next call of `act` begins an episode."""
-        self._belief = None
+        self._belief: BeliefState | None = None
+        self._steps = 0
 
     def act(self, image: Frames, seed: int | None = None) -> NDArray[np.float32]:
         """Actions (B, A) in [-1, 1] for the next images (B, 64, 64, 3) of B episodes.
@@ -169,13 +168,17 @@ class AgentModel(_Model):
         """
         if np.asarray(image).dtype != np.uint8 or np.shape(image)[1:] != (SIZE, SIZE, 3):
             raise UserError(f"images are {np.shape(image)}; they must be uint8 (B, 64, 64, 3)")
-        state = torch.get_rng_state()
-        torch.manual_seed(0 if seed is None else seed)
+        if self._belief is not None and len(self._belief.action) != len(image):
+            raise UserError(
+                f"{len(image)} images after {len(self._belief.action)}; call reset() first"
+            )
         first = np.full(len(image), self._belief is None)
-        action, self._belief = self.agent.act(
-            np.asarray(image), first, self._belief, explore=seed is not None
-        )
-        torch.set_rng_state(state)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_from("act", seed or 0, self._steps))
+            action, self._belief = self.agent.act(
+                np.asarray(image), first, self._belief, explore=seed is not None
+            )
+        self._steps += 1
         return action
 
     def reconstruct(
@@ -225,7 +228,7 @@ class AgentModel(_Model):
         if past is None:
             past = np.zeros((len(pixels), 0, self.action_dim), np.float32)
         state = self._observe(pixels, past, seed).step(-1)
-        return Dream(self, state, None if seed is None else seed + 1)
+        return Dream(self, state, seed)
 
     @torch.no_grad()
     def rewards(self, features: Tensor) -> NDArray[np.float32]:
@@ -233,7 +236,8 @@ class AgentModel(_Model):
 
         The reward predictor that learned no bonus predicts them if the agent has one.
         """
-        head = self.world.aux_reward or self.world.reward
+        auxiliary = self.world.aux_reward
+        head = self.world.reward if auxiliary is None else auxiliary
         return head(features)[0].squeeze(-1).float().cpu().numpy()
 
     def _actions(self, actions: NDArray[np.float32], batch: int) -> Tensor:
@@ -252,9 +256,9 @@ class AgentModel(_Model):
         if action.shape[1] != length - 1:
             raise UserError(f"{length} frames need {length - 1} actions, not {action.shape[1]}")
         action = torch.cat([action.new_zeros(batch, 1, self.action_dim), action], 1)
-        noise = self._noise(seed, batch, length)
+        lower, upper = (self._noise(seed, s, batch, length) for s in (LOWER, OBSERVED))
         embed = self.vision.embed(pixels)
-        random = RandomInputs(gumbel_free=noise, gumbel=noise)
+        random = RandomInputs(gumbel_free=lower, gumbel=upper)
         return self.world.observe(embed, action, _first(pixels), None, random)[2]
 
 
@@ -262,14 +266,14 @@ class Dream:
     """An imagined trajectory of an agent's world model, from B states, one step at a time."""
 
     def __init__(self, model: AgentModel, state: State, seed: int | None) -> None:
-        self.model, self.state, self.seed = model, state, seed
+        self.model, self.state, self.seed, self.step = model, state, seed, 0
 
     @torch.no_grad()
     def advance(self, action: NDArray[np.float32]) -> Tensor:
         """Features (B, F) after actions (B, A); `decode` and `rewards` of the model read them."""
         chosen = self.model._actions(np.asarray(action)[:, None], len(self.state.deter))[:, 0]
-        noise = self.model._noise(self.seed, len(chosen), 1)[:, 0]
-        self.seed = None if self.seed is None else self.seed + 1
+        noise = self.model._noise(self.seed, DREAMED + self.step, len(chosen), 1)[:, 0]
+        self.step += 1
         self.state = self.model.world.rssm.imagine_step(self.state, chosen, noise)
         return self.state.feat
 
@@ -303,7 +307,10 @@ def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:
         return VideoModel(world, about, settings, device)
     if about.get("kind") != "agent":
         raise UserError(f"{index} holds a model of unknown kind {about.get('kind')!r}")
-    actions = len(tensors["behavior.actor.out.0.bias"])
+    bias = tensors.get("behavior.actor.out.0.bias")
+    if bias is None:
+        raise UserError(f"{index} holds no agent: it has no actor")
+    actions = len(bias)
     agent = Agent(settings.model, settings.finetune.agent, actions, settings.runtime.precision)
     agent.to(device).eval()
     parts = {name: getattr(agent, name) for name in ("world", "behavior")}

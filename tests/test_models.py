@@ -97,6 +97,42 @@ def test_agent_remembers_until_reset(agent):
     assert not np.array_equal(model.act(image, seed=1), first)
 
 
+def test_each_step_of_acting_draws_other_noise(agent, monkeypatch):
+    model, image, drawn = cwm.load(agent), random_clips()[:, 0], []
+    act = model.agent.act
+
+    def spy(*args, **options):
+        drawn.append(torch.get_rng_state())
+        return act(*args, **options)
+
+    monkeypatch.setattr(model.agent, "act", spy)
+    for _ in range(2):
+        model.reset()
+        model.act(image)
+        model.act(image)
+    assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
+    with pytest.raises(UserError, match="1 images after 2; call reset"):
+        model.act(image[:1])
+
+
+def test_both_models_and_each_dreamed_step_have_noise_of_their_own(agent, monkeypatch):
+    model, clips, drawn = cwm.load(agent), random_clips(), []
+    noise = model._noise
+    monkeypatch.setattr(model, "_noise", lambda *key: drawn.append(noise(*key)) or drawn[-1])
+    dream = model.dream(clips[:, :1], seed=3)
+    for _ in range(2):
+        dream.advance(np.zeros((2, 3), np.float32))
+    assert len({tuple(x.flatten().tolist()) for x in drawn}) == 4
+
+
+def test_weights_without_an_actor_are_an_error(agent, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((agent / "config.yaml").read_bytes())
+    save_weights(tmp_path, {"x": torch.zeros(1)}, {"kind": "agent"})
+    with pytest.raises(UserError, match="it has no actor"):
+        cwm.load(tmp_path)
+
+
 def test_agent_reconstructs_and_imagines(agent):
     model, clips = cwm.load(agent), random_clips()
     past = np.zeros((2, 3, 3), np.float32)
