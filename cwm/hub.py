@@ -50,7 +50,8 @@ def readme(card: Path, about: dict[str, object]) -> str:
     labels = (about.get(label) for label in ("model", "dataset", "suite", "task"))
     tags = ["contextwm", "world-model", kind, *(str(label) for label in labels if label)]
     metadata = {
-        "license": "mit",
+        "license": "other",  # it depends on the data; the card says more
+        "license_name": "see-model-card",
         "library_name": "contextwm",
         "pipeline_tag": PIPELINES.get(kind, "other"),
         "tags": list(dict.fromkeys(tags)),
@@ -104,7 +105,7 @@ def _one_line(name: str) -> Iterator[None]:
         status = error.response.status_code if error.response is not None else "no status"
         cause = "the token is missing or may not do this" if status in (401, 403) else "try again"
         raise UserError(f"{constants.ENDPOINT} answers {status} for {name}: {cause}") from None
-    except (errors.LocalEntryNotFoundError, HTTPError, OSError) as error:
+    except (errors.LocalEntryNotFoundError, HTTPError) as error:
         raise UserError(
             f"cannot reach {constants.ENDPOINT} for {name} ({type(error).__name__}); check the"
             " network, or HF_ENDPOINT"

@@ -58,12 +58,12 @@ def application(new_session: Callable[[], Session], port: int) -> Starlette:
         session = await loop.run_in_executor(worker, new_session)
         try:
             await websocket.send_bytes(encoded(Answer({"do": "hello", **session.facts})))
-            while True:
-                text = (await websocket.receive()).get("text")
-                reply = await loop.run_in_executor(worker, answer, session, text or "")
+            while (received := await websocket.receive())["type"] == "websocket.receive":
+                text = received.get("text") or ""  # a binary message has no text
+                reply = await loop.run_in_executor(worker, answer, session, text)
                 await websocket.send_bytes(encoded(reply))
-        except (WebSocketDisconnect, RuntimeError):  # starlette's, when the page is gone
-            pass
+        except WebSocketDisconnect:
+            log.debug("a page was closed while it was answered")
         finally:
             await loop.run_in_executor(worker, session.close)
 

@@ -76,6 +76,7 @@ def test_pushed_files_have_a_card_with_the_hubs_metadata(hub, pushed, model):
     _, front, card = files["README.md"].decode().split("---\n", 2)
     metadata = yaml.safe_load(front)
     assert metadata["pipeline_tag"] == "image-to-video"
+    assert metadata["license"] == "other"  # the licences of the data may forbid more
     assert {"contextwm", "action-free", "squares"} <= set(metadata["tags"])
     assert card.strip() == (model / "card.md").read_text().strip()
 
@@ -111,6 +112,13 @@ def test_mistakes_are_one_line_errors(call, pushed, model, words, token, message
     done = call(*(model if word == "MODEL" else word for word in words), token=token)
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_full_or_forbidden_folder_is_not_called_a_network_error(call, pushed, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = call("pull", "someone/squares", "--out", tmp_path / "file/models")
+    assert done.returncode != 0
+    assert "cannot reach" not in done.stderr and "Not a directory" in done.stderr
 
 
 def test_without_a_network_the_error_names_the_address(call):
