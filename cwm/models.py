@@ -94,6 +94,8 @@ class VideoModel(_Model):
 
         context: frames (B, 64, 64, 3) that give the appearance; by default the last of each clip.
         """
+        if np.ndim(frames) != 5:
+            raise UserError(f"frames are {np.shape(frames)}; they must be (B, T, 64, 64, 3)")
         return self.predict(frames, np.shape(frames)[1], context, seed)
 
     def predict(
@@ -295,6 +297,8 @@ def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:
         UserError: there is no model at `place`, a file is damaged, or the weights do not fit the
             settings.
     """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device is {device}, but torch finds no CUDA device; use cpu")
     index = resolve(str(place)) if str(place).startswith(PREFIX) else Path(place)
     index = index / "weights.json" if index.is_dir() else index
     if not index.is_file():

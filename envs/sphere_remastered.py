@@ -1,4 +1,4 @@
-"""`toy/sphere-remastered`: the sphere task with an appearance that every episode samples anew.
+"""`toy/sphere-remastered`: the sphere task; each episode samples an appearance.
 
 Dynamics, reward and episode length are those of `toy/sphere`. Two levels of difficulty: the texture
 of the ground varies, or also the colours of sphere and goal and the brightness of the light. In

@@ -184,6 +184,17 @@ def test_unusable_actions_are_an_error(agent, actions, message):
         cwm.load(agent).reconstruct(random_clips(), actions)
 
 
+def test_one_image_is_not_a_clip(pretrained):
+    with pytest.raises(UserError, match=r"frames are \(64, 64, 3\)"):
+        cwm.load(pretrained[0]).reconstruct(np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_gpu_is_an_error(pretrained):
+    with pytest.raises(UserError, match="torch finds no CUDA device"):
+        cwm.load(pretrained[0], device="cuda")
+
+
 def test_a_place_without_a_model_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"no model in .*: it has no weights.json"):
         cwm.load(tmp_path)

@@ -15,11 +15,11 @@ def dream(places: Sequence[str], clips: Path | None, port: int, show: bool) -> N
     """Serve the viewer on loopback until interrupted; for `places` see `cwm.load`.
 
     Without `clips`, a store.json, synthetic clips are rendered on demand. Raises UserError for a
-    place without a model, two of the same name, a store without long clips, and a port in use.
+    place without a model, a store without long clips, and a port in use.
     """
     models: dict[str, VideoModel] = {}
     agents: dict[str, tuple[AgentModel, str, EnvConfig]] = {}
-    for place in places:
+    for place in dict.fromkeys(places):
         model = load(place)
         about = model.about
         known: dict[str, object] = {**models, **agents}
