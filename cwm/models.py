@@ -129,6 +129,13 @@ class VideoModel(_Model):
             feats.append(state.feat[:, None])
         return torch.cat(feats, 1)
 
+    @property
+    def attends(self) -> bool:
+        """Whether the decoder has cross-attention over a context frame."""
+        return isinstance(self.vision.decoder, ResNetDecoder) and bool(
+            self.vision.decoder.attention
+        )
+
     @torch.no_grad()
     def attention(self, features: Tensor, context: Frames) -> NDArray[np.float32]:
         """Attention over the context frames when features (B, T, F) are decoded, at 16 x 16.

@@ -67,9 +67,10 @@ class ShowClip:
 
 @message(frozen=True, config=STRICT)
 class ShowAttention:
-    """The attention over the context frame from a position (0..15) in frame `frame`."""
+    """A model's attention over the context frame from a position (0..15) in frame `frame`."""
 
     do: Literal["attention"]
+    model: str
     frame: Annotated[int, Field(ge=0, lt=LENGTH)]
     row: Annotated[int, Field(ge=0, lt=16)]
     column: Annotated[int, Field(ge=0, lt=16)]
@@ -130,7 +131,7 @@ class Session:
     """The state of one page.
 
     Args:
-        models: pre-trained models by name; the first one's attention is shown.
+        models: pre-trained models by name.
         agents: agents by name, with their task and environment settings.
         clips: what the models predict.
     """
@@ -152,7 +153,7 @@ class Session:
     def facts(self) -> dict[str, Any]:
         """What the page can choose from."""
         return {
-            "models": [*self.models],
+            "models": {name: model.attends for name, model in self.models.items()},
             "clips": self.clips.names,
             "length": LENGTH,
             "agents": {name: agent.action_dim for name, (agent, _, _) in self.agents.items()},
@@ -192,16 +193,15 @@ class Session:
         return Answer(facts, np.concatenate([*self.rows, self.context[None]]).tobytes())
 
     def attention(self, asked: ShowAttention) -> Answer:
-        """Attention of the first model that has it, 256 weights in row-major order."""
+        """Attention over the context frame, 256 weights in row-major order."""
+        if asked.model not in self.models:
+            raise UserError(f"there is no model {asked.model!r}")
         if self.context is None:
             raise UserError("no clip is shown")
-        for name, model in self.models.items():
-            if model.settings.model.context is not None:
-                features = self.features[name][:, asked.frame : asked.frame + 1]
-                weights = model.attention(features, self.context[None])
-                found = weights[0, 0, 16 * asked.row + asked.column]
-                return Answer({"do": "attention", "model": name, "weights": found.tolist()})
-        raise UserError("no model has attention over a context frame")
+        features = self.features[asked.model][:, asked.frame : asked.frame + 1]
+        weights = self.models[asked.model].attention(features, self.context[None])
+        found = weights[0, 0, 16 * asked.row + asked.column]
+        return Answer({"do": "attention", "weights": found.tolist()})
 
     def reset(self, asked: Reset) -> Answer:
         """Begin an episode."""

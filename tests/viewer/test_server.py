@@ -16,6 +16,7 @@ from cwm.infra.errors import UserError
 from cwm.viewer import server
 from cwm.viewer.session import LENGTH, Session
 
+MODELS = ["contextwm", "plain"]
 SHOW = {"do": "clip", "clip": 0, "observed": 5, "context": {"kind": "own"}}
 
 
@@ -23,7 +24,7 @@ SHOW = {"do": "clip", "clip": 0, "observed": 5, "context": {"kind": "own"}}
 def port(models):
     """The port of a running server."""
     agents = {"sphere": (models["agent"], "toy/sphere", models["agent"].settings.env)}
-    pretrained = {name: models[name] for name in ("contextwm", "plain")}
+    pretrained = {name: models[name] for name in MODELS}
     listener = socket.create_server(("127.0.0.1", 0))
     number = listener.getsockname()[1]
     app = server.application(lambda: Session(pretrained, agents, RandomClips()), number)
@@ -65,7 +66,7 @@ def test_other_hosts_and_origins_are_refused(port):
 
 def test_two_pages_have_states_of_their_own(port):
     with page(port) as one, page(port, "http://localhost:{}") as two:
-        assert answer(one)[0]["models"] == answer(two)[0]["models"] == ["contextwm", "plain"]
+        assert list(answer(one)[0]["models"]) == list(answer(two)[0]["models"]) == MODELS
         one.send(json.dumps(SHOW))
         two.send(json.dumps(SHOW | {"clip": 1}))
         for websocket, clip in ((one, 0), (two, 1)):

@@ -67,10 +67,13 @@ def test_context_frame_can_be_swapped(session):
 
 def test_attention_belongs_to_the_contextual_model(session):
     with pytest.raises(UserError, match="no clip is shown"):
-        ask(session, do="attention", frame=0, row=0, column=0)
+        ask(session, do="attention", model="contextwm", frame=0, row=0, column=0)
     show(session)
-    facts, _ = ask(session, do="attention", frame=7, row=3, column=15)
-    assert facts["model"] == "contextwm" and len(facts["weights"]) == 256
+    assert session.facts["models"] == {"contextwm": True, "plain": False}
+    with pytest.raises(UserError, match="no cross-attention"):
+        ask(session, do="attention", model="plain", frame=7, row=3, column=15)
+    facts, _ = ask(session, do="attention", model="contextwm", frame=7, row=3, column=15)
+    assert len(facts["weights"]) == 256
     assert sum(facts["weights"]) == pytest.approx(1, abs=1e-4)
 
 
