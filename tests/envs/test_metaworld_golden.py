@@ -1,6 +1,6 @@
 """Golden test of Meta-world 3.0.0 in the paper's six tasks, to detect changes in other versions.
 
-Record `data/metaworld.npz` anew: python tests/envs/test_metaworld_golden.py
+To record `data/metaworld.npz` again: python tests/envs/test_metaworld_golden.py
 """
 
 from pathlib import Path
