@@ -376,14 +376,14 @@ def table(
 ) -> None:
     """Write the table of a figure, of scores or of costs: OUT.csv, OUT.md and OUT.tex."""
     from cwm.analysis.cost import make_cost_table
-    from cwm.analysis.tables import make_table
+    from cwm.analysis.draw import tabulate
     from cwm.study_file import read
 
-    kind = read(study).figure(figure).kind
-    if kind == "cost":
+    spec = read(study).figure(figure)
+    if spec.kind == "cost":
         make_cost_table(inputs, out)
     elif len(inputs) == 1:
-        make_table(kind, inputs[0], out)
+        tabulate(spec, inputs[0], out)
     else:
         raise UserError(f"table {figure} needs one file of scores, not {len(inputs)}")
 

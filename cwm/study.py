@@ -70,6 +70,8 @@ def _check(study: Study, figure: Figure, scale: str) -> None:
     for run in finetune_runs(figure):
         names = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
         combinations.add((run.task, tuple(_file(folder, name) for folder, name in names.items())))
+    if (figure.kind == "comparisons") != bool(figure.comparisons):
+        raise UserError("`comparisons` belong to the kind comparisons, and that kind needs some")
     shown = pretrained_runs(figure)
     if figure.kind in PICTURES and any(run.seed for run in shown):
         raise UserError(f"kind {figure.kind} shows one seed of each pre-trained model")

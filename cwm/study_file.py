@@ -45,6 +45,29 @@ class Pretrained:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Arm:
+    """One side of a comparison: the runs of a method."""
+
+    model: Name
+    dataset: Name
+    variant: Name = "standard"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Comparison:
+    """A question about two arms on one task; "yes" means that the first has the larger mean."""
+
+    question: str
+    suite: Name
+    task: Name
+    first: Arm
+    second: Arm
+    # area: mean of all evaluations of a run (area under the curve); final: of its last two
+    measure: Literal["area", "final"] = "area"
+    seeds: PositiveInt = 5
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Figure:
     """A figure or table: the runs it shows, and the text of its caption."""
 
@@ -52,6 +75,7 @@ class Figure:
         "curves",
         "domains",
         "ablations",
+        "comparisons",
         "pretraining",
         "prediction",
         "prediction_errors",
@@ -65,6 +89,7 @@ class Figure:
     notes: tuple[str, ...] = ()  # sentences of the caption, such as on short budgets
     runs: tuple[Runs, ...] = ()
     pretrained: tuple[Pretrained, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()  # of kind `comparisons`: one family of tests
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -115,6 +140,9 @@ def finetune_runs(figure: Figure) -> list[FinetuneRun]:
     for x in figure.runs:
         names = product([x.suite], x.tasks, x.models, x.datasets, x.variants, range(x.seeds))
         found.update(starmap(FinetuneRun, names))
+    for c in figure.comparisons:
+        for arm, seed in product((c.first, c.second), range(c.seeds)):
+            found.add(FinetuneRun(c.suite, c.task, arm.model, arm.dataset, arm.variant, seed))
     return sorted(found)
 
 

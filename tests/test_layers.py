@@ -25,7 +25,7 @@ ALLOWED = {
     "cwm.agent": MODELS,
     "cwm.train": TRAINING,
     "cwm.evaluate": TRAINING,
-    "cwm.analysis": INFRA,
+    "cwm.analysis": (*INFRA, "cwm.study_file"),
     "cwm.convert": MODELS,
     "cwm.config": (*TRAINING, "cwm.evaluate"),
     "cwm.study_file": INFRA,

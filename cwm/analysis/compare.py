@@ -20,6 +20,7 @@ from cwm.analysis.statistics import (
     improvement,
     interquartile_mean,
     mean,
+    welch,
 )
 from cwm.analysis.style import scale_note
 from cwm.analysis.tables import number
@@ -30,9 +31,9 @@ from cwm.infra.run_json import read_run
 CAPTION = (
     f"Final: mean of a run's last {LAST_EVALUATIONS} evaluations. AUC: mean of all its "
     "evaluations. On a task, the mean over runs; across tasks, the interquartile mean (IQM). "
-    "P: probability of improvement of A over B on the same task. Brackets: 95 % bootstrap "
-    "confidence intervals (CI), resampling runs within tasks. If the CI of A - B includes 0, the "
-    "comparison is inconclusive."
+    "P: probability of improvement of A over B on the same task. Brackets: 95 % confidence "
+    "intervals (CI): Welch's t for A - B on a task, otherwise bootstrap, resampling runs within "
+    "tasks. If the CI of A - B includes 0, the comparison is inconclusive."
 )
 Task = tuple[str, str]  # suite and name
 
@@ -125,7 +126,11 @@ def _rows(
     for what, reduce in ((f"final {measure}", final_score), ("AUC", area_under_curve)):
         ours, theirs = ([per_seed(task, unit, reduce) for task in side] for side in (a, b))
         estimates = [estimate(ours, statistic), estimate(theirs, statistic)]
-        estimates += [difference(ours, theirs, statistic), improvement(ours, theirs)]
+        if statistic is mean:  # of one task
+            estimates.append(welch(ours[0], theirs[0])[:3])
+        else:
+            estimates.append(difference(ours, theirs, statistic))
+        estimates.append(improvement(ours, theirs))
         runs = " and ".join(str(sum(map(len, side))) for side in (ours, theirs))
         yield [name, what, *(number(*values) for values in estimates), runs]
 

@@ -1,4 +1,4 @@
-"""Draw a figure by its kind in config/study."""
+"""Write the table and draw the figure of a kind in config/study."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,13 @@ from pathlib import Path
 import matplotlib as mpl
 
 from cwm.analysis import figures, video_figures
+from cwm.analysis.comparisons import draw_comparisons, make_comparison_table
 from cwm.analysis.invariance_figure import draw_invariance
 from cwm.analysis.provenance import Drawing, FigureMeta, save
 from cwm.analysis.style import RC
+from cwm.analysis.tables import make_table
 from cwm.infra.errors import UserError, unknown
+from cwm.study_file import Figure
 
 
 def _representations(runs: Sequence[Path]) -> Drawing:
@@ -22,6 +25,7 @@ FROM_SCORES = {  # inputs: a table, and the scores it was made from
     "curves": figures.draw_curves,
     "domains": figures.draw_domains,
     "ablations": figures.draw_ablations,
+    "comparisons": draw_comparisons,
 }
 FROM_RUNS = {  # inputs: run folders, or files in them
     "pretraining": video_figures.draw_pretraining,
@@ -31,6 +35,14 @@ FROM_RUNS = {  # inputs: run folders, or files in them
     "representations": _representations,
     "invariance": draw_invariance,
 }
+
+
+def tabulate(figure: Figure, scores: Path, out: Path) -> None:
+    """Write the table of a figure of scores; files and errors as of `make_table`."""
+    if figure.kind == "comparisons":
+        make_comparison_table(figure.comparisons, scores, out)
+    else:
+        make_table(figure.kind, scores, out)
 
 
 def draw(kind: str, inputs: Sequence[Path], out: Path, meta: FigureMeta) -> None:

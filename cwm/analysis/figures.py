@@ -56,7 +56,7 @@ def draw_curves(table: Path, scores: Path) -> Drawing:
         "over runs), thin lines single seeds, bands 95 % bootstrap confidence intervals over "
         f"seeds within tasks. {RULE}.{source}"
     )
-    return Drawing(figure, caption, scale, *_about(scored))
+    return Drawing(figure, caption, scale, *about(scored))
 
 
 def draw_domains(table: Path, scores: Path) -> Drawing:
@@ -100,10 +100,10 @@ def _draw_finals(table: Path, scores: Path, what: str, group: Callable[[Method],
         "confidence intervals over seeds within tasks; dots are single seeds, each the mean of "
         f"its last {LAST_EVALUATIONS} evaluations. {RULE}."
     )
-    return Drawing(figure, caption, scale, *_about(scored))
+    return Drawing(figure, caption, scale, *about(scored))
 
 
-def _about(scored: pd.DataFrame) -> tuple[list[str], dict[str, int], list[str]]:
+def about(scored: pd.DataFrame) -> tuple[list[str], dict[str, int], list[str]]:
     """Runs, seeds per task and method, and caveats."""
     seeds = {
         f"{method.label} on {'/'.join(name)}": int(rows["seed"].nunique())

@@ -3,11 +3,10 @@
 import logging
 from pathlib import Path
 
-from cwm.analysis.draw import FROM_SCORES, draw
+from cwm.analysis.draw import FROM_SCORES, draw, tabulate
 from cwm.analysis.provenance import FigureMeta
 from cwm.analysis.report import write_report
 from cwm.analysis.scores import collect
-from cwm.analysis.tables import make_table
 from cwm.infra.errors import UserError
 from cwm.infra.source import git_commit
 from cwm.study_file import Figure, finetune_runs, pretrained_runs, read
@@ -74,5 +73,5 @@ def _tabulate(results: Path, name: str, figure: Figure, runs: list[Path], out: P
     scores, table = out / "scores" / f"{name}.csv", out / "tables" / name
     tasks = {results / "baselines" / run.suite / run.task for run in finetune_runs(figure)}
     collect(runs, sorted(task for task in tasks if (task / "scores.csv").exists()), scores)
-    make_table(figure.kind, scores, table)
+    tabulate(figure, scores, table)
     return [table.with_suffix(".csv"), scores]

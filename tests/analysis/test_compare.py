@@ -38,7 +38,7 @@ def test_values_by_hand(root):
     text = compare(*globs(root))
     assert "5 runs of ContextWM, something" in text
     ours, scratch = "4.00 [3.00, 5.00]", "2.00 [1.00, 3.00]"
-    difference, better = "2.00 [0.00, 4.00]", "0.88 [0.50, 1.00]"
+    difference, better = "2.00 [-4.08, 8.08]", "0.88 [0.50, 1.00]"
     assert cells(text, "toy/sphere", "final return") == [
         ours, scratch, difference, better, "2 and 2"
     ]  # fmt: skip

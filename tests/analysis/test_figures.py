@@ -6,7 +6,7 @@ import study
 from pictures import META, assert_embedded, facts, shows
 
 from cwm.analysis import scores, tables
-from cwm.analysis.draw import FROM_SCORES, draw
+from cwm.analysis.draw import draw
 from cwm.analysis.style import GREY, MODELS
 from cwm.infra.errors import UserError
 
@@ -33,7 +33,7 @@ def some_runs(root: Path) -> tuple[list[Path], list[Path]]:
     return made, [study.baselines(root, BASELINES)]
 
 
-@pytest.fixture(scope="module", params=FROM_SCORES)
+@pytest.fixture(scope="module", params=tables.KINDS)
 def stem(request, tmp_path_factory):
     """A figure of `some_runs` of each kind."""
     root = tmp_path_factory.mktemp("figure")
@@ -86,7 +86,7 @@ def test_a_table_of_other_scores_is_refused(tmp_path, stem):
         draw(stem.name, [stem.with_name("s.csv")] * 2, tmp_path / "f", META)
 
 
-@pytest.mark.parametrize("kind", FROM_SCORES)
+@pytest.mark.parametrize("kind", tables.KINDS)
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_few_or_equal_scores_are_drawn_with_caveats(tmp_path, kind, seeds):
     """One seed, or seeds with equal scores, and a task whose returns cannot be scaled."""

@@ -112,3 +112,25 @@ def test_mean_over_tasks_equals_the_published_mean(row):
     spread = np.array([-0.01, 0.01])  # of the seeds, whose scores are not published
     value, *_ = st.estimate([mean + spread for mean in of_tasks], st.mean)
     assert value == pytest.approx(over_tasks, abs=0.001)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (5, 5), (10, 4)])
+def test_welch_is_scipys(sizes):
+    first, second = (np.random.default_rng(n).normal(n, n, n) for n in sizes)
+    test = stats.ttest_ind(first, second, equal_var=False)
+    expected = (first.mean() - second.mean(), *test.confidence_interval(0.95), test.pvalue)
+    assert st.welch(first, second) == pytest.approx(expected)
+
+
+def test_welch_of_too_few_or_equal_scores_has_no_interval():
+    one, same, varied = np.array([3.0]), np.array([1.0, 1.0]), np.array([0.0, 2.0])
+    assert st.welch(one, varied) == pytest.approx((2, np.nan, np.nan, np.nan), nan_ok=True)
+    assert st.welch(same, same + 1) == pytest.approx((-1, np.nan, np.nan, np.nan), nan_ok=True)
+    assert st.welch(same, one[:0]) == pytest.approx((np.nan,) * 4, nan_ok=True)
+    assert st.welch(same, varied)[3] == pytest.approx(1)  # one constant side is enough
+
+
+def test_holm_by_hand():
+    """Sorted 0.01, 0.02, 0.04 times 3, 2, 1; the last is raised to the one before."""
+    assert st.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert st.holm([0.6, np.nan, 0.5]) == pytest.approx([1, np.nan, 1], nan_ok=True)

@@ -63,7 +63,7 @@ wildcard_constraints:
     variant="[a-z0-9-]+",
 
 
-TABLED = ("curves", "domains", "ablations", "cost")  # kinds of figures that have a table
+TABLED = ("curves", "domains", "ablations", "comparisons", "cost")  # kinds of figures that have a table
 
 
 def figures_of(*kinds):
@@ -140,7 +140,7 @@ def tabled(wildcards):
 def drawn_from(wildcards):
     """Inputs of a figure: its table and scores, or runs."""
     match STUDY.figures[wildcards.figure].kind:
-        case "curves" | "domains" | "ablations":
+        case "curves" | "domains" | "ablations" | "comparisons":
             return [f"{TABLE}.csv", SCORES]
         case "pretraining":
             return models_of(wildcards.figure, f"{PRETRAIN}/weights.json")
