@@ -63,7 +63,13 @@ wildcard_constraints:
     variant="[a-z0-9-]+",
 
 
-TABLED = ("curves", "domains", "ablations", "comparisons", "cost")  # kinds of figures that have a table
+TABLED = (
+    "curves",
+    "domains",
+    "ablations",
+    "comparisons",
+    "cost",
+)  # kinds of figures that have a table
 
 
 def figures_of(*kinds):
