@@ -26,13 +26,9 @@ def split_heads(x: Tensor) -> Tensor:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
     """softmax(q k^T / sqrt(width)) v with dropout of the weights; all (..., tokens, width)."""
-    # Fused kernels on a CPU have no dropout, and their backward pass is slow. Without gradients
-    # they are used, because they never hold all attention weights in memory.
-    if queries.is_cuda or (rate == 0 and not torch.is_grad_enabled()):
+    if queries.is_cuda or rate == 0:  # the fused kernel of the CPU has no dropout
         return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate)
     weights = (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1)
-    if rate == 0:
-        return weights @ values
     kept = keep_some(weights.shape, rate)
     return checkpointed(lambda w, k, v: dropped(w, k, rate) @ v, weights, kept, values)
 

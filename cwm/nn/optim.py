@@ -39,9 +39,11 @@ class Optimizer:
         self.adam.param_groups[0]["capturable"] = capturing
         norm = torch.nn.utils.get_total_norm(gradients)
         scale = (self.cfg.clip / (norm + 1e-6)).clamp(max=1.0)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        clipped = torch._foreach_mul(list(gradients), scale)
+        for parameter, gradient in zip(self.parameters, clipped, strict=True):
             # Fused Adam reads memory in order, so gradients must have the parameter's strides.
-            parameter.grad = torch.empty_like(parameter).copy_(gradient * scale)
+            same = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         return norm

@@ -3,9 +3,11 @@
 Shapes: B batch, T time, S latent variables of K classes.
 """
 
+import math
 from functools import reduce
 from operator import add
 
+import torch.nn.functional as F
 from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -39,8 +41,8 @@ def squared_error(mean: Tensor, target: Tensor, axes: tuple[int, ...] = ()) -> T
 
     Equals the negative log-likelihood of a unit-variance normal up to a constant.
     """
-    error = 0.5 * (full(mean) - target).square()
-    return (error.sum(axes) if axes else error).mean()
+    summed = math.prod(mean.shape[axis] for axis in axes)
+    return 0.5 * summed * F.mse_loss(full(mean), target)
 
 
 def total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
