@@ -6,7 +6,7 @@ Paper section 4.2; reference `nets/encoder/ctx_resnet.py`. Shapes: B clips, T fr
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -23,10 +23,13 @@ class ContextConfig:
 
     choice: Choice = "random"
     fusion: Fusion = "attention"  # concat: concatenate all features instead of attending
-    masked: Fraction = (
-        0.75  # share of context tokens that each decoded frame cannot see in training
-    )
+    masked: Fraction = 0.75  # of context tokens, for each decoded frame in training
     dropout: Fraction = 0.1  # of the cross-attention
+    heads: PositiveInt = 4
+    # `learned`: positions that start at zero, added to queries, keys and values (official).
+    # `sinusoidal`: positions that start as sinusoids, added to queries and keys, whose projections
+    # start equal and orthogonal, so a query attends to its own place before training.
+    positions: Literal["learned", "sinusoidal"] = "learned"
 
 
 class ContextEncoder(nn.Module):

@@ -46,7 +46,7 @@ class ResNetDecoder(nn.Module):
         if context and not concat:
             sizes = zip(CONTEXT_SIZES, widths, strict=False)
             self.attention.update(
-                {str(size): ContextAttention(w, size, context.dropout) for size, w in sizes}
+                {str(size): ContextAttention(w, size, context) for size, w in sizes}
             )
         self.out = xavier(
             nn.ConvTranspose2d(widths[-1], 3, 3, stride=2, padding=1, output_padding=1)
@@ -89,7 +89,7 @@ class ResNetDecoder(nn.Module):
             features = context[size]
             return torch.cat([x, features.repeat_interleave(len(x) // len(features), 0)], 1)
         tokens = keep[size] if keep else None
-        if tokens is None and self.training:
+        if tokens is None and self.training and self.context.masked:
             tokens = random_tokens(len(x), size * size, self.context.masked, x)
         if tokens is not None and tokens.shape[-1] == 0:  # all tokens are masked
             return None

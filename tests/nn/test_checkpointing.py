@@ -10,6 +10,7 @@ import cwm.nn.blocks
 import cwm.nn.checkpointing
 from cwm.nn.attention import ContextAttention
 from cwm.nn.blocks import ResidualLayer
+from cwm.nn.context import ContextConfig
 
 
 def keep_everything(function, *inputs, norm=None):
@@ -38,7 +39,7 @@ def test_checkpointing_gives_equal_bits_in_less_memory(name, half, monkeypatch):
     monkeypatch.setattr(cwm.nn.checkpointing, "LARGE", 0)
     torch.manual_seed(0)
     if name == "attention":
-        module, inputs = ContextAttention(8, 8, 0.1), [torch.randn(6, 8, 8, 8)]
+        module, inputs = ContextAttention(8, 8, ContextConfig()), [torch.randn(6, 8, 8, 8)]
         inputs += [torch.randn(2, 8, 8, 8), torch.arange(64).expand(6, -1)]
     else:
         module, inputs = ResidualLayer(4, 8), [torch.randn(6, 4, 8, 8)]

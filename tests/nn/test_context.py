@@ -39,7 +39,7 @@ def test_each_frame_has_its_own_random_tokens():
 
 def test_attention_is_random_in_training_only():
     torch.manual_seed(0)
-    attention = ContextAttention(8, 8, dropout=0.1).eval()
+    attention = ContextAttention(8, 8, ContextConfig(dropout=0.1)).eval()
     x, context = torch.randn(6, 8, 8, 8), torch.randn(2, 8, 8, 8)
     everything = torch.arange(64).expand(6, -1)
     torch.testing.assert_close(attention(x, context, None), attention(x, context, everything))
@@ -47,9 +47,33 @@ def test_attention_is_random_in_training_only():
     assert not torch.equal(attention(x, context, None), attention(x, context, None))
 
 
+@pytest.mark.parametrize(("channels", "size"), [(16, 16), (32, 8)])
+def test_sinusoidal_positions_start_by_attending_to_the_same_place(channels, size):
+    """Also where the two frames differ; learned positions start nearly even."""
+    torch.manual_seed(0)
+    x, context = torch.randn(3, channels, size, size), torch.randn(1, channels, size, size)
+    sinusoidal = ContextConfig(heads=1, positions="sinusoidal")
+    own = [
+        ContextAttention(channels, size, cfg).attention_weights(x, context).diagonal(0, 1, 2).mean()
+        for cfg in (sinusoidal, ContextConfig())
+    ]
+    assert own[0] > 0.5
+    assert own[1] < 3 / size**2
+
+
+def test_values_have_no_sinusoidal_positions():
+    """An even context gives every place the same value, so the result does not depend on x."""
+    torch.manual_seed(0)
+    attention = ContextAttention(8, 8, ContextConfig(dropout=0, positions="sinusoidal"))
+    _, tokens = attention.project(torch.randn(1, 8, 8, 8), torch.ones(1, 8, 8, 8))
+    keys, values = tokens.chunk(2, -1)
+    assert torch.equal(values, values[:, :1].expand_as(values))
+    assert not torch.equal(keys, keys[:, :1].expand_as(keys))
+
+
 def test_frames_attend_to_their_own_clip_only():
     torch.manual_seed(0)
-    attention = ContextAttention(8, 8, dropout=0.0).eval()
+    attention = ContextAttention(8, 8, ContextConfig(dropout=0.0)).eval()
     x, context = torch.randn(6, 8, 8, 8), torch.randn(2, 8, 8, 8)
     before = attention(x, context, None)
     context[1] += 1
