@@ -18,8 +18,8 @@ SECTIONS = {  # sections of the settings that each stage reads
     "predict": ("runtime", "model", "pretrain", "predict"),
     "represent": ("runtime", "model", "pretrain", "represent"),
     "invariance": ("runtime", "model", "pretrain", "invariance"),
-    "convert": ("model", "finetune"),
-    "baselines": ("runtime", "model", "env", "baselines"),
+    "convert": ("model", "pretrain", "finetune"),
+    "baselines": ("runtime", "model", "env", "finetune", "baselines"),
     "finetune": ("runtime", "model", "env", "finetune"),
 }
 ON_TASKS = ("baselines", "finetune")  # the other stages work on a dataset
