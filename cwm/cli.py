@@ -280,6 +280,29 @@ def evaluate(
     echo(f"{len(found)} episode{'s'[: len(found) > 1]}: {', '.join(summary(found))}")
 
 
+@app.command("check-env")
+def check_env(
+    name: Annotated[
+        str,
+        Argument(help="MODULE:FACTORY or a Gymnasium id; with env.make in CONFIG, SUITE/TASK"),
+    ],
+    configs: Annotated[
+        list[Path] | None, Argument(metavar="[CONFIG...]", help="YAML files of settings")
+    ] = None,
+    picture: Annotated[Path, Option(help="what the agent sees, .png")] = Path("check-env.png"),
+    sets: Sets = None,
+) -> None:
+    """Check within a minute whether an environment of your own works; exit status 1 if not."""
+    from cwm.commands.check_env import check_env as check
+
+    facts, problems = check(name, configs or (), sets, picture)
+    for what, fact in facts.items():
+        echo(f"{what:10}{fact}")
+    for problem in problems:
+        echo(f"problem   {problem}")
+    raise Exit(int(bool(problems)))
+
+
 @app.command()
 def push(
     folder: Annotated[Path, Argument(help="folder of a run with weights")],

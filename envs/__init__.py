@@ -3,13 +3,16 @@
     import envs
     env = envs.make("metaworld", "drawer-open")
     env = gymnasium.make("cwm/metaworld-drawer-open")  # the same
+    env = envs.make("mine", "walk", make="my_package.envs:make_walk")  # not of this package
 
 Importing this package registers every id and imports no simulator.
 """
 
+import re
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from envs import carla, dmc, dmc_remastered, driving, metaworld
 from envs.carla_server import ServerConfig
@@ -54,7 +57,8 @@ for _suite, _tasks in SUITES.items():
 def tasks(suite: str) -> list[str]:
     """The task names of a suite, sorted. An unknown suite raises EnvError."""
     if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
+        hint = "An environment from outside this package needs env.make"
+        raise EnvError(f"{unknown('suite', suite, SUITES)} {hint}")
     return sorted(SUITES[suite])
 
 
@@ -62,6 +66,7 @@ def make(
     suite: str,
     task: str,
     *,
+    make: str | None = None,
     render: str = "fast",
     action_repeat: int = 1,
     time_limit: int = 0,
@@ -78,30 +83,37 @@ def make(
     the other toy tasks. `time_limit` can only shorten them.
 
     Args:
-        suite: one of SUITES.
-        task: one of `tasks(suite)`.
+        suite: one of SUITES; with `make`, any plain name.
+        task: one of `tasks(suite)`; with `make`, any other plain name.
+        make: an environment from outside this package, see `envs.external`. It ends its episodes
+            itself, or `time_limit` does.
         render: `fast`, or `reference` with shadows, reflections and multisampling.
         action_repeat: control steps per `step`.
         time_limit: truncate after this many calls of `step` (that is, of `action_repeat` control
             steps, as in the paper's code); 0 keeps the suite's limit.
         render_mode: what `render` returns. None and `rgb_array`: a frame uint8 (256, 256, 3).
             `rgb_array_list`: all frames since the last call. `human`: opens a window, needs pygame.
-        options: options of this suite or task (OPTIONS).
+        options: options of this suite or task (OPTIONS); with `make`, `kwargs` of its factory.
 
     Raises:
         EnvError: an unknown suite, task, render, render_mode or option, a number out of range, or a
-            simulator, server or OpenGL that is missing.
+            simulator, server or OpenGL that is missing; with `make`, see `envs.external`.
     """
-    if task not in tasks(suite):
-        raise unknown(f"{suite} task", task, SUITES[suite])
+    what: str | EnvSpec = f"cwm/{suite}-{task}"
+    valid = {"make", "render", "action_repeat", "time_limit", "render_mode"}
+    if make is None:
+        if task not in tasks(suite):
+            raise unknown(f"{suite} task", task, SUITES[suite])
+        valid |= {*OPTIONS.get(suite, ()), *OPTIONS.get(f"{suite}/{task}", ())}
+    else:
+        what = _external(suite, task, make, time_limit > 0)
+        valid |= {"kwargs"}
     if time_limit < 0:
         raise EnvError(f"time_limit is {time_limit}; it must be 0 (the suite's limit) or more")
-    valid = {"render", "action_repeat", "time_limit", "render_mode"}
-    valid |= {*OPTIONS.get(suite, ()), *OPTIONS.get(f"{suite}/{task}", ())}
     for name in options.keys() - valid:
         raise unknown(f"{suite}/{task} option", name, valid)
     return gymnasium.make(
-        f"cwm/{suite}-{task}",
+        what,
         max_episode_steps=time_limit or None,
         disable_env_checker=True,  # slow; tests/envs/test_contract.py runs it once
         render=render,
@@ -109,3 +121,16 @@ def make(
         render_mode=render_mode,
         **options,
     )
+
+
+def _external(suite: str, task: str, make: str, limited: bool) -> EnvSpec:
+    """The environment `make` under a name of the user's."""
+    if task in SUITES.get(suite, ()):
+        raise EnvError(f"{suite}/{task} is a task of this package; give {make} another name")
+    if not re.fullmatch("[a-z0-9-]+/[a-z0-9-]+", f"{suite}/{task}"):
+        raise EnvError(
+            f"{suite}/{task} is not a name for {make}; use small letters, digits and hyphens,"
+            " such as mine/walk"
+        )
+    kwargs = {"make": make, "limited": limited}
+    return EnvSpec(f"cwm/{suite}-{task}", "envs.external:External", kwargs=kwargs)

@@ -32,16 +32,12 @@ PACKAGES = {
 }
 
 
-def load(simulator: str) -> ModuleType:
-    """Import a simulator after choosing an OpenGL that needs no display.
+def choose_opengl() -> None:
+    """Choose an OpenGL that needs no display, before a simulator is imported.
 
     MUJOCO_GL is kept if it is set; otherwise it becomes `egl` if there is an NVIDIA GPU, else
     `osmesa`. MUJOCO_GL and PYOPENGL_PLATFORM are converted to lower case, which some simulators
-    require.
-
-    Raises:
-        EnvError: the package or its OpenGL is not installed, or an environment variable is invalid;
-            the message contains the remedy.
+    require. Raises EnvError for an invalid MUJOCO_EGL_DEVICE_ID.
     """
     for name in {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & os.environ.keys():
         os.environ[name] = os.environ[name].strip().lower()
@@ -54,6 +50,16 @@ def load(simulator: str) -> ModuleType:
     device = os.environ.get("MUJOCO_EGL_DEVICE_ID", "0")
     if os.environ["MUJOCO_GL"] == "egl" and not device.isdecimal():
         raise _no_opengl(ValueError(f"MUJOCO_EGL_DEVICE_ID is {device!r}"))
+
+
+def load(simulator: str) -> ModuleType:
+    """Import a simulator after `choose_opengl`.
+
+    Raises:
+        EnvError: the package or its OpenGL is not installed, or an environment variable is invalid;
+            the message contains the remedy.
+    """
+    choose_opengl()
     try:
         return importlib.import_module(simulator)
     except ModuleNotFoundError as error:

@@ -12,6 +12,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.infra.run_dir import RunDir, RunSpec
 from cwm.infra.store_json import read_store
+from cwm.train.rollout import suite_and_task
 
 SECTIONS = {  # sections of the settings that each stage reads
     "pretrain": ("runtime", "model", "pretrain"),
@@ -40,7 +41,7 @@ def open_run(
     `sets` are `key.path=value` words, applied after the files. For the others see `run_spec`.
     """
     on_task = stage in ON_TASKS
-    cfg = load(files, sets, what.partition("/")[2] if on_task else None)
+    cfg = load(files, sets, suite_and_task(what)[1] if on_task else None)
     spec = run_spec(stage, what, cfg, files, inputs, seed)
     seconds = (cfg.finetune if on_task else cfg.pretrain).checkpoint_seconds
     with RunDir(spec, out, seconds) as run:
@@ -66,7 +67,7 @@ def run_spec(
     """
     names: dict[str, str | int] = dict(labels(files))
     if stage in ON_TASKS:
-        names["suite"], _, names["task"] = what.partition("/")
+        names["suite"], names["task"] = suite_and_task(what)
     else:
         names |= {"dataset": what, "seed": cfg.pretrain.seed}
     if stage == "finetune":

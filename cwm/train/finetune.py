@@ -246,7 +246,7 @@ def finetune(loop: FinetuneLoop) -> None:
     loop.close()
     loop.guard.check()
     if loop.learning_start is None:
-        raise UserError(f"no episode ended within finetune.steps {cfg.steps}; lower env.time_limit")
+        raise UserError(f"no episode ended within finetune.steps {cfg.steps}; set env.time_limit")
     about = {"kind": "agent", "steps": cfg.steps, **run.spec.labels}
     save_weights(run.folder, loop.agent.state_dict(), about)
     logs = ("metrics.jsonl", "timing.jsonl", "scores.csv")

@@ -17,6 +17,8 @@ MODELS = ("contextwm", "plain", "dreamer")
 OURS_ALONE = {
     "env.processes",
     "env.render",
+    "env.make",
+    "env.kwargs",
     "env.server",
     "env.textures",
     "env.heldout",
