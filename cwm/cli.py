@@ -39,6 +39,7 @@ Dataset = Annotated[str, Argument(metavar="DATASET", help="name of a file in con
 Task = Annotated[str, Argument(metavar="SUITE/TASK", help="such as metaworld/drawer-open")]
 Clips = Annotated[Path, Option(help="store.json of the clips")]
 Weights = Annotated[Path, Option(help="weights.json of a pre-trained model")]
+Trust = Annotated[bool, Option("--trust", help="run code that the settings of an agent name")]
 Cores = Annotated[int, Option(help="files processed in parallel", min=1)]
 
 
@@ -269,12 +270,13 @@ def evaluate(
     seed: Annotated[int, Option(help="random seed of the evaluation", min=0)] = 0,
     video: Annotated[Path | None, Option(help="film the first episode, .mp4")] = None,
     out: Annotated[Path | None, Option(help="a row for each episode, .csv")] = None,
+    trust: Trust = False,
     sets: Sets = None,
 ) -> None:
     """Run episodes of an agent, a scripted or a random policy; print return and success."""
     from cwm.commands.episodes import run_episodes, summary, write_episodes
 
-    found = run_episodes(what, policy, episodes, seed, video, sets or ())
+    found = run_episodes(what, policy, episodes, seed, video, sets or (), trust)
     if out is not None:
         write_episodes(out, found)
     echo(f"{len(found)} episode{'s'[: len(found) > 1]}: {', '.join(summary(found))}")
@@ -333,11 +335,12 @@ def dream(
     clips: Annotated[Path | None, Option(help="store.json; default: synthetic clips")] = None,
     port: Annotated[int, Option(help="0: any free one", min=0, max=65535)] = 8765,
     browser: Annotated[bool, Option(help="open a browser")] = True,
+    trust: Trust = False,
 ) -> None:
     """Open a local page to predict clips, change the context frame and act inside a model."""
     from cwm.commands.dream import dream as open_viewer
 
-    open_viewer(models, clips, port, browser)
+    open_viewer(models, clips, port, browser, trust)
 
 
 Study = Annotated[Path, Option(help="file of config/study")]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cwm.commands.trust import check_trusted
 from cwm.infra.errors import UserError
 from cwm.models import AgentModel, VideoModel, load
 from cwm.train.rollout import EnvConfig
@@ -11,11 +12,14 @@ from cwm.viewer.server import serve
 from cwm.viewer.session import LENGTH, Session
 
 
-def dream(places: Sequence[str], clips: Path | None, port: int, show: bool) -> None:
+def dream(
+    places: Sequence[str], clips: Path | None, port: int, show: bool, trust: bool = False
+) -> None:
     """Serve the viewer on loopback until interrupted; for `places` see `cwm.load`.
 
     Without `clips`, a store.json, synthetic clips are rendered on demand. Raises UserError for a
-    place without a model, a store without long clips, and a port in use.
+    place without a model, an agent whose settings name code without `trust`, a store without long
+    clips, and a port in use.
     """
     models: dict[str, VideoModel] = {}
     agents: dict[str, tuple[AgentModel, str, EnvConfig]] = {}
@@ -24,6 +28,7 @@ def dream(places: Sequence[str], clips: Path | None, port: int, show: bool) -> N
         about = model.about
         known: dict[str, object] = {**models, **agents}
         if isinstance(model, AgentModel):
+            check_trusted(place, model.settings.env, trust)
             task = f"{about.get('suite')}/{about.get('task')}"
             name = f"{task}, {about.get('model')}"
         else:

@@ -12,6 +12,7 @@ from gymnasium.envs.registration import load_env_creator
 import envs
 from cwm.analysis.statistics import estimate, mean
 from cwm.analysis.tables import number
+from cwm.commands.trust import check_trusted
 from cwm.config import load
 from cwm.evaluate.baselines import random_policy
 from cwm.infra.device import reseed, seed_from, set_up
@@ -41,6 +42,7 @@ def run_episodes(
     seed: int = 0,
     video: Path | None = None,
     sets: Sequence[str] = (),
+    trust: bool = False,
 ) -> list[Episode]:
     """Run episodes of a policy; each is a function of `seed` and its number.
 
@@ -52,9 +54,11 @@ def run_episodes(
         seed: of the whole evaluation.
         video: a file, .mp4, for the first episode at the display size of the environment.
         sets: `key.path=value` words, applied over the settings.
+        trust: run the code that the settings of a run name (`env.make`, `env.server`).
 
-    Raises UserError for a folder without an agent, an unknown policy, a suite without a scripted
-    policy, an agent for another action space, and another suffix of `video`.
+    Raises UserError for such code without `trust`, a folder without an agent, an unknown policy, a
+    suite without a scripted policy, an agent for another action space, and another suffix of
+    `video`.
     """
     if video is not None and video.suffix != ".mp4":
         raise UserError(f"{video} must end in .mp4")
@@ -68,6 +72,8 @@ def run_episodes(
         raise unknown("policy", policy, (*SIMPLE, "weights.json"))
     if policy not in SIMPLE and not files:
         files = [Path(policy).with_name("config.yaml")]
+    if files:
+        check_trusted(files[0], load(files).env, trust)
     cfg = load(files, sets if files else ("env.render=fast", *sets))
     # A GPU is claimed before the environment is created, because MuJoCo renders on it.
     model = None if policy in SIMPLE else _agent(Path(policy), set_up(cfg.runtime))

@@ -1,6 +1,7 @@
 """`cwm evaluate`: episodes of a policy, their scores and a video."""
 
 import re
+import sys
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,13 @@ from cwm import config
 from cwm.agent import Agent
 from cwm.cli import app
 from cwm.commands import episodes as module
+from cwm.commands.dream import dream
 from cwm.commands.episodes import run_episodes, summary
 from cwm.infra.checkpoint import save_weights
 from cwm.infra.errors import UserError
 from cwm.infra.files import write_json, write_text
 from cwm.videos.ffmpeg import Geometry, decode
+from envs.errors import EnvError
 
 SMALL = """
 model:
@@ -105,6 +108,20 @@ def test_the_gpu_is_claimed_before_the_environment_is_created(run, monkeypatch):
     monkeypatch.setattr(module, "make", lambda *_: pytest.fail("made"))
     with pytest.raises(UserError, match="no place on a GPU"):
         run_episodes(str(run))
+
+
+@pytest.mark.parametrize("code", ["make: 'this:Zen'", "server: {command: 'zen {port}'}"])
+def test_code_that_an_agents_settings_name_runs_only_with_trust(run, code, monkeypatch):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    write_text(run / "config.yaml", SMALL.replace("render: fast", f"render: fast, {code}"))
+    write_json(run / "run.json", {"stage": "finetune", "key": "k", "suite": "my", "task": "own"})
+    with pytest.raises(UserError, match=r"outside this package, .*[zZ]en.*; if you .* add --trust"):
+        run_episodes(str(run))
+    with pytest.raises(UserError, match=r"add --trust"):
+        dream([str(run)], None, 0, show=False)
+    assert "this" not in sys.modules
+    with pytest.raises(EnvError, match=r"unknown factory in this 'Zen'|unknown suite 'my'"):
+        run_episodes(str(run), trust=True)
 
 
 def test_mistakes_are_one_line_errors(tmp_path):
