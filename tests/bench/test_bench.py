@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bench import environment, inputs, loader, parts, record, reference, update
+from bench import environment, inputs, loader, parts, record, reference, update, viewer
 from bench.parts import BACKWARD, Part
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +115,14 @@ def test_interval_belongs_to_the_part_of_its_first_mark():
 def test_product_rate_and_machine():
     assert update.product_rate("cpu", "fp32", rounds=1) > 0
     assert record.machine()["cores"] >= 1
+
+
+def test_viewer(saved, monkeypatch):
+    monkeypatch.setattr(viewer, "REPEATS", 1)
+    viewer.main()
+    values = saved()[1]
+    assert len(values) == 5
+    assert min(values.values()) > 0
 
 
 def test_environment(saved, monkeypatch, capsys):
