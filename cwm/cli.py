@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 from typer import Argument, Exit, Option, Typer, echo
 
-from cwm.infra.errors import UserError, check_utf8, explain_system_error
+from cwm.infra.errors import EXTRAS, UserError, check_utf8, explain_system_error, not_installed
 from envs.errors import EnvError
 
 MAX_ERROR = 2000  # characters of an error message
@@ -58,6 +58,14 @@ def videos(
     if status := doctor.unlock():
         raise Exit(status)
     train_on_videos(folder, scale, cores)
+
+
+@app.command()
+def init(folder: Annotated[Path, Argument(metavar="DIR", help="a new or empty folder")]) -> None:
+    """Write a study to run and edit: Snakefile, workflow, settings, profiles and a README."""
+    from cwm.commands.init import init as write_study
+
+    write_study(folder)
 
 
 @app.command()
@@ -481,6 +489,8 @@ def schema() -> None:
 def main() -> None:
     """Run a command; report user errors and system limits in one line with exit status 2."""
     _use_utf8()
+    if os.name != "posix":  # file locks
+        _fail("Linux or macOS is needed; on Windows use its Subsystem for Linux (WSL)")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -491,6 +501,10 @@ def main() -> None:
         app()
     except (UserError, EnvError) as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        _fail(not_installed(error.name))
     except (OSError, MemoryError, RuntimeError) as error:
         if not (message := explain_system_error(error)):
             raise
