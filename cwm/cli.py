@@ -468,6 +468,21 @@ def ui(port: Annotated[int, Option(help="TCP port on 127.0.0.1")] = 5000) -> Non
 
 
 @app.command()
+def tensorboard(
+    runs: Annotated[
+        list[Path] | None,
+        Argument(metavar="[RUN...]", help="run folders, or folders of runs; default: results"),
+    ] = None,
+    out: Annotated[Path, Option(help="folder of the event files")] = Path("results/tensorboard"),
+) -> None:
+    """Write the metrics of runs as event files for TensorBoard; again, to update them."""
+    from cwm.infra.event_file import write_event_files
+
+    count = write_event_files(runs or [Path("results")], out)
+    echo(f"{count} run{'s'[: count > 1]}; show them by: tensorboard --logdir {out}")
+
+
+@app.command()
 def doctor(
     unlock: Annotated[bool, Option(help="remove the Snakemake lock of a killed run")] = False,
     fix: Annotated[bool, Option(help="apply remedies that cannot lose data")] = False,
