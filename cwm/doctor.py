@@ -21,7 +21,7 @@ from cwm.infra.errors import EXTRAS, UserError, not_installed
 from cwm.infra.files import is_locked
 from cwm.infra.source import INSTALLED, ROOT
 
-SETUP = "pip install --upgrade contextwm" if INSTALLED else "make setup"
+SETUP = "pip install contextwm" if INSTALLED else "make setup"
 RENDER = """
 import os
 import cwm  # puts our `envs` before any other package of that name

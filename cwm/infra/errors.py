@@ -45,7 +45,6 @@ OUT_OF_MEMORY = (  # in the messages of torch (CPU and GPU) and numpy
 
 
 EXTRAS = {  # module -> the extra of this package that installs it (pyproject.toml)
-    "dm_control": "sim",
     "huggingface_hub": "hub",
     "metaworld": "sim",
     "mlflow": "tracking",
