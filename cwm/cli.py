@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 from typer import Argument, Exit, Option, Typer, echo
 
-from cwm.infra.errors import UserError, check_utf8, explain_system_error
+from cwm.infra.errors import EXTRAS, UserError, check_utf8, explain_system_error, not_installed
 from envs.errors import EnvError
 
 MAX_ERROR = 2000  # characters of an error message
@@ -59,6 +59,14 @@ def videos(
     if status := doctor.unlock():
         raise Exit(status)
     train_on_videos(folder, scale, cores)
+
+
+@app.command()
+def init(folder: Annotated[Path, Argument(metavar="DIR", help="a new or empty folder")]) -> None:
+    """Write a study to run and edit: Snakefile, workflow, settings, profiles and a README."""
+    from cwm.commands.init import init as write_study
+
+    write_study(folder)
 
 
 @app.command()
@@ -486,6 +494,21 @@ def ui(port: Annotated[int, Option(help="TCP port on 127.0.0.1")] = 5000) -> Non
 
 
 @app.command()
+def tensorboard(
+    runs: Annotated[
+        list[Path] | None,
+        Argument(metavar="[RUN...]", help="run folders, or folders of runs; default: results"),
+    ] = None,
+    out: Annotated[Path, Option(help="folder of the event files")] = Path("results/tensorboard"),
+) -> None:
+    """Write the metrics of runs as event files for TensorBoard; again, to update them."""
+    from cwm.infra.event_file import write_event_files
+
+    count = write_event_files(runs or [Path("results")], out)
+    echo(f"{count} run{'s'[: count > 1]}; show them by: tensorboard --logdir {out}")
+
+
+@app.command()
 def doctor(
     unlock: Annotated[bool, Option(help="remove the Snakemake lock of a killed run")] = False,
     fix: Annotated[bool, Option(help="apply remedies that cannot lose data")] = False,
@@ -507,6 +530,8 @@ def schema() -> None:
 def main() -> None:
     """Run a command; report user errors and system limits in one line with exit status 2."""
     _use_utf8()
+    if os.name != "posix":  # file locks
+        _fail("Linux or macOS is needed; on Windows use its Subsystem for Linux (WSL)")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -517,6 +542,10 @@ def main() -> None:
         app()
     except (UserError, EnvError) as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        _fail(not_installed(error.name))
     except (OSError, MemoryError, RuntimeError) as error:
         if not (message := explain_system_error(error)):
             raise

@@ -13,20 +13,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from cwm.infra import device
-from cwm.infra.errors import UserError
+from cwm.infra.errors import EXTRAS, UserError, not_installed
 from cwm.infra.files import is_locked
+from cwm.infra.source import INSTALLED, ROOT
 
-ROOT = Path(__file__).parents[1]
+SETUP = "pip install contextwm" if INSTALLED else "make setup"
 RENDER = """
 import os
 import cwm  # puts our `envs` before any other package of that name
 from envs.rendering import Renderer, load
 scene = "<mujoco><worldbody><camera name='eye'/></worldbody></mujoco>"
 Renderer(load("mujoco").MjModel.from_xml_string(scene), "eye", "fast")
-print(os.environ["MUJOCO_GL"])
+print(os.environ.get("MUJOCO_GL", "CGL"))
 """
 FULL, NEARLY_FULL = 200e6, 5e9  # free bytes of a disk
 QUIET = 60.0  # seconds without a change; a process on another host may still write newer files
@@ -61,7 +63,7 @@ def doctor(fix: bool = False) -> int:
 
 def check_all() -> list[Check]:
     """Every check of the machine and of this folder."""
-    machine = [python, libraries, torch, gpu, opengl, ffmpeg, disk, home]
+    machine = [system, python, libraries, torch, gpu, opengl, ffmpeg, disk, home]
     return [_run(check) for check in [*machine, snakemake, unfinished, interrupted, mlflow]]
 
 
@@ -69,17 +71,34 @@ def _run(check: Callable[[], Check]) -> Check:
     try:
         return check()
     except ImportError as error:
-        return Check(check.__name__, False, str(error), "make setup")
+        return Check(check.__name__, False, str(error), SETUP)
+
+
+def system() -> Check:
+    """The operating system is Linux; others lack parts."""
+    name = f"{platform.system()} {platform.release()} ({platform.machine()})"
+    if sys.platform.startswith("linux"):
+        return Check("system", True, name)
+    detail = f"{name}: not tested; no CUDA, CARLA, SLURM, and no set-up by make"
+    return Check("system", False, detail, "for these use Linux", required=False)
 
 
 def python() -> Check:
-    """requirements.txt supports this version of Python."""
-    supported = sys.version_info[:2] in ((3, 11), (3, 12))
-    return Check("Python", supported, platform.python_version(), "make setup PYTHON=python3.11")
+    """This version of Python is supported: by pyproject.toml, or in a checkout by the lock."""
+    last = (3, 14) if INSTALLED else (3, 12)
+    supported = (3, 11) <= sys.version_info[:2] <= last
+    remedy = "use Python 3.11 to 3.14" if INSTALLED else "make setup PYTHON=python3.11"
+    return Check("Python", supported, platform.python_version(), remedy)
 
 
 def libraries() -> Check:
-    """The libraries of requirements.txt are installed in these versions."""
+    """Every extra is installed; in a checkout the libraries of requirements.txt, as pinned."""
+    if INSTALLED:
+        missing = {extra for module, extra in EXTRAS.items() if find_spec(module) is None}
+        names = ",".join(sorted(missing))
+        detail = f"not installed: the extras {names}" if missing else "with all extras"
+        remedy = f"if you need them: pip install 'contextwm[{names}]'"
+        return Check("libraries", not missing, detail, remedy, required=False)
     required = (ROOT / "requirements.txt").read_text().partition("# development")[0]
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", required, re.MULTILINE))
     found = {name: _version(name) for name in pinned}
@@ -96,16 +115,17 @@ def _version(library: str) -> str:
 
 
 def torch() -> Check:
-    """PyTorch loads and has a tested version: 2.13.0 for a CPU, 2.11 or later for CUDA."""
+    """PyTorch loads and is 2.11 or later; in a checkout without CUDA, the tested 2.13.0."""
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library is missing
-        return Check("torch", False, str(error), "make setup")
+        return Check("torch", False, str(error), SETUP)
     version, cuda = torch.__version__.partition("+")[0], torch.version.cuda
     number = tuple(int(part) for part in version.split(".")[:2])
-    good = number >= (2, 11) if cuda else version == "2.13.0"
+    good = number >= (2, 11) if cuda or INSTALLED else version == "2.13.0"
     detail = f"{torch.__version__} for {f'CUDA {cuda}' if cuda else 'the CPU'}"
-    return Check("torch", good, detail, "make setup TORCH=torch==2.13.0")
+    remedy = SETUP if INSTALLED else "make setup TORCH=torch==2.13.0"
+    return Check("torch", good, detail, remedy)
 
 
 def gpu() -> Check:
@@ -120,12 +140,16 @@ def gpu() -> Check:
         problem = f"{names}, but {device.why_no_cuda()}"
     except UserError as error:
         problem = str(error)
-    remedy = "make setup TORCH=torch==2.13.0; if that does not help, update the driver and reboot"
+    install = "install a CUDA build of torch" if INSTALLED else "make setup TORCH=torch==2.13.0"
+    remedy = f"{install}; if that does not help, update the driver and reboot"
     return Check("GPU", False, problem, remedy, required=False)
 
 
 def opengl() -> Check:
     """MuJoCo renders without a display, with the library that the environments select."""
+    if INSTALLED and find_spec("mujoco") is None:
+        problem, _, remedy = not_installed("mujoco").partition(": ")
+        return Check("OpenGL", False, problem, remedy, required=False)
     done = subprocess.run([sys.executable, "-c", RENDER], capture_output=True, text=True)
     if done.returncode == 0:
         return Check("OpenGL", True, f"{done.stdout.strip()} renders without a display")
@@ -142,7 +166,7 @@ def ffmpeg() -> Check:
         return Check("ffmpeg", True, check_ffmpeg())
     except UserError as error:
         problem, _, remedy = str(error).rpartition("; ")
-        return Check("ffmpeg", False, problem or remedy, f"make setup; {remedy}")
+        return Check("ffmpeg", False, problem or remedy, f"{SETUP}; {remedy}")
 
 
 def disk() -> Check:
@@ -185,7 +209,7 @@ def snakemake() -> Check:
         return Check("Snakemake", True, "not locked")
     if holder := _lock_holder():
         return Check("Snakemake", False, *holder, required=False)
-    detail, remedy = "locked by a killed run", "make all, or cwm doctor --fix"
+    detail, remedy = "locked by a killed run", "cwm doctor --fix"
     return Check("Snakemake", False, detail, remedy, required=False, fix=unlock)
 
 
@@ -205,7 +229,7 @@ def interrupted() -> Check:
     works = sorted(path for path in Path("results").glob("*/work/*") if path.is_dir())
     found = [x for x in works if not x.suffix and not is_locked(x.with_suffix(".lock"))]
     detail = f"{len(found)} interrupted: {_some(found)}" if found else "none interrupted"
-    remedy = "`make all` resumes those of the study; delete the others if they are not needed"
+    remedy = "run Snakemake again to resume those of the study; delete the others if not needed"
     return Check("runs", not found, detail, remedy, required=False)
 
 
@@ -214,7 +238,7 @@ def mlflow() -> Check:
     from cwm.infra import tracking
 
     problem = tracking.problem()
-    remedy = "runs are recorded in files; `make ui` sends them to MLflow later"
+    remedy = "runs are recorded in files; `cwm ui` sends them to MLflow later"
     detail = problem or "the store answers"
     return Check("MLflow", problem is None, detail, remedy, required=False)
 

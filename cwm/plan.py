@@ -18,6 +18,7 @@ from cwm.analysis.cost import measured
 from cwm.analysis.runs import read_csv
 from cwm.config import Config, load
 from cwm.infra import yaml_file
+from cwm.infra.errors import UserError
 from cwm.videos.datasets import folder_of
 
 CONSTANTS = 9  # constant actions that `cwm baselines` tries in two dimensions, fewer in one
@@ -116,6 +117,8 @@ def plan(target: str | None, scale: str | None, table: Path, cores: int, gpus: i
 
     table: written by bench/costs.py. cores, gpus: of the machine that will run it.
     """
+    if not study.CONFIG.is_dir():
+        raise UserError(f"no folder config in {Path.cwd()}; `cwm init DIR` writes one")
     costs = read_csv(table, COLUMNS, PRICES)
     if target is None:
         names = sorted(path.stem for path in (study.CONFIG / "study").glob("*.yaml"))

@@ -58,7 +58,7 @@ class Carla(PixelEnv):
     def __init__(self, task: str, server: ServerConfig | None = None, **options: Any) -> None:
         super().__init__(2, **options)
         if importlib.util.find_spec("carla") is None:
-            raise EnvError("no module 'carla': pip install carla==0.9.16")
+            raise EnvError("no module 'carla': pip install 'contextwm[carla]'")
         if server is None:
             raise EnvError(
                 "set env.server.command to a command that starts a CARLA server, such as"

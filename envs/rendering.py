@@ -20,12 +20,6 @@ from envs.errors import EnvError
 
 QUALITIES = ("fast", "reference")
 
-# Newer releases can be installed together but fail at run time.
-PINS = {
-    "mujoco": "mujoco==3.10.0",
-    "metaworld": "metaworld==3.0.0 mujoco==3.10.0 packaging",
-    "dm_control": "dm_control==1.0.43 mujoco==3.10.0",
-}
 PACKAGES = {
     "osmesa": "apt-get install libosmesa6",
     "egl": "apt-get install libegl1 libopengl0 libgl1 (or set MUJOCO_GL=osmesa)",
@@ -35,20 +29,30 @@ PACKAGES = {
 def choose_opengl() -> None:
     """Choose an OpenGL that needs no display, before a simulator is imported.
 
+<<<<<<< HEAD
     MUJOCO_GL is kept if it is set; otherwise it becomes `egl` if there is an NVIDIA GPU, else
     `osmesa`. MUJOCO_GL and PYOPENGL_PLATFORM are converted to lower case, which some simulators
     require. Raises EnvError for an invalid MUJOCO_EGL_DEVICE_ID.
+=======
+    MUJOCO_GL is kept if it is set. Otherwise it becomes `egl` if there is an NVIDIA GPU, else
+    `osmesa`; on macOS it stays unset, which selects CGL. MUJOCO_GL and PYOPENGL_PLATFORM are
+    converted to lower case, which some simulators require.
+
+    Raises:
+        EnvError: the package or its OpenGL is not installed, or an environment variable is invalid;
+            the message contains the remedy.
+>>>>>>> d9d2dfec4401449083e3d1b8c12e1f6b48e8a8ee
     """
     for name in {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & os.environ.keys():
         os.environ[name] = os.environ[name].strip().lower()
-    if not os.environ.get("MUJOCO_GL"):
+    if not os.environ.get("MUJOCO_GL") and sys.platform != "darwin":
         nvidia = any(Path("/dev").glob("nvidia[0-9]*"))
         os.environ["MUJOCO_GL"] = "egl" if nvidia else "osmesa"
     # Mesa without threads of its own, which a forked process would lack. Small frames are rendered
     # as fast.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     device = os.environ.get("MUJOCO_EGL_DEVICE_ID", "0")
-    if os.environ["MUJOCO_GL"] == "egl" and not device.isdecimal():
+    if os.environ.get("MUJOCO_GL") == "egl" and not device.isdecimal():
         raise _no_opengl(ValueError(f"MUJOCO_EGL_DEVICE_ID is {device!r}"))
 
 
@@ -63,20 +67,21 @@ def load(simulator: str) -> ModuleType:
     try:
         return importlib.import_module(simulator)
     except ModuleNotFoundError as error:
-        package = simulator.partition(".")[0]
-        raise EnvError(f"no module {error.name!r}: pip install {PINS[package]}") from error
+        raise EnvError(f"no module {error.name!r}: pip install 'contextwm[sim]'") from error
     except (AttributeError, ImportError, RuntimeError) as error:
         raise _no_opengl(error) from error
 
 
 def _no_opengl(error: Exception) -> EnvError:
     """Translate a failure to initialise OpenGL into its cause and remedy."""
-    chosen = os.environ["MUJOCO_GL"]
+    chosen = os.environ.get("MUJOCO_GL", "")
     reason = str(error).strip().splitlines()[0]
     cure = PACKAGES.get(chosen, "unset MUJOCO_GL, or set it to osmesa or egl")
     platform = os.environ.get("PYOPENGL_PLATFORM")
     loaded = getattr(sys.modules.get("OpenGL.platform"), "PLATFORM", None)
-    if "MUJOCO_EGL_DEVICE_ID" in reason:
+    if sys.platform == "darwin":
+        cure = "unset MUJOCO_GL"
+    elif "MUJOCO_EGL_DEVICE_ID" in reason:
         cure = "unset MUJOCO_EGL_DEVICE_ID, or set it to the number of a device"
     elif chosen in PACKAGES and platform and platform != chosen:
         reason = f"PYOPENGL_PLATFORM is {platform!r}"
@@ -111,7 +116,7 @@ def _check_process() -> None:
 
 def _open_gl() -> Any:
     """An OpenGL context of the chosen kind, current in this thread."""
-    chosen = os.environ["MUJOCO_GL"]
+    chosen = os.environ.get("MUJOCO_GL")
     # mujoco.GLContext was chosen at the first import of mujoco, which may precede `load`.
     home = f"mujoco.{chosen}" if chosen in PACKAGES else "mujoco"
     context = importlib.import_module(home).GLContext

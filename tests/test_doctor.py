@@ -169,6 +169,16 @@ def test_too_old_ffmpeg_is_missing(monkeypatch, tmp_path):
     )
 
 
+def test_other_system_is_a_note_with_what_it_lacks(monkeypatch, capsys):
+    assert doctor.system().ok
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(doctor, "check_all", lambda: [doctor.system()])
+    assert doctor.doctor() == 0
+    out = capsys.readouterr().out
+    assert out.startswith("note     system")
+    assert "not tested; no CUDA, CARLA, SLURM" in out
+
+
 def test_mlflow_down_is_a_note(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(doctor, "check_all", lambda: [doctor.mlflow()])

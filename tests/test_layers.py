@@ -42,6 +42,7 @@ ALLOWED = {
 }
 IMPORTED_IN = {
     "mlflow": ["cwm/infra/tracking.py"],
+    "tensorboard": ["cwm/infra/event_file.py"],
     "metaworld": ["envs/metaworld.py"],
     "dm_control": ["envs/dmc.py"],
     "carla": ["envs/carla.py"],

@@ -121,3 +121,9 @@ def test_table_is_written_from_finished_jobs_and_timed_updates(project, monkeypa
     assert 0 < float(rows["finetune"].split(",")[3]) < 60
     text = plan.plan("one", "smoke", Path("new.csv"), 2, 0)
     assert "at least" in text and "finetune hours not measured" not in text
+
+
+def test_folder_without_settings_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no folder config in .*; `cwm init DIR` writes one"):
+        plan.plan(None, None, Path("costs.csv"), 1, 0)

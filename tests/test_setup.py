@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from cwm.infra.errors import EXTRAS
+
 ROOT = Path(__file__).parents[1]
 PATH = {"PATH": os.environ["PATH"]}
 LOCK = (ROOT / "requirements.lock").read_text()
-APART = {"filelock", "fsspec", "mpmath", "networkx", "sympy", "typing-extensions"}  # for torch
+APART = {"filelock", "fsspec", "mpmath", "networkx", "sympy"}  # for torch
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+GROUPS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 
 
 def normal(name: str) -> str:
@@ -49,9 +53,22 @@ def test_torch_is_not_locked_because_its_builds_differ():
 
 
 def test_pyproject_and_requirements_have_the_same_packages():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    assert {normal(name) for group in groups for name in group} == asked().keys() - APART
+    names = {normal(name) for group in GROUPS.values() for name in group}
+    assert names - {"contextwm", "torch"} == asked().keys() - APART
+
+
+def test_pins_of_the_extras_are_those_of_requirements():
+    pins = [re.match("([^;]*)[=<]=([^;]*)", name) for group in GROUPS.values() for name in group]
+    found = {normal(pin[1]): pin[2] for pin in pins if pin}
+    assert found.keys() == {"carla", "dm-control", "metaworld", "mlflow", "mujoco"}
+    assert found.items() <= asked().items()
+
+
+def test_extra_all_has_every_extra_that_an_error_names():
+    (everything,) = GROUPS["all"]
+    assert everything == f"contextwm[{','.join(sorted(set(EXTRAS.values())))}]"
+    for module, extra in EXTRAS.items():
+        assert normal(module) in map(normal, GROUPS[extra])
 
 
 def test_installed_versions_are_the_locked_ones():

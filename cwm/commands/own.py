@@ -6,10 +6,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from cwm.infra.errors import UserError, check_utf8
+from cwm.infra.errors import UserError, check_utf8, not_installed
 from cwm.infra.files import walk
 
 log = logging.getLogger(__name__)
@@ -19,17 +20,23 @@ def train_on_videos(folder: Path, scale: str, cores: int) -> NoReturn:
     """Replace this process by Snakemake, which makes `results/<scale>/videos.html`.
 
     Finished jobs are not repeated: new videos cost their own decoding, and training.
-    Raises UserError if `folder` is not a folder, or without a Snakefile in the current folder.
+    Raises UserError if `folder` is not a folder, without a Snakefile in the current folder, and
+    without Snakemake.
     """
     check_utf8(str(folder))
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of the videos")
     if not Path("Snakefile").exists():
-        raise UserError(f"no Snakefile in {Path.cwd()}; run this command in the project's folder")
+        raise UserError(f"no Snakefile in {Path.cwd()}; `cwm init DIR` writes a folder with one")
+    if find_spec("snakemake") is None:
+        raise UserError(not_installed("snakemake"))
     log.info("results: results/%s/{videos.html,pretrain/videos,predict/videos,clips/videos}", scale)
     words = ["--cores", str(cores), "--set-threads", f"collect={cores}", f"decode={cores}"]
     words += ["--config", f"scale={scale}", f"videos={folder.resolve()}", "--", "pretrain_videos"]
-    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
+    # The rules call `cwm`, which is beside this Python even if its environment is not activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    command = [sys.executable, "-m", "snakemake", *words]
+    os.execve(sys.executable, command, os.environ | {"PATH": path})
 
 
 def typed_values(words: Iterable[str]) -> dict[str, str]:

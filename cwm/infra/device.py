@@ -95,8 +95,9 @@ def keep_freed_memory() -> None:
 
 
 def processor_name() -> str:
-    """CPU model from /proc/cpuinfo, or the architecture if it has none."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    """CPU model from Linux's /proc/cpuinfo, or the architecture if that has none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 

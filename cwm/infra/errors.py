@@ -44,6 +44,16 @@ OUT_OF_MEMORY = (  # in the messages of torch (CPU and GPU) and numpy
 )
 
 
+EXTRAS = {  # module -> the extra of this package that installs it (pyproject.toml)
+    "huggingface_hub": "hub",
+    "metaworld": "sim",
+    "mlflow": "tracking",
+    "mujoco": "sim",
+    "snakemake": "workflow",
+    "tensorboard": "tensorboard",
+}
+
+
 class UserError(ValueError):
     """A user's mistake; the command line prints it as one line and exits with status 2."""
 
@@ -54,6 +64,11 @@ def check_utf8(word: str) -> None:
         word.encode()
     except UnicodeEncodeError:
         raise UserError(f"{word} is not valid UTF-8; rename the file or folder") from None
+
+
+def not_installed(module: str) -> str:
+    """One line with the remedy for a missing module of EXTRAS."""
+    return f"{module} is not installed: pip install 'contextwm[{EXTRAS[module]}]'"
 
 
 def unknown(what: str, name: str, valid: Iterable[str]) -> UserError:

@@ -1,16 +1,38 @@
-"""The git commit of the code."""
+"""Where this code comes from: its git commit, and the files of a study.
+
+A wheel has both in the package, where setup.py puts them; a checkout has them in its root.
+"""
 
 import os
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent  # of a checkout
+COMMIT = PACKAGE / "commit.txt"
+TEMPLATE = PACKAGE / "template"
+INSTALLED = TEMPLATE.is_dir()  # from a wheel; False in a checkout
+STUDY = ("Snakefile", "config", "profiles", "workflow")  # all that Snakemake reads
 
 
 def git_commit() -> str:
-    """Commit of this code: CWM_COMMIT if set (images have no .git), else `commit_of` it."""
-    return os.environ.get("CWM_COMMIT") or commit_of(ROOT, "cwm/infra/source.py")
+    """Commit of this code: CWM_COMMIT if set (images have no .git), the wheel's, or `commit_of`."""
+    if commit := os.environ.get("CWM_COMMIT"):
+        return commit
+    return COMMIT.read_text().strip() if COMMIT.exists() else commit_of(ROOT, "cwm/infra/source.py")
+
+
+def copy_study(folder: Path) -> None:
+    """Copy the files and folders of STUDY into a folder, which has none of them yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [(TEMPLATE if INSTALLED else ROOT) / name for name in STUDY]:
+        if path.is_dir():
+            skipped = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, folder / path.name, ignore=skipped, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(path, folder / path.name)
 
 
 @cache  # later edits do not change the code of a running process

@@ -22,7 +22,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cwm.infra.errors import UserError
+from cwm.infra.errors import UserError, not_installed
 from cwm.infra.files import is_locked, sha256
 from cwm.infra.tracking_record import (
     FIGURES,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 STORE = Path("results/mlflow")
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # MLflow's limits
-NOT_INSTALLED = "mlflow is not installed: runs are kept in their folders only"
+NOT_INSTALLED = f"{not_installed('mlflow')}; runs are kept in their folders only"
 SENT, SENDING = "cwm.sent", "sending"
 SETTINGS = {  # defaults: fail within seconds if a server does not answer; no telemetry
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -103,7 +103,7 @@ def sync_all(results: Path = Path("results")) -> bool:
 def ui(port: int = 5000) -> None:
     """Send every run; then replace this process by MLflow's UI, on this machine's own address."""
     if importlib.util.find_spec("mlflow") is None:
-        raise UserError("mlflow is not installed: make setup")
+        raise UserError(not_installed("mlflow"))
     if _database() is None:  # a server has its own UI
         if not sync_all():
             raise UserError("some runs could not be sent to the server of MLFLOW_TRACKING_URI")

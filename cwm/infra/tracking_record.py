@@ -1,4 +1,4 @@
-"""What MLflow shows of a run or a figure, read from its files."""
+"""What MLflow and TensorBoard show of a run or a figure, read from its files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ Lines = Sequence[tuple[dict[str, float], int]]  # metrics with their step, unix 
 
 @dataclass(frozen=True)
 class Record:
-    """Everything that MLflow shows of a run or figure. `key` and `name` identify the MLflow run."""
+    """Everything that is shown of a run or figure. `key` and `name` identify it."""
 
     stage: str
     key: str

@@ -34,7 +34,8 @@ INDEX = np.dtype(
     [("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4"), ("split", "i1")]
 )  # label -1: none
 # A store keeps a quarter of the files open that the system allows (`ulimit -n`, often 1024).
-OPEN_SHARDS = max(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+OPEN_SHARDS = 256 if LIMIT == resource.RLIM_INFINITY else LIMIT // 4
 REMEDY = "run `cwm clips` again"
 
 

@@ -6,7 +6,9 @@ A shell script in place of nvidia-smi lists the GPUs; the locks, processes and k
 import logging
 import multiprocessing
 import os
+import platform
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,3 +169,9 @@ def test_invalid_number_of_slots_is_an_error(monkeypatch, value):
     monkeypatch.setenv("CWM_JOBS_PER_GPU", value)
     with pytest.raises(UserError, match="must be 1 or more"):
         device.claim_gpu()
+
+
+def test_processor_without_proc_is_its_architecture(monkeypatch):
+    """As on macOS."""
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert device.processor_name() == platform.machine()
