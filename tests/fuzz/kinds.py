@@ -408,7 +408,7 @@ def checkpoints(draw: Draw, root: Path) -> list[list[str]]:
     return [[*argv[:-2], "--out", "unfinished"]]
 
 
-PUBLISHED = ROOT / "results/published/evidence"
+PUBLISHED = ROOT / "results/published/evidence-first"
 RUNS = "runs/finetune/toy/sphere"
 FIGURE = ["--study", "study.yaml", "--out", "out/f"]
 
@@ -416,7 +416,7 @@ FIGURE = ["--study", "study.yaml", "--out", "out/f"]
 def tables(draw: Draw, root: Path) -> list[list[str]]:
     """Scores, metrics, the notes beside them, studies, and the tables made of them."""
     shutil.copytree(PUBLISHED, "runs", ignore=shutil.ignore_patterns("[2-9]"))  # two seeds
-    shutil.copy(ROOT / "config/study/evidence.yaml", "study.yaml")
+    shutil.copy(PUBLISHED / "study.yaml", "study.yaml")
     shutil.copy(ROOT / "cwm/analysis/published.csv", "others.csv")
     pick = draw(st.sampled_from(["scores.csv"] * 3 + ["metrics.jsonl", "run.json", "study.yaml"]))
     found = [Path(pick)] if pick == "study.yaml" else sorted(Path("runs").rglob(pick))

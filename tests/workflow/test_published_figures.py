@@ -34,7 +34,7 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     for name in ("config", "workflow", "profiles", "results/published"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Snakefile", tmp_path)
-    removed = tmp_path / "results/published/evidence/finetune/toy/sphere/dreamer/none/standard/3"
+    removed = tmp_path / "results/published/evidence-first/finetune/toy/sphere/dreamer/none/standard/3"
     shutil.rmtree(removed)
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -49,11 +49,11 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     done = run("snakemake", "--cores", "1", "published_figures")
     assert done.returncode == 0, done.stdout + done.stderr
     assert contents(tmp_path / "results/published") == before
-    drawn = tmp_path / "results/published-figures/evidence"
+    drawn = tmp_path / "results/published-figures/evidence-first"
     facts = json.loads((drawn / "figures/learning_sphere.json").read_text())
     assert facts["seeds"]["DreamerV2 on toy/sphere"] == 4
     assert "Missing runs: toy/sphere/dreamer/none/standard/3." in facts["caption"]
-    assert facts["command"].startswith("cwm redraw results/published/evidence")
+    assert facts["command"].startswith("cwm redraw results/published/evidence-first")
     facts = json.loads((drawn / "figures/representations.json").read_text())
     assert list(facts["seeds"].values()) == [1, 1]
     for suffix in ("pdf", "png"):

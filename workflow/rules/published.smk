@@ -1,6 +1,6 @@
 """Published runs -> figures, without torch.
 
-Inputs: results/published/<study>, config/study/<study>.yaml.
+Inputs: results/published/<study>, with the study.yaml that its runs were made for.
 Outputs: results/published-figures/<study>.
 """
 
@@ -21,7 +21,7 @@ rule redraw:
     """Draw the figures of a study from its published runs; captions list missing runs."""
     input:
         runs=lambda w: sorted(str(path) for path in Path(PUBLISHED.format(**w)).rglob("*.*")),
-        study="config/study/{published}.yaml",
+        study=f"{PUBLISHED}/study.yaml",
     output:
         directory(REDRAWN),
     log:
