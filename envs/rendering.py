@@ -29,19 +29,10 @@ PACKAGES = {
 def choose_opengl() -> None:
     """Choose an OpenGL that needs no display, before a simulator is imported.
 
-    <<<<<<< HEAD
-        MUJOCO_GL is kept if it is set; otherwise it becomes `egl` if there is an NVIDIA GPU, else
-        `osmesa`. MUJOCO_GL and PYOPENGL_PLATFORM are converted to lower case, which some simulators
-        require. Raises EnvError for an invalid MUJOCO_EGL_DEVICE_ID.
-    =======
-        MUJOCO_GL is kept if it is set. Otherwise it becomes `egl` if there is an NVIDIA GPU, else
-        `osmesa`; on macOS it stays unset, which selects CGL. MUJOCO_GL and PYOPENGL_PLATFORM are
-        converted to lower case, which some simulators require.
-
-        Raises:
-            EnvError: the package or its OpenGL is not installed, or an environment variable is invalid;
-                the message contains the remedy.
-    >>>>>>> d9d2dfec4401449083e3d1b8c12e1f6b48e8a8ee
+    MUJOCO_GL is kept if it is set. Otherwise it becomes `egl` if there is an NVIDIA GPU, else
+    `osmesa`; on macOS it stays unset, which selects CGL. MUJOCO_GL and PYOPENGL_PLATFORM are
+    converted to lower case, which some simulators require. Raises EnvError for an invalid
+    MUJOCO_EGL_DEVICE_ID.
     """
     for name in {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & os.environ.keys():
         os.environ[name] = os.environ[name].strip().lower()

@@ -34,7 +34,8 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     for name in ("config", "workflow", "profiles", "results/published"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Snakefile", tmp_path)
-    removed = tmp_path / "results/published/evidence-first/finetune/toy/sphere/dreamer/none/standard/3"
+    published = tmp_path / "results/published/evidence-first"
+    removed = published / "finetune/toy/sphere/dreamer/none/standard/3"
     shutil.rmtree(removed)
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
