@@ -46,11 +46,12 @@ class Pretrained:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Arm:
-    """One side of a comparison: the runs of a method."""
+    """One side of a comparison: the runs of a method with seeds 0 to seeds - 1."""
 
     model: Name
     dataset: Name
     variant: Name = "standard"
+    seeds: PositiveInt = 5
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -64,7 +65,6 @@ class Comparison:
     second: Arm
     # area: mean of all evaluations of a run (area under the curve); final: of its last two
     measure: Literal["area", "final"] = "area"
-    seeds: PositiveInt = 5
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -141,8 +141,9 @@ def finetune_runs(figure: Figure) -> list[FinetuneRun]:
         names = product([x.suite], x.tasks, x.models, x.datasets, x.variants, range(x.seeds))
         found.update(starmap(FinetuneRun, names))
     for c in figure.comparisons:
-        for arm, seed in product((c.first, c.second), range(c.seeds)):
-            found.add(FinetuneRun(c.suite, c.task, arm.model, arm.dataset, arm.variant, seed))
+        for arm in (c.first, c.second):
+            method = c.suite, c.task, arm.model, arm.dataset, arm.variant
+            found.update(FinetuneRun(*method, seed) for seed in range(arm.seeds))
     return sorted(found)
 
 

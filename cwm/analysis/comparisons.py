@@ -4,7 +4,7 @@ The questions, the two methods and the measure are in `config/study`, so they ar
 runs. Differences of means have Welch intervals; p values are adjusted for all questions of a table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +84,12 @@ def draw_comparisons(table: Path, scores: Path) -> Drawing:
 
 def _row(comparison: Comparison, scored: pd.DataFrame) -> list:
     task = scored[(scored[TASK] == (comparison.suite, comparison.task)).all(axis=1)]
-    task = task[task["seed"] < comparison.seeds]
-    methods = [_method(arm) for arm in (comparison.first, comparison.second)]
-    sides = [
-        per_seed(task[(task[METHOD] == method).all(axis=1)], "score", REDUCE[comparison.measure])
-        for method in methods
-    ]
+    arms = comparison.first, comparison.second
+    sides = [_scores(task, arm, REDUCE[comparison.measure]) for arm in arms]
     name = f"{comparison.suite}/{comparison.task}"
-    labels = [method.label for method in methods]
+    labels = [_method(arm).label for arm in arms]
     counts = [len(side) for side in sides]
-    missing = 2 * comparison.seeds - sum(counts)
+    missing = sum(arm.seeds for arm in arms) - sum(counts)
     return [
         comparison.question,
         name,
@@ -103,6 +99,12 @@ def _row(comparison: Comparison, scored: pd.DataFrame) -> list:
         missing,
         *welch(*sides),
     ]
+
+
+def _scores(task: pd.DataFrame, arm: Arm, reduce: Callable[[np.ndarray], float]) -> np.ndarray:
+    """One number for each of the arm's seeds that exists."""
+    rows = task[(task[METHOD] == _method(arm)).all(axis=1) & (task["seed"] < arm.seeds)]
+    return per_seed(rows, "score", reduce)
 
 
 def _method(arm: Arm) -> Method:

@@ -1,6 +1,7 @@
 """Registered comparisons: their table by hand, their answers and their figure."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,11 @@ from cwm.analysis.provenance import FigureMeta
 from cwm.analysis.scores import collect
 from cwm.study_file import Arm, Comparison, Figure, finetune_runs
 
-OURS, SCRATCH = Arm("contextwm", "something"), Arm("contextwm", "none")
+OURS, SCRATCH = Arm("contextwm", "something", seeds=3), Arm("contextwm", "none", seeds=3)
 
 
-def asked(first, second, measure="area", seeds=3):
-    return Comparison("Sooner?", "toy", "sphere", first, second, measure, seeds)
+def asked(first, second, measure="area"):
+    return Comparison("Sooner?", "toy", "sphere", first, second, measure)
 
 
 def runs(root, arm, curves):
@@ -78,7 +79,7 @@ def test_the_second_arm_can_be_larger(tmp_path, answer):
 def test_missing_runs_give_no_answer(tmp_path, answer):
     folders = runs(tmp_path, OURS, [[3, 5]] * 3)
     folders += runs(tmp_path, SCRATCH, [[0, 2], [0, 1]])
-    plain = Arm("plain", "none")
+    plain = Arm("plain", "none", seeds=3)
     table, text, _ = answer([asked(OURS, SCRATCH), asked(OURS, plain)], folders)
     assert table["answer"].tolist() == ["runs missing"] * 2
     assert table["missing"].tolist() == [1, 3]
@@ -88,16 +89,18 @@ def test_missing_runs_give_no_answer(tmp_path, answer):
 def test_seeds_beyond_the_registered_ones_are_ignored(tmp_path, answer):
     folders = runs(tmp_path, OURS, [[3, 5], [4, 6], [99, 99]])
     folders += runs(tmp_path, SCRATCH, [[0, 2], [1, 3]])
-    table, *_ = answer([asked(OURS, SCRATCH, seeds=2)], folders)
+    two = (replace(arm, seeds=2) for arm in (OURS, SCRATCH))
+    table, *_ = answer([asked(*two)], folders)
     assert table["difference"].tolist() == [3]
 
 
 def test_a_figure_needs_the_runs_of_its_arms():
-    figure = Figure("comparisons", "Answers", comparisons=(asked(OURS, SCRATCH, seeds=2),))
+    more = replace(SCRATCH, seeds=4)
+    figure = Figure("comparisons", "Answers", comparisons=(asked(OURS, more),))
     assert [tuple(run) for run in finetune_runs(figure)] == [
         ("toy", "sphere", "contextwm", dataset, "standard", seed)
-        for dataset in ("none", "something")
-        for seed in (0, 1)
+        for dataset, seeds in (("none", 4), ("something", 3))
+        for seed in range(seeds)
     ]
 
 
