@@ -93,6 +93,7 @@ class ContextAttention(nn.Module):
         nn.init.zeros_(self.project_out.bias)
         self.place_values = cfg.positions == "learned"
         if cfg.positions == "sinusoidal":
+            nn.init.zeros_(self.norm.weight)
             query, key, _ = self.project_in.weight.detach().chunk(3)
             key.copy_(nn.init.orthogonal_(query))
             for table in (self.query_position, self.context_position):

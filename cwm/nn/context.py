@@ -28,7 +28,8 @@ class ContextConfig:
     heads: PositiveInt = 4
     # `learned`: positions that start at zero, added to queries, keys and values (official).
     # `sinusoidal`: positions that start as sinusoids, added to queries and keys, whose projections
-    # start equal and orthogonal, so a query attends to its own place before training.
+    # start equal and orthogonal, so a query attends to its own place before training. What the
+    # attention adds starts at zero, so latents are used before the context is.
     positions: Literal["learned", "sinusoidal"] = "learned"
 
 

@@ -61,6 +61,16 @@ def test_sinusoidal_positions_start_by_attending_to_the_same_place(channels, siz
     assert own[1] < 3 / size**2
 
 
+def test_attention_with_sinusoidal_positions_starts_by_adding_nothing_and_learns():
+    torch.manual_seed(0)
+    attention = ContextAttention(8, 8, ContextConfig(dropout=0, positions="sinusoidal"))
+    x, context = torch.randn(6, 8, 8, 8), torch.randn(2, 8, 8, 8)
+    result = attention(x, context, None)
+    assert torch.equal(result, x.relu())
+    result.square().sum().backward()
+    assert attention.norm.weight.grad.abs().min() > 0
+
+
 def test_values_have_no_sinusoidal_positions():
     """An even context gives every place the same value, so the result does not depend on x."""
     torch.manual_seed(0)
