@@ -30,6 +30,6 @@ rule redraw:
         published="[a-z0-9-]+",
     localrule: True
     params:
-        results=PUBLISHED,
+        results=lambda w, input: str(Path(input.study).parent),
     shell:
         "cwm redraw {params.results:q} --study {input.study:q} --out {output:q} 2>&1 | tee {log:q}"
