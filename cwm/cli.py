@@ -137,6 +137,28 @@ def clips(
         make_clips(dataset, cfg, videos, out)
 
 
+@app.command("import")
+def import_(
+    source: Annotated[Path, Argument(help="folder of .npz or HDF5 episodes, LeRobot or Minari")],
+    out: Out,
+    configs: Annotated[
+        list[Path] | None, Argument(metavar="[CONFIG...]", help="YAML files of settings")
+    ] = None,
+    dataset: Annotated[
+        str | None, Option(help="name of the dataset; default: that of the folder")
+    ] = None,
+    camera: Annotated[str | None, Option(help="which of several cameras")] = None,
+    sets: Sets = None,
+) -> None:
+    """Import recorded episodes, with their actions and rewards, into a store."""
+    from cwm.config import load
+    from cwm.recorded.build import import_episodes
+
+    cfg = load(configs or (), sets).dataset
+    name = dataset or source.resolve().name
+    import_episodes(name, replace(cfg, camera=camera or cfg.camera), source, out)
+
+
 @app.command()
 def data(store: Annotated[Path, Argument(help="store.json of the clips")]) -> None:
     """Print the contents of a clip store and the number of source files left out."""
