@@ -270,16 +270,20 @@ def finetune(
     out: Out,
     seed: Annotated[int, Option(help="random seed of the run", min=0)] = 0,
     pretrained: Annotated[Path | None, Option(help="weights.json of a pre-trained model")] = None,
+    recorded: Annotated[
+        Path | None, Option(help="store.json of episodes to begin with; see `cwm import`")
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Learn a task by model-based reinforcement learning, from scratch or a pre-trained model."""
     from cwm.commands.run_spec import open_run
     from cwm.train import finetune as stage
 
-    inputs = {"pretrained": pretrained} if pretrained else {}
+    given = {"pretrained": pretrained, "recorded": recorded}
+    inputs = {name: path for name, path in given.items() if path}
     with open_run("finetune", what, configs, sets, out, inputs, seed) as (cfg, run):
         settings = cfg.runtime, cfg.model, cfg.env, cfg.finetune
-        stage.finetune(stage.FinetuneLoop(*settings, pretrained, run))
+        stage.finetune(stage.FinetuneLoop(*settings, pretrained, run, recorded))
 
 
 @app.command()

@@ -236,9 +236,8 @@ def describe(
     except OSError:
         size, checksum = 0, None
     record = record_of(clip, size, checksum, cfg)
-    return (
-        record._replace(attributes=record.attributes | traits[_place(clip)]) if traits else record
-    )
+    more = traits[_place(clip)] if traits else {}
+    return record._replace(attributes=record.attributes | more)
 
 
 def record_of(clip: Candidate, size: int, checksum: str | None, cfg: DatasetConfig) -> ClipRecord:
