@@ -287,6 +287,26 @@ def finetune(
 
 
 @app.command()
+def adapt(
+    dataset: Annotated[str, Argument(metavar="DATASET", help="name of the recorded episodes")],
+    configs: Configs,
+    recorded: Annotated[Path, Option(help="store.json of the episodes; see `cwm import`")],
+    out: Out,
+    seed: Annotated[int, Option(help="random seed of the run", min=0)] = 0,
+    pretrained: Annotated[Path | None, Option(help="weights.json of a pre-trained model")] = None,
+    sets: Sets = None,
+) -> None:
+    """Train a world model with actions on recorded episodes, without an environment."""
+    from cwm.commands.run_spec import open_run
+    from cwm.train import adapt as stage
+
+    inputs = {"recorded": recorded} | ({"pretrained": pretrained} if pretrained else {})
+    with open_run("adapt", dataset, configs, sets, out, inputs, seed) as (cfg, run):
+        settings = cfg.runtime, cfg.model, cfg.finetune.agent, cfg.adapt
+        stage.adapt(*settings, recorded, pretrained, run)
+
+
+@app.command()
 def evaluate(
     what: Annotated[str, Argument(help="suite/task, or the folder of a fine-tuning run")],
     policy: Annotated[

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 
-LABELS = ("suite", "task", "model", "dataset", "variant", "seed")
+LABELS = ("suite", "task", "recorded", "model", "dataset", "variant", "seed")
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -19,6 +19,7 @@ class RunJson(TypedDict, total=False):
     scale: str
     suite: str
     task: str
+    recorded: str
     model: str
     dataset: str
     variant: str

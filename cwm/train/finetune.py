@@ -15,7 +15,7 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
-from cwm.infra.checkpoint import load_parts, load_strict, load_weights, save_weights
+from cwm.infra.checkpoint import load_strict, save_weights
 from cwm.infra.device import RuntimeConfig, reseed, seed_from, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
@@ -23,6 +23,7 @@ from cwm.infra.run_dir import RunDir, Score
 from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import NaNGuard
 from cwm.train.policies import AgentPolicy, DelayedPolicy
+from cwm.train.pretrained import load_pretrained
 from cwm.train.replay import Episode, Replay, ReplayConfig
 from cwm.train.rollout import (
     Collector,
@@ -100,7 +101,7 @@ class FinetuneLoop:
         reseed(self.seed, "weights")
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
         if pretrained is not None:
-            self._load(pretrained)
+            load_pretrained(self.agent.world, pretrained)
         self.policy = (DelayedPolicy if cfg.overlap else AgentPolicy)(self.agent, explore=True)
         replay = run.folder / "replay"
         # An episode of n steps has n + 1 entries; at most steps / length episodes are long enough.
@@ -123,17 +124,6 @@ class FinetuneLoop:
                 agent.capture()
         self.collector = Collector(self.env, self.seed, self.episodes)
         self.eval_envs = make_vector(run.spec.what, env, cfg.eval_envs)
-
-    def _load(self, pretrained: Path) -> None:
-        tensors, about = load_weights(pretrained)
-        world = self.agent.world
-        if world.action_free is None:
-            raise UserError(f"model.stacked is false, but {pretrained} is for a stacked model")
-        if about.get("kind") != "action-free":
-            raise UserError(
-                f"{pretrained} holds a {about.get('kind')} model; pass pre-trained weights"
-            )
-        load_parts({"vision": world.vision, "rssm": world.action_free}, tensors, pretrained)
 
     def _open(self, recorded: Path) -> ClipStore:
         """Open a store of recorded episodes; UserError unless they fit the task."""

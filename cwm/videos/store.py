@@ -14,7 +14,7 @@ The `store.json` of a mixture names other stores, its `members`, instead of shar
 import os
 import resource
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, lru_cache
 from itertools import count
 from pathlib import Path
@@ -276,20 +276,31 @@ def _open_member(path: Path, member: StoreMember, seed: int) -> ClipStore:
 def prefetch(
     store: ClipStore | Mixture, seed: int, start: int, batch: int, length: int, device: str = "cpu"
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (i, batch i of the seed's training clips, on the device) for i = start, start + 1, ...
+    """Yield (i, batch i of the seed's training clips, on the device), as `ahead` does."""
+
+    def read(i: int) -> dict[str, np.ndarray]:
+        return {"image": store.sample(seed, i, batch, length)}
+
+    return ((i, arrays["image"]) for i, arrays in ahead(read, start, device))
+
+
+def ahead(
+    read: Callable[[int], dict[str, np.ndarray]], start: int, device: str
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Yield (i, the arrays `read(i)` on the device) for i = start, start + 1, ...
 
     One thread reads two batches ahead. For a GPU it pins their memory, so that copies are
     asynchronous; at most three are in flight, which bounds the pinned memory.
     """
     cuda = device == "cuda"
 
-    def read(i: int) -> torch.Tensor:
-        frames = torch.from_numpy(store.sample(seed, i, batch, length))
-        return frames.pin_memory() if cuda else frames
+    def tensors(i: int) -> dict[str, torch.Tensor]:
+        arrays = {name: torch.from_numpy(array) for name, array in read(i).items()}
+        return {name: x.pin_memory() for name, x in arrays.items()} if cuda else arrays
 
     copies: deque[torch.cuda.Event] = deque()
-    for i, frames in zip(count(start), parallel_map(read, count(start), 1), strict=True):
-        on_device = frames.to(device, non_blocking=True)
+    for i, batch in zip(count(start), parallel_map(tensors, count(start), 1), strict=True):
+        on_device = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
         if cuda:
             copies.append(torch.cuda.current_stream().record_event())
             if len(copies) > 3:
