@@ -16,7 +16,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, file_lock, sha256
 from cwm.infra.progress import Progress
 from cwm.infra.store_json import ExperienceInfo
-from cwm.recorded import files
+from cwm.recorded import files, lerobot, minari
 from cwm.recorded.episode import Recording, align
 from cwm.videos.build import Row, row_of, write_store
 from cwm.videos.datasets import ActionRange, Candidate, DatasetConfig, record_of
@@ -81,6 +81,10 @@ def open_source(source: Path, cfg: DatasetConfig, scratch: Path) -> Iterable[Rec
     suffixes = " ".join(files.SUFFIXES)
     if not source.is_dir():
         raise UserError(f"no folder {source}; expected: {FORMATS} {suffixes} files")
+    if (source / lerobot.INFO).exists():
+        return lerobot.recordings(source, cfg, scratch)
+    if (source / minari.METADATA).exists() or (source / minari.MAIN).exists():
+        return minari.recordings(source, cfg)
     if cfg.camera is not None:
         raise UserError(f"{source} is a folder of episodes, which have no cameras to choose from")
     found = list(files.recordings(source, cfg.geometry))

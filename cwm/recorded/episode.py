@@ -3,11 +3,13 @@
 Shapes: T frames, A values of an action.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cwm.infra.errors import UserError
 from cwm.videos.ffmpeg import SIZE, Clip, DecodeError, Geometry
 from cwm.videos.images import resize
 from cwm.videos.store import Steps
@@ -85,3 +87,20 @@ def shrink(what: str, image: Any, geometry: Geometry) -> Clip:
     for t, frame in enumerate(image):
         frames[t] = resize(frame)
     return Clip(frames, width, height)
+
+
+def damaged(error: Exception) -> str:
+    """Why a file cannot be read, from one of DAMAGED_ARRAYS."""
+    reason = getattr(error, "strerror", None) or str(error).strip("'") or type(error).__name__
+    return f"cannot be read: {' '.join(reason.split())}"
+
+
+def choose_camera(source: Path, chosen: str | None, cameras: Sequence[str]) -> str:
+    """The camera to import; UserError if there is none, or several and none is chosen."""
+    if not cameras:
+        raise UserError(f"{source} has no camera: no uint8 frames (T, H, W, 3), and no video")
+    if chosen is None and len(cameras) > 1:
+        raise UserError(f"{source} has the cameras {', '.join(cameras)}; choose one by --camera")
+    if chosen is not None and chosen not in cameras:
+        raise UserError(f"{source} has no camera {chosen!r}, only {', '.join(cameras)}")
+    return chosen or cameras[0]

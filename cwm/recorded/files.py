@@ -14,7 +14,7 @@ import numpy as np
 
 from cwm.infra.errors import DAMAGED_ARRAYS
 from cwm.infra.files import sha256, walk
-from cwm.recorded.episode import Recording, shrink, steps
+from cwm.recorded.episode import Recording, damaged, shrink, steps
 from cwm.videos.ffmpeg import Clip, DecodeError, Geometry
 from cwm.videos.store import Steps
 
@@ -45,7 +45,7 @@ def _frames(path: Path, geometry: Geometry) -> Clip:
                 raise DecodeError(f"it has {' and '.join(found) or 'neither image nor frames'}")
             image = arrays[found[0]][()]
     except DAMAGED_ARRAYS as error:
-        raise _damaged(error) from error
+        raise DecodeError(damaged(error)) from error
     return shrink(found[0], image, geometry)
 
 
@@ -57,7 +57,7 @@ def _steps(path: Path) -> Steps:
             reward = arrays["reward"][()] if "reward" in arrays else None
             return steps(arrays["action"][()], reward)
     except DAMAGED_ARRAYS as error:
-        raise _damaged(error) from error
+        raise DecodeError(damaged(error)) from error
 
 
 def _open(path: Path) -> AbstractContextManager[Mapping[str, Any]]:
@@ -69,8 +69,3 @@ def _open(path: Path) -> AbstractContextManager[Mapping[str, Any]]:
     import h5py
 
     return cast(AbstractContextManager[Mapping[str, Any]], h5py.File(path))
-
-
-def _damaged(error: Exception) -> DecodeError:
-    reason = getattr(error, "strerror", None) or str(error).strip("'") or type(error).__name__
-    return DecodeError(f"cannot be read: {reason}")

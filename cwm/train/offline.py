@@ -4,7 +4,6 @@ A batch is a dictionary of tensors. Its number determines it, so resuming needs 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -76,8 +75,13 @@ def learner(
     if runtime.compile:
         compile_regions(world)
     if device == "cuda" and runtime.graphs:
-        parts = [world.state_dict, *(optimizer.state for optimizer in optimizers.values())]
-        return CapturedFunction(learn, lambda: chain(*(part().values() for part in parts)))
+
+        def state() -> Iterator[Tensor]:
+            yield from world.state_dict().values()
+            for optimizer in optimizers.values():
+                yield from optimizer.state().values()
+
+        return CapturedFunction(learn, state)
     return learn
 
 
