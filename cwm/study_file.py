@@ -150,8 +150,8 @@ class AdaptedRun(NamedTuple):
     """The wildcards of an adapted model."""
 
     recorded: str
-    model: str
     dataset: str
+    model: str
     seed: int
 
 
@@ -175,7 +175,7 @@ def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
 
 def adapted_runs(figure: Figure) -> list[AdaptedRun]:
     """The adapted models that a figure shows, without repetition."""
-    names = (product([x.recorded], x.models, x.datasets, range(x.seeds)) for x in figure.adapted)
+    names = (product([x.recorded], x.datasets, x.models, range(x.seeds)) for x in figure.adapted)
     return sorted(set(starmap(AdaptedRun, chain.from_iterable(names))))
 
 

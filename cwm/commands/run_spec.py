@@ -85,7 +85,10 @@ def run_spec(
     settings = resolved(cfg, SECTIONS[stage])
     settings.get("env", {}).pop("server", None)  # the simulator's address does not change results
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
-    return RunSpec(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
+    data = describe_dataset(dataset, scale)
+    if stage == "adapt":
+        data = f"{describe_dataset(what, scale)}; before that, {data}"
+    return RunSpec(stage, what, names, settings, hashes, data)
 
 
 class _Weights(TypedDict):

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 
-LABELS = ("suite", "task", "recorded", "model", "dataset", "variant", "seed")
+LABELS = ("suite", "task", "model", "dataset", "variant", "seed")
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -40,6 +40,6 @@ def read_run(folder: Path, *required: str) -> RunJson:
 
 
 def labels(run: RunJson) -> dict[str, str]:
-    """Return the labels that a run has, as text, in the order of LABELS."""
-    values = {name: run.get(name) for name in LABELS}
+    """Return the labels that a run has, as text: the recorded episodes, then those of LABELS."""
+    values = {"recorded": run.get("recorded")} | {name: run.get(name) for name in LABELS}
     return {name: str(value) for name, value in values.items() if value not in (None, "")}

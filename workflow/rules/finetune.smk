@@ -1,7 +1,7 @@
 """World models -> agents and their scores, or models of recorded episodes; untrained policies.
 
 Inputs: config/suite, config/model, config/variant; a pre-trained model, unless from scratch.
-Outputs: results/<scale>/adapt/<recorded>/<model>/<dataset>/<seed>,
+Outputs: results/<scale>/adapt/<recorded>/<dataset>/<model>/<seed>,
 results/<scale>/finetune/<suite>/<task>/<model>/<dataset>/<variant>/<seed>,
 results/<scale>/baselines/<suite>/<task>.
 """
