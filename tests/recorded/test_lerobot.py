@@ -1,6 +1,7 @@
 """LeRobot v3.0: two video files of two and one episodes, written by our encoder and by pyarrow."""
 
 import json
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from recordings import bring_in
 from cwm.infra.errors import UserError
 from cwm.recorded import lerobot
 from cwm.videos.encode import H264, encode
+from cwm.videos.ffmpeg import ffmpeg_exe
 
 CAMERA = "observation.images.front"
 LENGTHS = {0: 6, 1: 9, 2: 7}  # frames of each episode
@@ -114,6 +116,22 @@ def test_episodes_are_the_segments_of_the_videos_with_their_rows(root, tmp_path)
     assert labels == ["push", "push", None]  # an episode of two tasks has no label
     assert store.info["sizes"] == {"64 x 48": 3}
     assert store.info["seconds"] == pytest.approx(2.2)
+
+
+def test_concatenated_av1_videos_are_cut_at_the_episodes(root, tmp_path):
+    """As LeRobot writes them: AV1, each episode encoded by itself, then joined without decoding."""
+    codec = {"vcodec": "libsvtav1", "g": 2, "crf": 30, "preset": 10, "loglevel": "error"}
+    for episode in (0, 1):
+        frames = np.broadcast_to(grey(episode)[:, None, None, None], (LENGTHS[episode], 64, 64, 3))
+        encode(tmp_path / f"{episode}.mp4", frames.astype(np.uint8), FPS, codec)
+    (tmp_path / "list").write_text("file 0.mp4\nfile 1.mp4\n")
+    joined = root / f"videos/{CAMERA}/chunk-000/file-000.mp4"
+    words = ["-v", "error", "-y", "-f", "concat", "-i", tmp_path / "list", "-c", "copy", joined]
+    subprocess.run([ffmpeg_exe(), *words], check=True)
+    store = bring_in(root, tmp_path / "out")
+    for episode in (0, 1):
+        seen = store.read(episode, 0, LENGTHS[episode]).mean((1, 2, 3))
+        assert np.abs(seen - grey(episode)).max() < 3
 
 
 def test_each_video_is_decoded_once_and_never_again(root, tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def test_unusable_inputs_are_errors(tmp_path):
     store = recorded(tmp_path)
     with pytest.raises(UserError, match=r"adapt.observed 5 must be less than length 5"):
         teach(store, tmp_path / "run", sets=("length=5", "observed=5"))
-    with pytest.raises(UserError, match="has no heldout clip of 50 frames"):
+    with pytest.raises(UserError, match="has no heldout clip of 8 frames"):
         teach(store, tmp_path / "run", sets=())
     bring_in(tmp_path / "source", tmp_path / "one", heldout=0.01)
     with pytest.raises(UserError, match="has one held-out episode of 5 frames, and shuffled"):
