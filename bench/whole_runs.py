@@ -16,7 +16,7 @@ from bench import inputs
 from cwm import config
 from cwm.commands.run_spec import run_spec
 from cwm.infra.run_dir import RunDir
-from cwm.train import finetune, pretrain
+from cwm.train import finetune, offline, pretrain
 
 CONFIG = Path(__file__).parents[1] / "config"
 SETTINGS = ["runtime.precision=bf16", "runtime.deterministic=true", "model.context.dropout=0.1"]
@@ -104,8 +104,8 @@ def stopping(stops: tuple[tuple[str, int], ...]) -> Iterator[None]:
             raise KeyboardInterrupt
         original(seed, *event)
 
-    original = pretrain.reseed
-    with patch.object(pretrain, "reseed", reseed), patch.object(finetune, "reseed", reseed):
+    original = offline.reseed
+    with patch.object(offline, "reseed", reseed), patch.object(finetune, "reseed", reseed):
         yield
     if left:
         raise RuntimeError(f"the run was not interrupted at {left}")

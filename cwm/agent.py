@@ -41,6 +41,23 @@ class AgentConfig:
     encoder_frozen: NonNegativeInt = 0  # first updates with rate 0 in encoder_optimizer
 
 
+def world_optimizers(world: StackedModel, cfg: AgentConfig) -> dict[str, Optimizer]:
+    """The optimizers of a world model: one, or for a stacked model two, `encoder` and `world`."""
+
+    def parameters(*modules: nn.Module | None) -> list[nn.Parameter]:
+        return [p for module in modules if module for p in module.parameters()]
+
+    vision = world.vision
+    from_video = parameters(vision.encoder, vision.context, world.action_free)
+    upper = parameters(world.rssm, vision.decoder, world.reward, world.aux_reward)
+    if world.action_free is None:
+        return {"world": Optimizer(cfg.world_optimizer, from_video + upper)}
+    return {
+        "encoder": Optimizer(cfg.encoder_optimizer, from_video),
+        "world": Optimizer(cfg.world_optimizer, upper),
+    }
+
+
 class Agent(nn.Module):
     """Acts in environments and learns from batches of experience."""
 
@@ -57,23 +74,11 @@ class Agent(nn.Module):
         self.optimizers = self._optimizers()
 
     def _optimizers(self) -> dict[str, Optimizer]:
-        def parameters(*modules: nn.Module | None) -> list[nn.Parameter]:
-            return [p for module in modules if module for p in module.parameters()]
-
-        world, cfg = self.world, self.cfg
-        vision = world.vision
-        from_video = parameters(vision.encoder, vision.context, world.action_free)
-        upper = parameters(world.rssm, vision.decoder, world.reward, world.aux_reward)
         optimizers = {
-            "actor": Optimizer(cfg.actor_optimizer, self.behavior.actor.parameters()),
-            "critic": Optimizer(cfg.critic_optimizer, self.behavior.critic.parameters()),
+            "actor": Optimizer(self.cfg.actor_optimizer, self.behavior.actor.parameters()),
+            "critic": Optimizer(self.cfg.critic_optimizer, self.behavior.critic.parameters()),
         }
-        if world.action_free is None:
-            return optimizers | {"world": Optimizer(cfg.world_optimizer, from_video + upper)}
-        return optimizers | {
-            "encoder": Optimizer(cfg.encoder_optimizer, from_video),
-            "world": Optimizer(cfg.world_optimizer, upper),
-        }
+        return optimizers | world_optimizers(self.world, self.cfg)
 
     def autocast(self) -> AbstractContextManager:
         """bfloat16 autocast for forward passes, if the precision is bf16."""
@@ -112,7 +117,7 @@ class Agent(nn.Module):
         image: Tensor,
         is_first: Tensor,
         action: Tensor,
-        reward: Tensor,
+        reward: Tensor | None,
         start: State | None = None,
         random: RandomInputs = RandomInputs(),
         uniform: Tensor | None = None,

@@ -145,6 +145,28 @@ def clips(
         make_clips(dataset, cfg, videos, out)
 
 
+@app.command("import")
+def import_(
+    source: Annotated[Path, Argument(help="folder of .npz or HDF5 episodes, LeRobot or Minari")],
+    out: Out,
+    configs: Annotated[
+        list[Path] | None, Argument(metavar="[CONFIG...]", help="YAML files of settings")
+    ] = None,
+    dataset: Annotated[
+        str | None, Option(help="name of the dataset; default: that of the folder")
+    ] = None,
+    camera: Annotated[str | None, Option(help="which of several cameras")] = None,
+    sets: Sets = None,
+) -> None:
+    """Import recorded episodes, with their actions and rewards, into a store."""
+    from cwm.config import load
+    from cwm.recorded.build import import_episodes
+
+    cfg = load(configs or (), sets).dataset
+    name = dataset or source.resolve().name
+    import_episodes(name, replace(cfg, camera=camera or cfg.camera), source, out)
+
+
 @app.command()
 def data(store: Annotated[Path, Argument(help="store.json of the clips")]) -> None:
     """Print the contents of a clip store and the number of source files left out."""
@@ -256,16 +278,40 @@ def finetune(
     out: Out,
     seed: Annotated[int, Option(help="random seed of the run", min=0)] = 0,
     pretrained: Annotated[Path | None, Option(help="weights.json of a pre-trained model")] = None,
+    recorded: Annotated[
+        Path | None, Option(help="store.json of episodes to begin with; see `cwm import`")
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Learn a task by model-based reinforcement learning, from scratch or a pre-trained model."""
     from cwm.commands.run_spec import open_run
     from cwm.train import finetune as stage
 
-    inputs = {"pretrained": pretrained} if pretrained else {}
+    given = {"pretrained": pretrained, "recorded": recorded}
+    inputs = {name: path for name, path in given.items() if path}
     with open_run("finetune", what, configs, sets, out, inputs, seed) as (cfg, run):
         settings = cfg.runtime, cfg.model, cfg.env, cfg.finetune
-        stage.finetune(stage.FinetuneLoop(*settings, pretrained, run))
+        stage.finetune(stage.FinetuneLoop(*settings, pretrained, run, recorded))
+
+
+@app.command()
+def adapt(
+    dataset: Annotated[str, Argument(metavar="DATASET", help="name of the recorded episodes")],
+    configs: Configs,
+    recorded: Annotated[Path, Option(help="store.json of the episodes; see `cwm import`")],
+    out: Out,
+    seed: Annotated[int, Option(help="random seed of the run", min=0)] = 0,
+    pretrained: Annotated[Path | None, Option(help="weights.json of a pre-trained model")] = None,
+    sets: Sets = None,
+) -> None:
+    """Train a world model with actions on recorded episodes, without an environment."""
+    from cwm.commands.run_spec import open_run
+    from cwm.train import adapt as stage
+
+    inputs = {"recorded": recorded} | ({"pretrained": pretrained} if pretrained else {})
+    with open_run("adapt", dataset, configs, sets, out, inputs, seed) as (cfg, run):
+        settings = cfg.runtime, cfg.model, cfg.finetune.agent, cfg.adapt
+        stage.adapt(*settings, recorded, pretrained, run)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from cwm.evaluate.represent import RepresentConfig
 from cwm.infra.device import RuntimeConfig
 from cwm.infra.errors import UserError, unknown
 from cwm.infra.yaml_file import mapping, parse, read
+from cwm.train.adapt import AdaptConfig
 from cwm.train.finetune import FinetuneConfig
 from cwm.train.pretrain import PretrainConfig
 from cwm.train.rollout import EnvConfig
@@ -46,6 +47,7 @@ class Config:
     invariance: InvarianceConfig = InvarianceConfig()
     env: EnvConfig = EnvConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    adapt: AdaptConfig = AdaptConfig()
     baselines: BaselinesConfig = BaselinesConfig()
 
 

@@ -27,7 +27,7 @@ from cwm.nn.decoder import ResNetDecoder
 from cwm.nn.rssm import State
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import attention
-from cwm.world.stacked import BeliefState
+from cwm.world.stacked import BeliefState, StackedModel
 from cwm.world.vision import RandomInputs, Vision
 
 Frames = NDArray[np.uint8]
@@ -155,40 +155,12 @@ class VideoModel(_Model):
         return self.world.rssm.observe(embed, None, _first(pixels), start, noise)[0]
 
 
-class AgentModel(_Model):
-    """A fine-tuned agent: a world model with actions, a reward predictor and a policy."""
+class ActionModel(_Model):
+    """A world model with actions and a reward predictor, without a policy."""
 
-    def __init__(self, agent: Agent, *args: Any) -> None:
+    def __init__(self, world: StackedModel, *args: Any) -> None:
         super().__init__(*args)
-        self.agent, self.world, self.vision = agent, agent.world, agent.world.vision
-        self.action_dim = agent.world.action_dim
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all observations; the next call of `act` begins an episode."""
-        self._belief: BeliefState | None = None
-        self._steps = 0
-
-    def act(self, image: Frames, seed: int | None = None) -> NDArray[np.float32]:
-        """Actions (B, A) in [-1, 1] for the next images (B, 64, 64, 3) of B episodes.
-
-        The agent remembers earlier images until `reset`. Without a seed it takes the most likely
-        action, with a seed a sampled one. Latents are sampled in either case, as in training.
-        """
-        if np.asarray(image).dtype != np.uint8 or np.shape(image)[1:] != (SIZE, SIZE, 3):
-            raise UserError(f"images are {np.shape(image)}; they must be uint8 (B, 64, 64, 3)")
-        if self._belief is not None and len(self._belief.action) != len(image):
-            raise UserError(
-                f"{len(image)} images after {len(self._belief.action)}; call reset() first"
-            )
-        first = np.full(len(image), self._belief is None)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_from("act", seed or 0, self._steps))
-            action, self._belief = self.agent.act(
-                np.asarray(image), first, self._belief, explore=seed is not None
-            )
-        self._steps += 1
-        return action
+        self.world, self.vision, self.action_dim = world, world.vision, world.action_dim
 
     def reconstruct(
         self,
@@ -271,10 +243,45 @@ class AgentModel(_Model):
         return self.world.observe(embed, action, _first(pixels), None, random)[2]
 
 
-class Dream:
-    """An imagined trajectory of an agent's world model, from B states, one step at a time."""
+class AgentModel(ActionModel):
+    """A fine-tuned agent: a world model with actions, a reward predictor and a policy."""
 
-    def __init__(self, model: AgentModel, state: State, seed: int | None) -> None:
+    def __init__(self, agent: Agent, *args: Any) -> None:
+        super().__init__(agent.world, *args)
+        self.agent = agent
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all observations; the next call of `act` begins an episode."""
+        self._belief: BeliefState | None = None
+        self._steps = 0
+
+    def act(self, image: Frames, seed: int | None = None) -> NDArray[np.float32]:
+        """Actions (B, A) in [-1, 1] for the next images (B, 64, 64, 3) of B episodes.
+
+        The agent remembers earlier images until `reset`. Without a seed it takes the most likely
+        action, with a seed a sampled one. Latents are sampled in either case, as in training.
+        """
+        if np.asarray(image).dtype != np.uint8 or np.shape(image)[1:] != (SIZE, SIZE, 3):
+            raise UserError(f"images are {np.shape(image)}; they must be uint8 (B, 64, 64, 3)")
+        if self._belief is not None and len(self._belief.action) != len(image):
+            raise UserError(
+                f"{len(image)} images after {len(self._belief.action)}; call reset() first"
+            )
+        first = np.full(len(image), self._belief is None)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_from("act", seed or 0, self._steps))
+            action, self._belief = self.agent.act(
+                np.asarray(image), first, self._belief, explore=seed is not None
+            )
+        self._steps += 1
+        return action
+
+
+class Dream:
+    """An imagined trajectory of a world model, from B states, one step at a time."""
+
+    def __init__(self, model: ActionModel, state: State, seed: int | None) -> None:
         self.model, self.state, self.seed, self.step = model, state, seed, 0
 
     @torch.no_grad()
@@ -289,10 +296,12 @@ class Dream:
     @torch.no_grad()
     def act(self) -> NDArray[np.float32]:
         """The agent's most likely actions (B, A) in the present imagined states."""
+        if not isinstance(self.model, AgentModel):
+            raise UserError("this model has no policy: it was trained on recorded episodes")
         return self.model.agent.behavior.policy(self.state.feat).mode().float().cpu().numpy()
 
 
-def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:
+def load(place: str | Path, device: str = "cpu") -> VideoModel | ActionModel:
     """Load a trained model, ready for use.
 
     Args:
@@ -316,6 +325,12 @@ def load(place: str | Path, device: str = "cpu") -> VideoModel | AgentModel:
         world = ActionFreeModel(settings.model, settings.pretrain.world).to(device).eval()
         load_parts({"vision": world.vision, "rssm": world.rssm}, tensors, index)
         return VideoModel(world, about, settings, device)
+    if about.get("kind") == "action-conditional":
+        if not isinstance(size := about.get("action_size"), int) or size < 1:
+            raise UserError(f"{index}: action_size is {size!r}, not a number of values")
+        upper = StackedModel(settings.model, settings.finetune.agent.world, size).to(device).eval()
+        load_parts({"world": upper}, tensors, index)
+        return ActionModel(upper, about, settings, device)
     if about.get("kind") != "agent":
         raise UserError(f"{index} holds a model of unknown kind {about.get('kind')!r}")
     bias = tensors.get("behavior.actor.out.0.bias")

@@ -26,7 +26,7 @@ PREDICTED = ("prediction", "prediction_errors", "composition", "cost")  # kinds 
 COLUMNS = ["stage", "of", "scale", "device"]  # of costs.csv
 PRICES = ["seconds", "bytes"]  # of a unit; of a job, but per clip in the stages below
 PER_CLIP = ("videos", "clips")
-ON_GPU = ("pretrain", "predict", "represent", "invariance", "baselines", "finetune")
+ON_GPU = ("pretrain", "predict", "represent", "invariance", "adapt", "baselines", "finetune")
 
 
 class Job(NamedTuple):
@@ -57,6 +57,9 @@ def jobs(scale: str, of: study.Study) -> Iterator[Job]:
             clips = data.standin.clips if synthetic else math.nan
             kind = data.standin.name if synthetic else name
             yield Job("videos", kind, clips, f"videos/{name}")
+            if data.recorded:
+                yield Job("clips", kind, clips, f"clips/{name}")
+                continue
             for part in range(data.parts):
                 yield Job("clips", kind, clips / data.parts, f"clips/{name}/part-{part:03d}")
     for model in study.all_pretrained(of):
@@ -83,6 +86,10 @@ def jobs(scale: str, of: study.Study) -> Iterator[Job]:
         cfg = settings(scale, run.task, **names)
         folder = "/".join(["finetune", *map(str, run)])
         yield Job("finetune", f"{run.suite}/{run.model}", cfg.finetune.steps, folder, cfg)
+    for adapted in sorted({run for figure in figures for run in study.adapted_runs(figure)}):
+        cfg = settings(scale, dataset=adapted.recorded, model=adapted.model)
+        folder = "/".join(["adapt", *map(str, adapted)])
+        yield Job("adapt", adapted.model, cfg.adapt.updates, folder, cfg)
     drawn = len(figures) + 2 * sum(bool(figure.runs) for figure in figures) + 1
     yield from [Job("figures", "", 1)] * drawn
 

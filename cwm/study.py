@@ -12,6 +12,7 @@ from cwm.study_file import (
     OFFICIAL,
     Figure,
     Study,
+    adapted_runs,
     all_pretrained,
     finetune_runs,
     initial_models,
@@ -48,6 +49,7 @@ def datasets(study: Study) -> list[str]:
     found = {videos_of(run.dataset) for f in study.figures.values() for run in pretrained_runs(f)}
     found |= {run.dataset for run in all_pretrained(study) if not run.dataset.startswith(OFFICIAL)}
     found |= {SHADOWS for figure in study.figures.values() if figure.kind == "invariance"}
+    found |= {run.recorded for f in study.figures.values() for run in adapted_runs(f)}
     members = mixtures()
     return sorted(found.union(*(members.get(name, ()) for name in found)))
 
@@ -64,6 +66,12 @@ def mixtures() -> dict[str, list[str]]:
     return found
 
 
+def recorded() -> list[str]:
+    """Datasets in config/dataset that are recorded episodes."""
+    names = _names("dataset")
+    return sorted(x for x in names if load_settings([_file("dataset", x)]).dataset.recorded)
+
+
 def _check(study: Study, figure: Figure, scale: str) -> None:
     """Load the settings of every run of a figure."""
     combinations: set[tuple[str | None, tuple[Path, ...]]] = set()
@@ -72,6 +80,13 @@ def _check(study: Study, figure: Figure, scale: str) -> None:
         combinations.add((run.task, tuple(_file(folder, name) for folder, name in names.items())))
     if (figure.kind == "comparisons") != bool(figure.comparisons):
         raise UserError("`comparisons` belong to the kind comparisons, and that kind needs some")
+    if (figure.kind == "adaptation") != bool(figure.adapted):
+        raise UserError("`adapted` belongs to the kind adaptation, and that kind needs some")
+    for adapted in adapted_runs(figure):
+        names = {"scale": scale, "dataset": adapted.recorded, "model": adapted.model}
+        files = tuple(_file(folder, name) for folder, name in names.items())
+        if not load_settings(files).dataset.recorded:
+            raise UserError(f"dataset {adapted.recorded} has no actions; set dataset.recorded")
     shown = pretrained_runs(figure)
     if figure.kind in PICTURES and any(run.seed for run in shown):
         raise UserError(f"kind {figure.kind} shows one seed of each pre-trained model")

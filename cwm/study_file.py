@@ -45,6 +45,16 @@ class Pretrained:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Adapted:
+    """Models adapted to recorded episodes: every combination of the names and of the seeds."""
+
+    recorded: Name
+    datasets: Names  # of the pre-trained models that they start from; none: from scratch
+    models: Names
+    seeds: PositiveInt = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Arm:
     """One side of a comparison: the runs of a method with seeds 0 to seeds - 1."""
 
@@ -82,6 +92,7 @@ class Figure:
         "composition",
         "representations",
         "invariance",
+        "adaptation",
         "cost",  # a table only
     ]
     title: str
@@ -89,6 +100,7 @@ class Figure:
     notes: tuple[str, ...] = ()  # sentences of the caption, such as on short budgets
     runs: tuple[Runs, ...] = ()
     pretrained: tuple[Pretrained, ...] = ()
+    adapted: tuple[Adapted, ...] = ()
     comparisons: tuple[Comparison, ...] = ()  # of kind `comparisons`: one family of tests
 
 
@@ -134,6 +146,15 @@ class PretrainedRun(NamedTuple):
     seed: int
 
 
+class AdaptedRun(NamedTuple):
+    """The wildcards of an adapted model."""
+
+    recorded: str
+    dataset: str
+    model: str
+    seed: int
+
+
 def finetune_runs(figure: Figure) -> list[FinetuneRun]:
     """The fine-tuning runs of a figure, without repetition."""
     found: set[FinetuneRun] = set()
@@ -153,6 +174,12 @@ def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
     return sorted(set(starmap(PretrainedRun, chain.from_iterable(names))))
 
 
+def adapted_runs(figure: Figure) -> list[AdaptedRun]:
+    """The adapted models that a figure shows, without repetition."""
+    names = (product([x.recorded], x.datasets, x.models, range(x.seeds)) for x in figure.adapted)
+    return sorted(set(starmap(AdaptedRun, chain.from_iterable(names))))
+
+
 def all_pretrained(study: Study) -> list[PretrainedRun]:
     """The pre-trained models that a study shows or fine-tunes, without repetition."""
     figures = study.figures.values()
@@ -160,8 +187,9 @@ def all_pretrained(study: Study) -> list[PretrainedRun]:
 
 
 def initial_models(study: Study, figure: Figure) -> Iterator[PretrainedRun]:
-    """The models to pre-train for the fine-tuning runs of a figure."""
-    for run in finetune_runs(figure):
+    """The models to pre-train for the fine-tuning and adaptation runs of a figure."""
+    runs: list[FinetuneRun | AdaptedRun] = [*finetune_runs(figure), *adapted_runs(figure)]
+    for run in runs:
         model = study.initial_model(run.dataset, run.model, run.seed)
         if model is not None and not model.dataset.startswith(OFFICIAL):
             yield model

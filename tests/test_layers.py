@@ -19,6 +19,7 @@ ALLOWED = {
     "envs": (),
     "cwm.infra": (),
     "cwm.videos": (*INFRA, "envs"),
+    "cwm.recorded": (*INFRA, "cwm.videos"),
     "cwm.nn": INFRA,
     "cwm.world": (*INFRA, "cwm.nn"),
     "cwm.behavior": (*INFRA, "cwm.nn"),

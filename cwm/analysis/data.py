@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cwm.infra.store_json import StoreMember, read_store
+from cwm.infra.store_json import ExperienceInfo, StoreMember, read_store
 
 
 def data_page(store: Path) -> dict[str, str]:
@@ -21,6 +21,7 @@ def data_page(store: Path) -> dict[str, str]:
         "geometry": ", ".join(f"{key} {x}" for key, x in info.get("geometry", {}).items() if x),
         "labels": labels
         and f"{len(labels)}: {', '.join([*labels[:8], *['...'][: len(labels) > 8]])}",
+        "actions": _actions(info["experience"]) if "experience" in info else "",
         "variety": _counts(info.get("variety", {})),
         "clips": _counts(info["clips"]),
         "frames": f"{info['frames']:,}{minutes}",
@@ -32,6 +33,11 @@ def data_page(store: Path) -> dict[str, str]:
 
 def _counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in numbers.items())
+
+
+def _actions(experience: ExperienceInfo) -> str:
+    rewards = "with" if "rewards.npy" in experience["sha256"] else "without"
+    return f"{len(experience['low'])} values, {rewards} rewards"
 
 
 def _member(member: StoreMember) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from cwm.analysis import figures, video_figures
+from cwm.analysis.adaptation_figure import draw_adaptation
 from cwm.analysis.comparisons import draw_comparisons, make_comparison_table
 from cwm.analysis.invariance_figure import draw_invariance
 from cwm.analysis.provenance import Drawing, FigureMeta, save
@@ -34,6 +35,7 @@ FROM_RUNS = {  # inputs: run folders, or files in them
     "composition": video_figures.draw_composition,
     "representations": _representations,
     "invariance": draw_invariance,
+    "adaptation": draw_adaptation,
 }
 
 

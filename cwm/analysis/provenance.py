@@ -47,7 +47,11 @@ def drawing_of_runs(
 ) -> Drawing:
     """A drawing of runs of pre-trained models; UserError if their scales differ."""
     runs = [read_run(folder, "stage", "scale", "dataset", "model", "seed") for folder in folders]
-    methods = [f"{run['stage']}/{run['dataset']}/{run['model']}" for run in runs]
+    given = [run.get("recorded", "") for run in runs]  # by stage adapt only
+    methods = [
+        "/".join(filter(None, [run["stage"], on, run["dataset"], run["model"]]))
+        for run, on in zip(runs, given, strict=True)
+    ]
     names = [f"{name}/{run['seed']}" for name, run in zip(methods, runs, strict=True)]
     scale = common_scale(run["scale"] for run in runs)
     return Drawing(figure, caption, scale, names, dict(Counter(methods)), caveats)

@@ -25,6 +25,8 @@ def dream(
     agents: dict[str, tuple[AgentModel, str, EnvConfig]] = {}
     for place in dict.fromkeys(places):
         model = load(place)
+        if not isinstance(model, VideoModel | AgentModel):
+            raise UserError(f"{place} is neither a pre-trained model nor an agent")
         about = model.about
         known: dict[str, object] = {**models, **agents}
         if isinstance(model, AgentModel):

@@ -125,7 +125,7 @@ def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
 def _agent(weights: Path, device: str) -> AgentModel:
     model = load_model(weights, device)
     if not isinstance(model, AgentModel):
-        raise UserError(f"{weights} holds a model of kind action-free, not an agent")
+        raise UserError(f"{weights} holds a model of kind {model.about['kind']}, not an agent")
     return model
 
 

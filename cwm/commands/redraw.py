@@ -9,7 +9,7 @@ from cwm.analysis.report import write_report
 from cwm.analysis.scores import collect
 from cwm.infra.errors import UserError
 from cwm.infra.source import git_commit
-from cwm.study_file import Figure, finetune_runs, pretrained_runs, read
+from cwm.study_file import Figure, adapted_runs, finetune_runs, pretrained_runs, read
 
 INPUTS = {  # file that each kind of figure needs of each run; other kinds need frames or times
     **dict.fromkeys(FROM_SCORES, "finetune/{}/scores.csv"),
@@ -17,6 +17,7 @@ INPUTS = {  # file that each kind of figure needs of each run; other kinds need 
     "prediction_errors": "predict/{}/errors.csv",
     "representations": "represent/{}/features.npz",
     "invariance": "invariance/{}/invariance.csv",
+    "adaptation": "adapt/{}/action_errors.csv",
 }
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ def redraw(results: Path, study: Path, out: Path) -> None:
 
 def _inputs(results: Path, figure: Figure) -> tuple[list[Path], list[str]]:
     """The existing input files of a figure, and the names of the missing runs."""
-    runs = finetune_runs(figure) if figure.kind in FROM_SCORES else pretrained_runs(figure)
-    names = ["/".join(map(str, run)) for run in runs]
+    runs = [*finetune_runs(figure)] if figure.kind in FROM_SCORES else [*pretrained_runs(figure)]
+    names = ["/".join(map(str, run)) for run in [*runs, *adapted_runs(figure)]]
     files = {name: results / INPUTS[figure.kind].format(name) for name in names}
     missing = [name for name, file in files.items() if not file.exists()]
     return [file for file in files.values() if file.exists()], missing

@@ -19,6 +19,7 @@ SECTIONS = {  # sections of the settings that each stage reads
     "predict": ("runtime", "model", "pretrain", "predict"),
     "represent": ("runtime", "model", "pretrain", "represent"),
     "invariance": ("runtime", "model", "pretrain", "invariance"),
+    "adapt": ("runtime", "model", "finetune", "adapt"),
     "convert": ("model", "pretrain", "finetune"),
     "baselines": ("runtime", "model", "env", "finetune", "baselines"),
     "finetune": ("runtime", "model", "env", "finetune"),
@@ -43,8 +44,8 @@ def open_run(
     on_task = stage in ON_TASKS
     cfg = load(files, sets, suite_and_task(what)[1] if on_task else None)
     spec = run_spec(stage, what, cfg, files, inputs, seed)
-    seconds = (cfg.finetune if on_task else cfg.pretrain).checkpoint_seconds
-    with RunDir(spec, out, seconds) as run:
+    timed = cfg.adapt if stage == "adapt" else cfg.finetune if on_task else cfg.pretrain
+    with RunDir(spec, out, timed.checkpoint_seconds) as run:
         yield cfg, run
 
 
@@ -60,17 +61,19 @@ def run_spec(
 
     Args:
         stage: a key of SECTIONS.
-        what: dataset, or suite/task.
+        what: dataset (of `adapt`: the recorded one), or suite/task.
         cfg: settings, loaded from `files`.
         inputs: files that the result depends on, by name; they are hashed.
-        seed: of fine-tuning; other stages have theirs in the settings.
+        seed: of fine-tuning and adaptation; other stages have theirs in the settings.
     """
     names: dict[str, str | int] = dict(labels(files))
     if stage in ON_TASKS:
         names["suite"], names["task"] = suite_and_task(what)
+    elif stage == "adapt":
+        names["recorded"] = what
     else:
         names |= {"dataset": what, "seed": cfg.pretrain.seed}
-    if stage == "finetune":
+    if stage in ("adapt", "finetune"):
         names["dataset"] = _pretraining_dataset(inputs.get("pretrained"))
     if seed is not None:
         names["seed"] = seed
@@ -82,7 +85,10 @@ def run_spec(
     settings = resolved(cfg, SECTIONS[stage])
     settings.get("env", {}).pop("server", None)  # the simulator's address does not change results
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
-    return RunSpec(stage, what, names, settings, hashes, describe_dataset(dataset, scale))
+    data = describe_dataset(dataset, scale)
+    if stage == "adapt":
+        data = f"{describe_dataset(what, scale)}; before that, {data}"
+    return RunSpec(stage, what, names, settings, hashes, data)
 
 
 class _Weights(TypedDict):

@@ -9,6 +9,7 @@ from typing import Any
 
 KINDS = {
     "pretrain": "An action-free world model: it predicts video frames and selects no actions.",
+    "adapt": "A world model with actions, trained on recorded episodes: it has no policy.",
     "finetune": "A world model with actions, an actor and a critic: an agent for this task.",
     "convert": "The authors' weights, converted.",
 }
@@ -16,7 +17,7 @@ KINDS = {
 
 def model_card(folder: Path, run: dict[str, Any], data: str) -> str:
     """Markdown of the card. run: content of run.json. data: a sentence about the dataset."""
-    names = ("suite", "task", "model", "dataset", "variant", "seed")
+    names = ("suite", "task", "recorded", "model", "dataset", "variant", "seed")
     title = ", ".join(f"{name} {run[name]}" for name in names if name in run)
     facts = {
         "What": KINDS[run["stage"]],

@@ -55,7 +55,7 @@ class RunSpec(NamedTuple):
 
     stage: str  # pretrain | finetune | ...
     what: str  # dataset, or suite/task
-    labels: dict[str, str | int]  # scale, suite, task, model, dataset, variant, seed
+    labels: dict[str, str | int]  # scale, suite, task, recorded, model, dataset, variant, seed
     config: dict[str, Any]  # resolved
     inputs: dict[str, str]  # name of an input -> sha256
     data: str = ""  # description and terms of use of the dataset; not part of the key

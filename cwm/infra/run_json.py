@@ -19,6 +19,7 @@ class RunJson(TypedDict, total=False):
     scale: str
     suite: str
     task: str
+    recorded: str
     model: str
     dataset: str
     variant: str
@@ -39,6 +40,6 @@ def read_run(folder: Path, *required: str) -> RunJson:
 
 
 def labels(run: RunJson) -> dict[str, str]:
-    """Return the labels that a run has, as text, in the order of LABELS."""
-    values = {name: run.get(name) for name in LABELS}
+    """Return the labels that a run has, as text: the recorded episodes, then those of LABELS."""
+    values = {"recorded": run.get("recorded")} | {name: run.get(name) for name in LABELS}
     return {name: str(value) for name, value in values.items() if value not in (None, "")}

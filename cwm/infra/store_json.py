@@ -33,6 +33,14 @@ class Checksums(MixtureChecksums):
     index: str
 
 
+class ExperienceInfo(TypedDict):
+    """The actions and rewards of a store of recorded episodes."""
+
+    low: Annotated[list[float], Field(min_length=1)]  # recorded values that became -1
+    high: Annotated[list[float], Field(min_length=1)]  # ... and 1
+    sha256: dict[Literal["actions.npy", "rewards.npy"], str]
+
+
 @final
 @with_config(ConfigDict(extra="allow"))
 class StoreInfo(TypedDict):
@@ -56,6 +64,7 @@ class StoreInfo(TypedDict):
     geometry: NotRequired[dict[str, Any]]
     min_frames: NotRequired[int]
     heldout: NotRequired[float]
+    experience: NotRequired[ExperienceInfo]  # none: videos without actions
 
 
 class StoreMember(TypedDict):

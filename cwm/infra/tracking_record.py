@@ -17,6 +17,7 @@ LAST_FILE = {  # of a stage: the file that is published last, so a run with it i
     "predict": "errors.csv",
     "represent": "features.npz",
     "invariance": "invariance.csv",
+    "adapt": "weights.json",
     "baselines": "scores.csv",
     "finetune": "weights.json",
 }

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     image: Tensor  # (B, T, 64, 64, 3) uint8
     is_first: Tensor  # (B, T) 1 where an episode begins
     action: Tensor  # (B, T, A) in -1..1
-    reward: Tensor  # (B, T)
+    reward: Tensor | None  # (B, T); None: not recorded, and the reward losses are left out
 
 
 def clip_batch(image: Tensor) -> ClipBatch:

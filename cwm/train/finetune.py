@@ -15,7 +15,7 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from cwm.agent import Agent, AgentConfig
-from cwm.infra.checkpoint import load_parts, load_strict, load_weights, save_weights
+from cwm.infra.checkpoint import load_strict, save_weights
 from cwm.infra.device import RuntimeConfig, reseed, seed_from, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
@@ -23,7 +23,8 @@ from cwm.infra.run_dir import RunDir, Score
 from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import NaNGuard
 from cwm.train.policies import AgentPolicy, DelayedPolicy
-from cwm.train.replay import Replay, ReplayConfig
+from cwm.train.pretrained import load_pretrained
+from cwm.train.replay import Episode, Replay, ReplayConfig
 from cwm.train.rollout import (
     Collector,
     EnvConfig,
@@ -35,6 +36,7 @@ from cwm.train.rollout import (
     make_vector,
 )
 from cwm.videos.encode import H264, encode
+from cwm.videos.store import ClipStore, Mixture
 from cwm.world.vision import ModelConfig
 from envs.pixels import PixelEnv
 
@@ -46,7 +48,8 @@ class FinetuneConfig:
     agent: AgentConfig = AgentConfig()
     replay: ReplayConfig = ReplayConfig()
     steps: PositiveInt = 255_000  # agent steps
-    prefill: NonNegativeInt = 5000  # steps of random actions, rounded up to whole episodes
+    prefill: NonNegativeInt = 5000  # steps of random actions, rounded up to whole episodes; in
+    # addition to the recorded episodes of `--recorded`
     offline_updates: NonNegativeInt = 100  # updates before the agent acts
     train_every: PositiveInt = 5  # steps between updates
     overlap: bool = False  # act during an update, with the weights before it
@@ -81,7 +84,13 @@ class FinetuneLoop:
         cfg: FinetuneConfig,
         pretrained: Path | None,
         run: RunDir,
+        recorded: Path | None = None,
     ) -> None:
+        """Start or resume a run.
+
+        pretrained: weights.json of a pre-trained model. recorded: store.json of recorded episodes;
+        those for training that fill a window are in the replay buffer from the beginning.
+        """
         _check(cfg)
         self.cfg, self.run = cfg, run
         self.seed = int(run.spec.labels["seed"])
@@ -92,11 +101,17 @@ class FinetuneLoop:
         reseed(self.seed, "weights")
         self.agent = Agent(model, cfg.agent, action_dim, runtime.precision).to(device)
         if pretrained is not None:
-            self._load(pretrained)
+            load_pretrained(self.agent.world, pretrained)
         self.policy = (DelayedPolicy if cfg.overlap else AgentPolicy)(self.agent, explore=True)
         replay = run.folder / "replay"
         # An episode of n steps has n + 1 entries; at most steps / length episodes are long enough.
         entries = cfg.steps + cfg.steps // cfg.length
+        self.recorded = self._open(recorded) if recorded is not None else None
+        self.initial = 0  # episodes of the buffer that are recorded
+        if self.recorded is not None:
+            initial = self.recorded.eligible(cfg.length + 1, "train")
+            self.initial = len(initial)
+            entries += int(self.recorded.index["length"][initial].sum())
         self.replay = Replay(cfg.replay, replay, cfg.length, entries, device)
         self.guard = NaNGuard(run, device)
         self.step = 0
@@ -107,19 +122,33 @@ class FinetuneLoop:
                 compile_regions(agent)
             if device == "cuda" and runtime.graphs:
                 agent.capture()
-        self.collector = Collector(self.env, self.seed, self.replay.count)
+        self.collector = Collector(self.env, self.seed, self.episodes)
         self.eval_envs = make_vector(run.spec.what, env, cfg.eval_envs)
 
-    def _load(self, pretrained: Path) -> None:
-        tensors, about = load_weights(pretrained)
-        world = self.agent.world
-        if world.action_free is None:
-            raise UserError(f"model.stacked is false, but {pretrained} is for a stacked model")
-        if about.get("kind") != "action-free":
-            raise UserError(
-                f"{pretrained} holds a {about.get('kind')} model; pass pre-trained weights"
-            )
-        load_parts({"vision": world.vision, "rssm": world.action_free}, tensors, pretrained)
+    def _open(self, recorded: Path) -> ClipStore:
+        """Open a store of recorded episodes; UserError unless they fit the task."""
+        store = ClipStore.open(recorded)
+        if isinstance(store, Mixture):
+            raise UserError(f"{recorded} is a mixture; give the store of recorded episodes")
+        if store.steps.reward is None:
+            raise UserError(f"{recorded} has no rewards, from which an agent learns its task")
+        if (size := store.steps.action.shape[1]) != self.action_shape[0]:
+            task = f"{self.run.spec.what} needs {self.action_shape[0]}"
+            raise UserError(f"{recorded} has actions of {size} values, and {task}")
+        return store
+
+    def _fill(self, store: ClipStore) -> None:
+        """Add the recorded episodes to the replay buffer, in the order of the store."""
+        for clip in store.eligible(self.cfg.length + 1, "train"):
+            where = np.array([clip]), np.array([0]), int(store.index["length"][clip])
+            action, reward = store.steps_of(*where)
+            if reward is not None:
+                self.replay.add(Episode(store.windows_of(*where)[0], action[0], reward[0]))
+
+    @property
+    def episodes(self) -> int:
+        """Episodes that this run has finished in the training environment."""
+        return self.replay.count - self.initial
 
     def save(self) -> None:
         """Write a checkpoint. Call it at the end of an episode: simulator state is not saved."""
@@ -138,6 +167,8 @@ class FinetuneLoop:
         found = self.run.resume()
         if not found:
             self.replay.restore(0, {})
+            if self.recorded is not None:
+                self._fill(self.recorded)
             return
         tensors, state = found
         with self.run.checkpoints.restoring():
@@ -209,7 +240,7 @@ class FinetuneLoop:
         if finished is None:
             return False
         episode, outcome = finished
-        self.run.score([self.score(self.replay.count, outcome, "train")])
+        self.run.score([self.score(self.episodes, outcome, "train")])
         self.replay.add(episode)
         return True
 

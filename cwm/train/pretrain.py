@@ -4,7 +4,6 @@ Reference: `examples/train_apv_pretraining.py`.
 """
 
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,17 +11,15 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cwm.infra.checkpoint import load_strict, save_weights
-from cwm.infra.cuda_graph import CapturedFunction
+from cwm.infra.checkpoint import save_weights
 from cwm.infra.device import RuntimeConfig, reseed, set_up
 from cwm.infra.errors import UserError
-from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir
 from cwm.infra.types import AtLeastTwo
 from cwm.nn.batch import clip_batch
-from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
-from cwm.train.compiled import compile_regions
-from cwm.train.nan_guard import NaNGuard
+from cwm.nn.optim import Optimizer, OptimizerConfig
+from cwm.train import offline
+from cwm.train.offline import Loss, Metrics, Schedule, Trained, fit
 from cwm.videos.store import ClipStore, prefetch
 from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
 from cwm.world.openloop import predict, squared_errors
@@ -45,9 +42,6 @@ class PretrainConfig:
     checkpoint_seconds: NonNegativeFloat = 300.0
 
 
-SHOWN = {"train/image": "image", "train/kl": "kl", "heldout/image": "held out"}
-
-
 def pretrain(
     runtime: RuntimeConfig, model: ModelConfig, cfg: PretrainConfig, clips: Path, run: RunDir
 ) -> None:
@@ -60,38 +54,22 @@ def pretrain(
     reseed(cfg.seed, "weights")
     world = ActionFreeModel(model, cfg.world).to(device)
     optimizer = Optimizer(cfg.optimizer, world.parameters())
-    start = 0
-    if resumed := run.resume():
-        tensors, state = resumed
-        with run.checkpoints.restoring():
-            load_strict(world, tensors["world"])
-            optimizer.load_state(tensors["optimizer"])
-        start = state["step"]
+    trained = Trained(world, {"optimizer": optimizer})
+    start = trained.resume(run)
     learn = learner(world, optimizer, runtime, device)
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
-    guard = NaNGuard(run, device)
-    batches = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
-    with Progress(total=cfg.updates, start=start, label=run.label) as bar:
-        for step in range(start + 1, cfg.updates + 1):
-            _, image = next(batches)
-            reseed(cfg.seed, "update", step)
-            world.train()
-            terms = learn(image)
-            metrics: dict[str, Tensor | float] = {}
-            guard.record(step, terms, {"image": image})
-            if step % cfg.log_every == 0 or step == cfg.updates:
-                guard.check()
-                metrics |= terms
-            if step % cfg.heldout_every == 0 or step == cfg.updates:
-                reseed(cfg.seed, "heldout", step)
-                with precision:
-                    metrics |= heldout(world, windows, cfg.batch, device)
-            values = run.log(step, metrics, bar.rate) if metrics else {}
-            bar.update(step, {SHOWN[name]: x for name, x in values.items() if name in SHOWN})
-            if run.due() and step < cfg.updates:
-                guard.check()
-                tensors = {"world": world.state_dict(), "optimizer": optimizer.state()}
-                run.checkpoint(step, tensors)
+
+    def update(_: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return learn(batch["image"])
+
+    def evaluate() -> Metrics:
+        with precision:
+            return heldout(world, windows, cfg.batch, device)
+
+    images = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
+    batches = ((i, {"image": image}) for i, image in images)
+    schedule = Schedule(cfg.updates, cfg.log_every, cfg.heldout_every)
+    fit(trained, schedule, start, cfg.seed, batches, update, evaluate, run, device)
     about = {"kind": "action-free", "updates": cfg.updates, **run.spec.labels}
     save_weights(run.folder, world.state_dict(), about)
     run.publish("metrics.jsonl", "timing.jsonl", "weights.safetensors", "weights.json")
@@ -101,20 +79,12 @@ def learner(
     world: ActionFreeModel, optimizer: Optimizer, runtime: RuntimeConfig, device: str
 ) -> Callable[[Tensor], dict[str, Tensor]]:
     """Build the update: images (B, T, 64, 64, 3) uint8 -> metrics, all ()."""
-    precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 
-    def learn(image: Tensor) -> dict[str, Tensor]:
-        with precision:
-            output = world.loss(clip_batch(image))
-        (norm,) = step_all(output.loss, [optimizer])
-        return {f"train/{name}": x.detach() for name, x in (output.terms | {"norm": norm}).items()}
+    def loss(image: Tensor) -> Loss:
+        output = world.loss(clip_batch(image))
+        return output.loss, output.terms
 
-    if runtime.compile:
-        compile_regions(world)
-    if device == "cuda" and runtime.graphs:
-        state = (world.state_dict, optimizer.state)
-        return CapturedFunction(learn, lambda: chain(*(part().values() for part in state)))
-    return learn
+    return offline.learner(Trained(world, {"optimizer": optimizer}), loss, runtime, device)
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from pyarrow.parquet import ParquetWriter
 
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, read_lines, relative, sha256, write_json
-from cwm.infra.store_json import MixtureInfo, StoreInfo, Text
-from cwm.videos.datasets import DatasetConfig, read_videos
+from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo, Text
+from cwm.videos.datasets import ClipRecord, DatasetConfig, read_videos
 from cwm.videos.decode import key, part_folder, part_of
 from cwm.videos.ffmpeg import SIZE
 from cwm.videos.shards import CheckedStored, Stored, shard_name
@@ -39,20 +40,34 @@ Row = dict[str, Any]
 
 
 def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
-    """Build a store from the decoded parts of `videos`, a `videos.jsonl`; `store.json` comes last.
+    """Build a store from the decoded parts of `videos`, a `videos.jsonl`; see `write_store`."""
+    write_store(name, cfg, partial(_rows, cfg, videos, out), key(cfg), out, cfg.max_failures)
+
+
+def write_store(
+    name: str,
+    cfg: DatasetConfig,
+    rows: Callable[[], Iterator[Row]],
+    geometry: dict[str, Any],
+    out: Path,
+    max_failures: float,
+    experience: ExperienceInfo | None = None,
+) -> None:
+    """Write the manifest, the index and the contact sheet of a store; `store.json` comes last.
 
     `manifest.parquet` lists every file: ok, too short, a duplicate, or failed with its reason.
-    Raises UserError if more files fail than `cfg.max_failures` allows, or no clip is left.
+    `rows()` yields these rows, each time anew. geometry: what the frames depend on.
+    Raises UserError if a larger share of files fails than `max_failures`, or no clip is left.
     """
-    total = _write_manifest(_rows(cfg, videos, out), out / "manifest.parquet")
+    total = _write_manifest(rows(), out / "manifest.parquet")
     if 0 < cfg.heldout < 1 and total.statuses["ok"] > 1 and len(total.splits) == 1:
         # By chance all clips are in one split: write again, with one of them in the other.
-        total = _write_manifest(_rows(cfg, videos, out), out / "manifest.parquet", total.chosen)
+        total = _write_manifest(rows(), out / "manifest.parquet", total.chosen)
     failed, files = total.statuses["failed"], total.statuses.total()
-    if failed > cfg.max_failures * files:
+    if failed > max_failures * files:
         raise UserError(
             f"{failed} of {files} clips of dataset {name} cannot be decoded, more than "
-            f"dataset.max_failures = {cfg.max_failures:g} allows ({'; '.join(total.failed)}); "
+            f"dataset.max_failures = {max_failures:g} allows ({'; '.join(total.failed)}); "
             f"all are listed in {out / 'manifest.parquet'}"
         )
     if not total.statuses["ok"]:
@@ -68,7 +83,7 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
         np.save(file, index)
     info: StoreInfo = {
         "dataset": name,
-        "geometry": key(cfg),
+        "geometry": geometry,
         "min_frames": cfg.min_frames,
         "prioritize_ends": cfg.prioritize_ends,
         "heldout": cfg.heldout,
@@ -90,6 +105,8 @@ def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
             "manifest": sha256(out / "manifest.parquet"),
         },
     }
+    if experience is not None:
+        info["experience"] = experience
     write_contact_sheet(ClipStore(out, info, index), out / "contact.png")
     write_json(out / "store.json", info)
     log.info("%s: %d clips, %d frames", name, len(index), info["frames"])
@@ -99,27 +116,37 @@ def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
     """The manifest row of each file, and where its frames are."""
     folders = [part_folder(number) for number in range(cfg.parts)]
     parts = [_outcomes(out / folder / "part.jsonl", cfg.parts) for folder in folders]
-    first: dict[str, str] = {}  # sha256 of frames -> the first file with them
+    first: dict[str, str] = {}
     for video in read_videos(videos)[1]:
         part = part_of(video, cfg.parts)
         found = next((x for identity, x in parts[part] if identity == video.identity), None)
         if found is None:
             raise UserError(f"{video.file} is not in {out / folders[part]}; run `cwm decode` again")
-        row = video._asdict() | {"status": "failed", "reason": found}
-        if isinstance(found, Stored):
-            row |= found._asdict() | {"status": "ok", "reason": None}
-            row["frames in"] = f"{folders[part]}/{shard_name(found.shard)}"
-            shots = itertools.pairwise([0, *found.cuts, found.frames])
-            row["shots"] = [(a, b - a) for a, b in shots if b - a >= cfg.min_frames]
-            drop = cfg.duplicates == "drop"
-            twin = first.setdefault(found.content, video.file) if drop else video.file
-            if not row["shots"]:
-                count = f"{found.frames} frames, fewer than {cfg.min_frames}"
-                reason = f"no shot has {cfg.min_frames} frames" if found.cuts else count
-                row |= {"status": "too-short", "reason": reason}
-            elif twin != video.file:
-                row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
-        yield row
+        yield row_of(video, found, folders[part], cfg, first)
+
+
+def row_of(
+    record: ClipRecord, found: Stored | str, folder: str, cfg: DatasetConfig, first: dict[str, str]
+) -> Row:
+    """The manifest row of a file: its frames in `folder`, or the reason why it has none.
+
+    first: sha256 of frames -> the first file with them; this file is added.
+    """
+    row = record._asdict() | {"status": "failed", "reason": found}
+    if isinstance(found, Stored):
+        row |= found._asdict() | {"status": "ok", "reason": None}
+        row["frames in"] = f"{folder}/{shard_name(found.shard)}"
+        shots = itertools.pairwise([0, *found.cuts, found.frames])
+        row["shots"] = [(a, b - a) for a, b in shots if b - a >= cfg.min_frames]
+        drop = cfg.duplicates == "drop"
+        twin = first.setdefault(found.content, record.file) if drop else record.file
+        if not row["shots"]:
+            count = f"{found.frames} frames, fewer than {cfg.min_frames}"
+            reason = f"no shot has {cfg.min_frames} frames" if found.cuts else count
+            row |= {"status": "too-short", "reason": reason}
+        elif twin != record.file:
+            row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
+    return row
 
 
 def _printable(text: str) -> str:

@@ -19,6 +19,7 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    FiniteFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -51,6 +52,9 @@ SUFFIXES = {
 }
 Kind = Literal["video", "stills", "episode"]
 GROUP = "group"  # in dataset.names: clips of a group are held out together
+Bound = FiniteFloat | tuple[FiniteFloat, ...]  # of all values of an action, or of each one
+# observed: the smallest and the largest action of the dataset, for each value of an action
+ActionRange = tuple[Bound, Bound] | Literal["observed"]
 Traits = dict[str, dict[str, str]]
 
 
@@ -79,6 +83,9 @@ class DatasetConfig:
     skip: NonNegativeInt = 0  # stills left out at the beginning of a clip
     every: PositiveInt = 1  # of the other stills, keep those whose number is a multiple
     standin: SyntheticConfig = SyntheticConfig()
+    recorded: bool = False  # episodes with actions, which `cwm import` reads: docs/recorded-data.md
+    camera: str | None = None  # of recorded episodes with several cameras
+    action_range: ActionRange = (-1.0, 1.0)  # recorded actions that become -1 and 1
     geometry: Geometry = Geometry()
     min_frames: PositiveInt = 25  # shorter clips are left out (reference: length of a segment)
     prioritize_ends: bool = False  # draw the last window of a clip far more often
@@ -224,18 +231,23 @@ def describe(
 
     traits: further attributes of stand-in clips, by path.
     """
+    try:
+        size, checksum = digest(root, clip)
+    except OSError:
+        size, checksum = 0, None
+    record = record_of(clip, size, checksum, cfg)
+    more = traits[_place(clip)] if traits else {}
+    return record._replace(attributes=record.attributes | more)
+
+
+def record_of(clip: Candidate, size: int, checksum: str | None, cfg: DatasetConfig) -> ClipRecord:
+    """The record of a clip; `cfg.names` gives its label and attributes, a hash its split."""
     match = re.fullmatch(cfg.names, clip.file)
     groups = match.groupdict() if match else {}
     attributes = {name: value for name, value in groups.items() if value is not None}
     label, group = attributes.pop("label", None), attributes.pop(GROUP, clip.file)
     split: Split = "heldout" if is_heldout(group, cfg.heldout) else "train"
-    try:
-        size, checksum = digest(root, clip)
-    except OSError:
-        size, checksum = 0, None
     label, split = clip.label or label, clip.split or split
-    if traits:
-        attributes |= traits[_place(clip)]
     return ClipRecord(clip.file, size, checksum, label, split, attributes, clip.stills)
 
 

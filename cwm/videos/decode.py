@@ -68,8 +68,7 @@ def decode_part(
         first.setdefault(record.identity, record)
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / ".lock", f"decoding into {out}"):
-        for leftover in out.glob(f"{TEMPORARY}*"):  # of a killed process
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        delete_leftovers(out)
         check_ffmpeg(out)
         shards = Shards(out, key(cfg) | {"parts": cfg.parts})
         todo = [record for identity, record in first.items() if identity not in shards.clips]
@@ -91,6 +90,12 @@ def decode_part(
         identities = (record.identity for record in records)
         lines = ([x, shards.clips.get(x) or failures[x]] for x in identities)
         write_lines(out / "part.jsonl", cfg.parts, lines)
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files of a killed process."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _decode_one(
@@ -116,9 +121,14 @@ def _decode_one(
         else:
             clip = decode(path, cfg.geometry, cfg.time_limit, stop, scratch)
     except DecodeError as error:
-        cause = error.__cause__
-        machine = isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in FILE_ERRORS
-        if cause is not None and machine:
-            raise cause from None
-        return error
+        return caused_by_file(error)
     return clip, hashlib.sha256(clip.frames.data).hexdigest()
+
+
+def caused_by_file(error: DecodeError) -> DecodeError:
+    """The error itself; raises its cause, an OSError or MemoryError, if the machine is at fault."""
+    cause = error.__cause__
+    machine = isinstance(cause, MemoryError) or getattr(cause, "errno", None) not in FILE_ERRORS
+    if cause is not None and machine:
+        raise cause from None
+    return error

@@ -6,6 +6,7 @@ Axes: B batch, T time, N windows; frames are uint8 (64, 64, 3).
 `index.npy`                   one INDEX entry per clip, sorted by name of the source file
 `part-NNN/frames-NNNNN.npy`   shards (N, 64, 64, 3)
 `manifest.parquet`            every source file with its status; not read here
+`actions.npy`, `rewards.npy`  of recorded episodes: a row for each frame of each clip, in order
 
 The `store.json` of a mixture names other stores, its `members`, instead of shards.
 """
@@ -13,10 +14,11 @@ The `store.json` of a mixture names other stores, its `members`, instead of shar
 import os
 import resource
 from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property, lru_cache
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +39,14 @@ INDEX = np.dtype(
 LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 OPEN_SHARDS = 256 if LIMIT == resource.RLIM_INFINITY else LIMIT // 4
 REMEDY = "run `cwm clips` again"
+IMPORT = "run `cwm import` again"
+
+
+class Steps(NamedTuple):
+    """The steps of recorded episodes, one for each frame; the first of an episode are zero."""
+
+    action: np.ndarray  # (..., A) float32, in -1..1 in a store; action[t] led to frame t
+    reward: np.ndarray | None  # (...) float32, received with frame t; None: not recorded
 
 
 class ClipStore:
@@ -50,6 +60,7 @@ class ClipStore:
         paths = [folder / name for name in info["shards"]]
         self._shard = lru_cache(OPEN_SHARDS)(lambda number: paths[number].open("rb", buffering=0))
         self.eligible = cache(self._eligible)  # of (length, split)
+        self._folder = folder
 
     @staticmethod
     def open(path: Path) -> "ClipStore | Mixture":
@@ -117,9 +128,15 @@ class ClipStore:
         A pure function of its arguments, so resuming needs only i. Clips are equally likely,
         whatever their length, and so are the valid starts, as in the reference.
         """
+        return self.windows_of(*self.draw(seed, i, batch, length, split), length)
+
+    def draw(
+        self, seed: int, i: int, batch: int, length: int, split: Split = "train"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Clips and first frames (B,) of the windows of batch i; see `sample`."""
         rng = np.random.default_rng([seed, i])
         clips = rng.choice(self.eligible(length, split), batch)
-        return self.windows_of(clips, self.starts(rng, clips, length), length)
+        return clips, self.starts(rng, clips, length)
 
     def starts(self, rng: np.random.Generator, clips: np.ndarray, length: int) -> np.ndarray:
         """Random first frames of windows of these clips.
@@ -132,10 +149,44 @@ class ClipStore:
 
     def windows(self, n: int, length: int, split: Split = "heldout", seed: int = 0) -> np.ndarray:
         """Fixed windows for evaluation, from as many clips as possible: uint8 (N, T, 64, 64, 3)."""
+        return self.windows_of(*self.fixed(n, length, split, seed), length)
+
+    def fixed(
+        self, n: int, length: int, split: Split = "heldout", seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Clips and first frames (N,) of `windows`."""
         rng = np.random.default_rng(seed)
         clips = np.resize(rng.permutation(self.eligible(length, split)), n)
-        starts = rng.integers(self.index["length"][clips] - length + 1)
-        return self.windows_of(clips, starts, length)
+        return clips, rng.integers(self.index["length"][clips] - length + 1)
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The steps of all clips, one after another; UserError if the store has no actions."""
+        where = self._folder / "store.json"
+        if "experience" not in self.info:
+            raise UserError(f"{where} holds videos without actions; `cwm import` writes actions")
+        experience, frames = self.info["experience"], int(self.index["length"].sum())
+        shapes = {"actions.npy": (frames, len(experience["low"])), "rewards.npy": (frames,)}
+        arrays = {}
+        for name, checksum in experience["sha256"].items():
+            path = self._folder / name
+            if not path.is_file() or sha256(path) != checksum:
+                raise UserError(f"{path} does not match the sha256 in {where}; {IMPORT}")
+            array = np.load(path)
+            if (array.dtype, array.shape) != (np.float32, shapes[name]):
+                given = f"{array.dtype} {array.shape}"
+                raise UserError(f"{path} is {given}, not float32 {shapes[name]}; {IMPORT}")
+            arrays[name] = array
+        if "actions.npy" not in arrays:
+            raise UserError(f"{where} lacks the sha256 of actions.npy; {IMPORT}")
+        return Steps(arrays["actions.npy"], arrays.get("rewards.npy"))
+
+    def steps_of(self, clips: np.ndarray, starts: np.ndarray, length: int) -> Steps:
+        """Steps (N, T, ...) of windows of these clips from these first frames."""
+        before = np.cumsum(self.index["length"], dtype=np.int64) - self.index["length"]
+        rows = (before[clips] + starts)[:, None] + np.arange(length)
+        action, reward = self.steps
+        return Steps(action[rows], None if reward is None else reward[rows])
 
     def windows_of(self, clips: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Windows (N, T, 64, 64, 3) of these clips from these first frames."""
@@ -226,20 +277,31 @@ def _open_member(path: Path, member: StoreMember, seed: int) -> ClipStore:
 def prefetch(
     store: ClipStore | Mixture, seed: int, start: int, batch: int, length: int, device: str = "cpu"
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (i, batch i of the seed's training clips, on the device) for i = start, start + 1, ...
+    """Yield (i, batch i of the seed's training clips, on the device), as `ahead` does."""
+
+    def read(i: int) -> dict[str, np.ndarray]:
+        return {"image": store.sample(seed, i, batch, length)}
+
+    return ((i, arrays["image"]) for i, arrays in ahead(read, start, device))
+
+
+def ahead(
+    read: Callable[[int], dict[str, np.ndarray]], start: int, device: str
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Yield (i, the arrays `read(i)` on the device) for i = start, start + 1, ...
 
     One thread reads two batches ahead. For a GPU it pins their memory, so that copies are
     asynchronous; at most three are in flight, which bounds the pinned memory.
     """
     cuda = device == "cuda"
 
-    def read(i: int) -> torch.Tensor:
-        frames = torch.from_numpy(store.sample(seed, i, batch, length))
-        return frames.pin_memory() if cuda else frames
+    def tensors(i: int) -> dict[str, torch.Tensor]:
+        arrays = {name: torch.from_numpy(array) for name, array in read(i).items()}
+        return {name: x.pin_memory() for name, x in arrays.items()} if cuda else arrays
 
     copies: deque[torch.cuda.Event] = deque()
-    for i, frames in zip(count(start), parallel_map(read, count(start), 1), strict=True):
-        on_device = frames.to(device, non_blocking=True)
+    for i, batch in zip(count(start), parallel_map(tensors, count(start), 1), strict=True):
+        on_device = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
         if cuda:
             copies.append(torch.cuda.current_stream().record_event())
             if len(copies) > 3:

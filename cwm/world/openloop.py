@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from cwm.nn.attention import ContextAttention
-from cwm.nn.batch import ClipBatch
+from cwm.nn.batch import ClipBatch, clip_batch
 from cwm.nn.decoder import ResNetDecoder
 from cwm.nn.dists import gumbel
 from cwm.world.action_free import ActionFreeModel
+from cwm.world.stacked import StackedModel
+from cwm.world.vision import RandomInputs
 
 MOVING = 0.1  # a pixel moves if it differs by more from the last observed frame, in 0..1
 
@@ -65,6 +67,30 @@ def rollout_features(
         state = world.rssm.imagine_step(state, no_action, noise[:, t])
         feats.append(state.feat[:, None])
     return torch.cat(feats, 1)
+
+
+@torch.no_grad()
+def predict_with_actions(
+    world: StackedModel, image: Tensor, past: Tensor, future: Tensor
+) -> Tensor:
+    """Predict the frames that follow `image` (B, T, 64, 64, 3) under actions `future` (B, H, A).
+
+    past: (B, T, A), the actions that led to the observed frames. Latents take their modes, and the
+    context frame is the last observed one. Returns images (B, H, 3, 64, 64), black 0 and white 1,
+    not clipped.
+    """
+    clips, observed = clip_batch(image), image.shape[1]
+    pixels = world.vision.pixels(image)
+    mode = pixels.new_zeros(())
+    random = RandomInputs(gumbel_free=mode, gumbel=mode)
+    post = world.observe(world.vision.embed(pixels), past, clips.is_first, None, random)[2]
+    state, feats = post.step(-1), []
+    for action in future.unbind(1):
+        state = world.rssm.imagine_step(state, action, mode)
+        feats.append(state.feat)
+    index = torch.full((len(image),), observed - 1, device=image.device)
+    context = world.vision.encode_context(pixels, index)
+    return world.vision.decoder(torch.stack(feats, 1), context) + 0.5
 
 
 @torch.no_grad()

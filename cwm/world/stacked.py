@@ -56,7 +56,7 @@ class WorldModelOutput(NamedTuple):
     post: State  # (B, T, ...) upper posterior
     prior: Tensor  # (B, T, S, K) logits of the upper prior
     image: Tensor  # (B, T, 3, 64, 64) reconstruction
-    target: Tensor  # (B, <= T) target of the behavioural reward head
+    target: Tensor | None  # (B, <= T) target of the behavioural reward head
 
 
 class Trajectory(NamedTuple):
@@ -111,23 +111,23 @@ class StackedModel(nn.Module):
         feat = post.feat
         image = self.vision.reconstruct(feat, pixels, random)
 
-        target = batch.reward
-        if reward_target is not None:
-            target = reward_target((free or post).feat.detach(), batch.reward)
         losses = {
             "image": squared_error(image, pixels, axes=(-3, -2, -1)),
             "kl": balanced_kl(post.logit, prior, self.cfg.kl),
-            "reward": squared_error(self.rewards(feat[:, : target.shape[1]]), target),
         }
-        weights = {name: getattr(self.cfg.weights, name) for name in losses}
-        if self.aux_reward is not None:
-            predicted = self.aux_reward(feat)[0].squeeze(-1)
-            losses["aux_reward"] = squared_error(predicted, batch.reward)
-            weights["aux_reward"] = self.cfg.weights.aux_reward
+        reward, target = batch.reward, None
+        if reward is not None:
+            target = reward
+            if reward_target is not None:
+                target = reward_target((free or post).feat.detach(), reward)
+            losses["reward"] = squared_error(self.rewards(feat[:, : target.shape[1]]), target)
+            if self.aux_reward is not None:
+                predicted = self.aux_reward(feat)[0].squeeze(-1)
+                losses["aux_reward"] = squared_error(predicted, reward)
         if free is not None and free_prior is not None:
             # A zero weight still gives zero gradients, so weight decay acts on the prior.
             losses["action_free_kl"] = balanced_kl(free.logit, free_prior, self.cfg.kl)
-            weights["action_free_kl"] = self.cfg.weights.action_free_kl
+        weights = {name: getattr(self.cfg.weights, name) for name in losses}
         metrics = latent_metrics(post.logit, prior)
         return WorldModelOutput(
             total(losses, weights), losses | metrics, embed, free, post, prior, image, target

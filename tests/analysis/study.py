@@ -1,6 +1,7 @@
 """Write small synthetic studies to disk in the documented formats."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -168,6 +169,22 @@ def invariance(root: Path, model: str, pair: float, seed: int = 0) -> Path:
         rows.append(["untrained", one, other, 0.5, 0.5, 0.5])
     columns = ["model", "look", "shadow", "pair", "others", "closer"]
     write_csv(folder / "invariance.csv", columns, rows)
+    return folder
+
+
+def adaptation(
+    root: Path, model: str, seed: int = 0, times: float = 1, recorded: str = "sphere"
+) -> Path:
+    """Errors of two windows, 0.1 and 0.2 one frame ahead; shuffled 3 and none 2 times as large."""
+    folder = root / "adapt" / recorded / "none" / model / str(seed)
+    names = {"recorded": recorded, "dataset": "none", "model": model, "seed": seed}
+    write_json(folder / "run.json", identity(stage="adapt", **names))
+    rows = []
+    for actions, factor in (("true", 1), ("shuffled", 3), ("none", 2)):
+        for clip, ahead in itertools.product((0, 1), (1, 2)):
+            error = times * factor * 0.1 * (clip + 1) * ahead
+            rows.append([clip, actions, ahead, error, ""])
+    write_csv(folder / "action_errors.csv", ["clip", "actions", "ahead", "mse", "mse_moving"], rows)
     return folder
 
 

@@ -120,7 +120,7 @@ def test_the_whole_study_runs_as_jobs(tmp_path):
     jobs = ended()
     for number, rule in study.jobs().items():
         job = jobs[number]
-        gpu = rule in ("pretrain", "predict", "represent", "invariance", "finetune")
+        gpu = rule in ("pretrain", "predict", "represent", "invariance", "adapt", "finetune")
         assert job["JobState"] == "COMPLETED"
         assert job["Partition"] == ("gpu" if gpu else "cpu"), rule
         assert ("TresPerJob=gres:gpu:1" in slurm("scontrol", "show", "job", number)) == gpu

@@ -10,7 +10,7 @@ from cwm import config
 from cwm.commands.run_spec import run_spec
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
-from cwm.train import pretrain as module
+from cwm.train import offline as module
 from cwm.train.finetune import FinetuneLoop, finetune
 
 RESULTS = ("weights.safetensors", "metrics.jsonl")

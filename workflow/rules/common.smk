@@ -7,8 +7,9 @@ import sys
 from cwm.commands.own import check_folder, listing_hash, typed_values
 from cwm.config import load as load_settings
 from cwm.infra.errors import UserError
-from cwm.study import SHADOWS, datasets, load, mixtures
-from cwm.study_file import OFFICIAL, finetune_runs, pretrained_runs, videos_of
+from cwm.study import SHADOWS, datasets, load, mixtures, recorded
+from cwm.study_file import OFFICIAL, adapted_runs, finetune_runs, pretrained_runs, videos_of
+from cwm.videos.datasets import folder_of
 
 config |= typed_values(workflow.config_settings.config_args)
 try:
@@ -34,6 +35,8 @@ STANDINS = SIZES.dataset.source == "standin"
 # Mixture -> its member datasets, whose clip stores it refers to.
 MIXTURES = mixtures()
 
+RECORDED = recorded()  # datasets of recorded episodes, which have no videos to decode
+
 # One folder per run; its path names its settings.
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"
 CLIPS = f"{RESULTS}/clips/{{dataset}}"
@@ -43,6 +46,7 @@ PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
 REPRESENT = f"{RESULTS}/represent/{{dataset}}/{{model}}/{{seed}}"
 INVARIANCE = f"{RESULTS}/invariance/{{dataset}}/{{model}}/{{seed}}"
+ADAPT = f"{RESULTS}/adapt/{{recorded}}/{{dataset}}/{{model}}/{{seed}}"
 BASELINES = f"{RESULTS}/baselines/{{suite}}/{{task}}"
 FINETUNE = f"{RESULTS}/finetune/{{suite}}/{{task}}/{{model}}/{{dataset}}/{{variant}}/{{seed}}"
 SCORES = f"{RESULTS}/scores/{{figure}}.csv"
@@ -57,6 +61,7 @@ wildcard_constraints:
     figure="|".join(STUDY.figures),
     model="[a-z0-9-]+",
     part=r"\d{3}",
+    recorded="|".join(RECORDED),
     seed=r"\d+",
     suite="[a-z0-9-]+",
     task="[a-z0-9-]+",
@@ -97,6 +102,11 @@ def models_of(figure, template):
     return [template.format(**run._asdict()) for run in runs]
 
 
+def adapted_of(figure, template):
+    """Paths of the adapted models that a figure shows; `template` has their wildcards."""
+    return [template.format(**run._asdict()) for run in adapted_runs(STUDY.figures[figure])]
+
+
 def everywhere(paths_of, template):
     """Paths of all figures, without repetition."""
     return sorted({path for name in STUDY.figures for path in paths_of(name, template)})
@@ -117,6 +127,21 @@ def own_videos(wildcards):
 def own_files(wildcards):
     """Changes when files of the dataset `videos` do, so that they are listed again."""
     return listing_hash(OWN_VIDEOS) if wildcards.dataset == "videos" else ""
+
+
+def recording(wildcards):
+    """Folder of recorded episodes: that of the settings, or of a generated stand-in."""
+    files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
+    data = load_settings(files).dataset
+    if data.source == "standin":
+        return VIDEOS.format(**wildcards)
+    return str(folder_of(wildcards.dataset, data))
+
+
+def generated(wildcards):
+    """The last file of a generated stand-in of recorded episodes; nothing for real ones."""
+    made = recording(wildcards) == VIDEOS.format(**wildcards)
+    return f"{VIDEOS}/videos.jsonl".format(**wildcards) if made else []
 
 
 def pretrained(wildcards):
@@ -154,5 +179,7 @@ def drawn_from(wildcards):
             return models_of(wildcards.figure, f"{PREDICT}/errors.csv")
         case "representations":
             return models_of(wildcards.figure, f"{REPRESENT}/features.npz")
+        case "adaptation":
+            return adapted_of(wildcards.figure, f"{ADAPT}/action_errors.csv")
         case "invariance":
             return models_of(wildcards.figure, f"{INVARIANCE}/invariance.csv")

@@ -1,7 +1,8 @@
-"""World models -> agents and their scores; scores of policies that do not learn.
+"""World models -> agents and their scores, or models of recorded episodes; untrained policies.
 
 Inputs: config/suite, config/model, config/variant; a pre-trained model, unless from scratch.
-Outputs: results/<scale>/finetune/<suite>/<task>/<model>/<dataset>/<variant>/<seed>,
+Outputs: results/<scale>/adapt/<recorded>/<dataset>/<model>/<seed>,
+results/<scale>/finetune/<suite>/<task>/<model>/<dataset>/<variant>/<seed>,
 results/<scale>/baselines/<suite>/<task>.
 """
 
@@ -35,6 +36,32 @@ rule finetune:
         pretrained=pretrained_option,
     shell:
         "cwm finetune {wildcards.suite:q}/{wildcards.task:q} {input.config:q}"
+        " --seed {wildcards.seed:q} {params.pretrained} --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule adapt:
+    """Train a world model with actions on recorded episodes, without an environment."""
+    input:
+        config=[SCALE, "config/dataset/{recorded}.yaml", "config/model/{model}.yaml"],
+        recorded=f"{RESULTS}/clips/{{recorded}}/store.json",
+        pretrained=pretrained,
+        tracking=ancient(TRACKING),
+    output:
+        f"{ADAPT}/action_errors.csv",
+        f"{ADAPT}/weights.json",
+        f"{ADAPT}/card.md",
+    log:
+        f"{ADAPT}/log.txt",
+    benchmark:
+        f"{ADAPT}/benchmark.tsv"
+    threads: SIZES.runtime.threads
+    resources:
+        gpu=GPU,
+    params:
+        out=ADAPT,
+        pretrained=pretrained_option,
+    shell:
+        "cwm adapt {wildcards.recorded:q} {input.config:q} --recorded {input.recorded:q}"
         " --seed {wildcards.seed:q} {params.pretrained} --out {params.out:q} 2>&1 | tee {log:q}"
 
 

@@ -70,11 +70,34 @@ rule clips:
     log:
         f"{CLIPS}/log.txt",
     wildcard_constraints:
-        dataset=rf"(?!(?:{'|'.join(MIXTURES)})/)[a-z0-9-]+",
+        dataset=rf"(?!(?:{'|'.join([*MIXTURES, *RECORDED])})/)[a-z0-9-]+",
     params:
         out=CLIPS,
     shell:
         "cwm clips {wildcards.dataset:q} {input.config:q} --videos {input.videos:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule import_episodes:
+    """Build the store of recorded episodes, with actions and rewards."""
+    input:
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
+        generated=generated,
+    output:
+        f"{CLIPS}/store.json",
+        f"{CLIPS}/contact.png",
+    log:
+        f"{CLIPS}/log.txt",
+    benchmark:
+        f"{CLIPS}/benchmark.tsv"
+    wildcard_constraints:
+        dataset="|".join(RECORDED),
+    params:
+        out=CLIPS,
+        source=recording,
+        files=lambda w: listing_hash(recording(w)) if not generated(w) else "",
+    shell:
+        "cwm import {params.source:q} {input.config:q} --dataset {wildcards.dataset:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 

@@ -7,7 +7,8 @@ Each dataset is a module of this package with
 
 - `VERSION`, which increases when the frames change: clips are then rendered again;
 - `label(clip)`, `file_name(clip)` and `traits(seed, clip)` of a clip;
-- `render(seed, clip)`, which yields the frames (consecutive clips of one label are the fastest);
+- `render(seed, clip)`, which yields the frames (consecutive clips of one label are the fastest), or
+  steps of experience;
 - `write(path, frames)`, which creates the file, or folder of images, atomically.
 """
 
@@ -27,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from cwm.infra.errors import unknown
 
 log = logging.getLogger(__name__)
-NAMES = ("driving", "human36m", "robot", "shadows", "something")
+NAMES = ("driving", "experience", "human36m", "robot", "shadows", "something")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
