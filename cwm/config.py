@@ -160,8 +160,9 @@ def _settings(section: Sequence[str]) -> dict[str, Any]:
 def _explain(error: ValidationError, layers: list[Layer]) -> UserError:
     """Describe the first error: the source, the setting, and valid values."""
     first = error.errors()[0]
-    # pydantic adds the class name of an optional section and the index of a list item.
-    location = [part for part in first["loc"] if isinstance(part, str)]
+    # pydantic adds the index of a list item, the type of a union that it tried, such as
+    # tuple[float, float], and the class name of an optional section.
+    location = [part for part in first["loc"] if isinstance(part, str) and "[" not in part]
     location = [part for i, part in enumerate(location) if i == 0 or not part.endswith("Config")]
     source = next((name for name, own in reversed(layers) if _has(own, location)), "settings")
     path = ".".join(location)

@@ -50,6 +50,7 @@ def test_a_task_and_a_suite_override_settings(tmp_path):
         ("model: {context: {maskd: 1}}", r"unknown setting 'model.context.maskd'.*masked"),
         ("pretrian: {}", r"unknown setting 'pretrian'; did you mean: pretrain"),
         ("finetune: {batch: many}", r"a.yaml: finetune.batch is 'many'"),
+        ("dataset: {action_range: [1]}", r"a.yaml: dataset.action_range is \[1\]: "),
         ("model: {vision: {network: vit}}", r"model.vision.network is 'vit'.*resnet"),
         ("tasks: {reach: {env: {rendr: fast}}}", r"tasks reach: unknown setting 'env.rendr'"),
         ("- 1", r"holds a list"),
