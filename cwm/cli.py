@@ -153,7 +153,7 @@ def import_(
         list[Path] | None, Argument(metavar="[CONFIG...]", help="YAML files of settings")
     ] = None,
     dataset: Annotated[
-        str | None, Option(help="name of the dataset; default: that of the folder")
+        str | None, Option(help="name of the dataset; default: the folder's name")
     ] = None,
     camera: Annotated[str | None, Option(help="which of several cameras")] = None,
     sets: Sets = None,

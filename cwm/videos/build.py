@@ -56,7 +56,7 @@ def write_store(
     """Write the manifest, the index and the contact sheet of a store; `store.json` comes last.
 
     `manifest.parquet` lists every file: ok, too short, a duplicate, or failed with its reason.
-    `rows()` yields these rows, each time anew. geometry: what the frames depend on.
+    `rows()` yields these rows from the start at each call. geometry: what the frames depend on.
     Raises UserError if a larger share of files fails than `max_failures`, or no clip is left.
     """
     total = _write_manifest(rows(), out / "manifest.parquet")

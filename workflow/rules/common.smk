@@ -130,7 +130,7 @@ def own_files(wildcards):
 
 
 def recording(wildcards):
-    """Folder of recorded episodes: that of the settings, or of a generated stand-in."""
+    """Folder of recorded episodes: generated ones, or `dataset.folder`."""
     files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
     data = load_settings(files).dataset
     if data.source == "standin":
