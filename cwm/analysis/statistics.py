@@ -72,9 +72,10 @@ def difference(strata: Strata, minus: Strata, statistic: Statistic) -> tuple[flo
 def welch(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float, float]:
     """Mean of the seeds `first` minus that of `second`, its 95 % interval, and the p value.
 
-    The interval is Welch's t. With few seeds the percentile bootstrap misses the true difference too
-    often, and Welch's t does not (docs/log.md, 2026-11-30). Interval and p value are NaN if a side has a single seed, or if no
-    scores differ within either side; all four are NaN if a side has none.
+    The interval is Welch's t. With few seeds the percentile bootstrap misses the true difference
+    too often, and Welch's t does not (docs/log.md, 2026-11-30). Interval and p value are NaN if a
+    side has a single seed, or if no scores differ within either side; all four are NaN if a side
+    has none.
     """
     from scipy.special import stdtr, stdtrit  # of Student's t
 
