@@ -85,7 +85,7 @@ def test_core_trains_without_the_extras(core, study, tmp_path):
 
 def test_a_new_study_has_the_model_of_the_laptop_study(core, study):
     said = run(core / "cwm", "plan", "all", folder=study)
-    assert "laptop, all: 20 fine-tuning runs, 6 pre-trained models" in said
+    assert "laptop, all: 18 fine-tuning runs, 4 pre-trained models" in said
 
 
 def test_doctor_reports_the_missing_extras_as_notes(core, study):
