@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint check test coverage long-test image-test report-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+.PHONY: all lint docs check test coverage long-test image-test report-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
   audit setup libraries lock
 
 CORES ?= all
@@ -61,10 +61,15 @@ lint: setup
 	hadolint Dockerfile
 	mypy
 
-check: lint
+# The documentation, in site/; a broken link is an error.
+docs: setup
+	@python docs/generate.py
+	zensical build --clean --strict
+
+check: lint docs
 	@$(PYTEST) $(addprefix tests/,$(UNIT))
 
-test: lint
+test: lint docs
 	@$(PYTEST)
 
 coverage: setup
