@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint docs check test coverage long-test image-test report-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+.PHONY: all lint docs check test coverage long-test image-test report-test docs-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
   audit setup libraries lock
 
 CORES ?= all
@@ -88,6 +88,11 @@ image-test: setup
 report-test: setup
 	@command -v chromium >/dev/null || $(call system,chromium)
 	exec pytest tests/report/chromium.py
+
+# The commands of every page of the documentation, and its site in a real browser.
+docs-test: docs
+	@command -v chromium >/dev/null || $(call system,chromium)
+	exec pytest tests/docs/pages.py tests/docs/browser.py
 
 # The viewer in a real browser.
 viewer-test: setup
