@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint docs check test coverage long-test image-test report-test docs-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+.PHONY: all lint docs package check test coverage long-test image-test report-test docs-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
   audit setup libraries lock
 
 CORES ?= all
@@ -59,12 +59,18 @@ lint: setup
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	hadolint Dockerfile
+	zizmor --offline --quiet .github/workflows
 	mypy
 
 # The documentation, in site/; a broken link is an error.
 docs: setup
 	@python docs/generate.py
 	zensical build --clean --strict
+
+# The source archive and the wheel, in dist/.
+package: setup
+	@rm -rf dist
+	uv build --quiet --no-build-isolation --python .venv/bin/python
 
 check: lint docs
 	@$(PYTEST) $(addprefix tests/,$(UNIT))
