@@ -52,6 +52,7 @@ def test_reference_has_every_setting_and_command(site):
     for name in ("finetune.agent.behavior.actor", "dataset.members", "env.server"):
         assert f'id="{name.replace(".", "")}"' in settings
     assert "at which a shot ends" in settings  # a comment in the code
+    assert "<td></td>" not in settings  # every setting has a comment
     commands = (site / "reference/commands.html").read_text()
     for name in get_command(app).commands:
         assert f"<code>cwm {name}</code>" in commands
