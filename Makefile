@@ -1,5 +1,5 @@
 # `make all` runs the study (SCALE=evidence: a larger one), `make test` tests the project, `make check`
-# only lint, types and unit tests. Each sets up .venv on first use.
+# only lint, types, documentation and unit tests. Each sets up .venv on first use.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
