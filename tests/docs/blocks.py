@@ -6,13 +6,14 @@ title is a file of that name. The blocks of a page are run in order, in one fold
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from markdown_it import MarkdownIt
+
+from cwm.infra.source import copy_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -43,9 +44,7 @@ def blocks(page):
 
 def copy_project(folder):
     """What a study needs, where the `laptop` scale and study have the size of `smoke`."""
-    for name in ("config", "workflow", "profiles"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
+    copy_study(folder)
     for kind in ("scale", "study"):
         text = (ROOT / f"config/{kind}/smoke.yaml").read_text()
         text = text.replace("parts: 2", "parts: 1")  # as the scale `laptop` has

@@ -10,14 +10,17 @@ import pytest
 from blocks import PAGES, blocks, copy_project, run
 
 RUN = [page for page in PAGES if any(block.runs for block in blocks(page))]
-AGENT = "results/laptop/finetune/toy/sphere/contextwm/something/standard/0/scores.csv"
+MADE = [
+    "results/laptop/pretrain/something/contextwm/0/weights.json",
+    "results/laptop/finetune/toy/sphere-remastered/contextwm/none/standard/0/scores.csv",
+]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A project with a pre-trained model and an agent."""
     folder = copy_project(tmp_path_factory.mktemp("project"))
-    subprocess.run(["snakemake", "--cores", "2", AGENT], cwd=folder, check=True)
+    subprocess.run(["snakemake", "--cores", "2", *MADE], cwd=folder, check=True)
     return folder
 
 
