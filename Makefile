@@ -3,8 +3,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint docs package check test coverage long-test image-test report-test docs-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
-  audit setup libraries lock
+.PHONY: all lint docs package check test coverage long-test image-test report-test docs-test \
+  viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak audit setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3

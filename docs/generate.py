@@ -48,7 +48,7 @@ def section(path: str, part: dict[str, Any]) -> Iterator[str]:
     name = next(references(part))
     described, defaults, below = comments(dataclasses()[name]), part.get("default"), []
     yield f"### {path}\n\n{SCHEMA['$defs'][name]['description']}\n"
-    rows = ["| setting | type | default | |", "| --- | --- | --- | --- |"]
+    rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
     for key, entry in SCHEMA["$defs"][name]["properties"].items():
         if isinstance(defaults, dict) and key in defaults:
             entry = {**entry, "default": defaults[key]}
