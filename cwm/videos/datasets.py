@@ -62,7 +62,7 @@ Traits = dict[str, dict[str, str]]
 class MixtureMember:
     """A dataset in a mixture, or the part of it that is used."""
 
-    dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+    dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]  # its name
     weight: PositiveFloat = 1.0  # relative probability of this member, for each clip of a batch
     clips: PositiveInt | None = None  # random clips to train on; none: all
     heldout: PositiveInt | None = None  # held-out clips to keep, the rest is trained on; none: all
@@ -72,7 +72,7 @@ class MixtureMember:
 class DatasetConfig:
     """One dataset: its clips, how they are decoded, and which are held out."""
 
-    source: Literal["folder", "standin"] = "folder"
+    source: Literal["folder", "standin"] = "folder"  # standin: generated videos
     folder: Path | None = None  # none: data/<name of the dataset>
     archives: tuple[Archive, ...] = ()  # to download, or to fetch by hand, and extract
     by_hand: str = ""  # instructions for a download by hand, and the licence
