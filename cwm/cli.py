@@ -482,8 +482,17 @@ def figure(
     from cwm.study_file import read
 
     spec = read(study).figure(name)
-    texts = spec.title, f"snakemake fig_{name}", git_commit(), spec.claim, spec.notes
-    draw(spec.kind, inputs, out, FigureMeta(*texts, study.as_posix(), tuple(inputs)))
+    meta = FigureMeta(
+        spec.title,
+        f"snakemake fig_{name}",
+        git_commit(),
+        spec.claim,
+        spec.notes,
+        spec.too_short,
+        config=study.as_posix(),
+        data=tuple(inputs),
+    )
+    draw(spec.kind, inputs, out, meta)
 
 
 @app.command()

@@ -6,8 +6,10 @@ from pathlib import Path
 from cwm.analysis.draw import FROM_SCORES, draw, tabulate
 from cwm.analysis.provenance import FigureMeta
 from cwm.analysis.report import write_report
+from cwm.analysis.runs import folder_of
 from cwm.analysis.scores import collect
 from cwm.infra.errors import UserError
+from cwm.infra.run_json import read_run
 from cwm.infra.source import git_commit
 from cwm.study_file import Figure, adapted_runs, finetune_runs, pretrained_runs, read
 
@@ -41,22 +43,29 @@ def redraw(results: Path, study: Path, out: Path) -> None:
         drawn[name] = files
         if figure.kind in FROM_SCORES:
             files = _tabulate(results, name, figure, files, out)
-        notes = figure.notes
-        if missing:
-            notes = (*notes, f"Missing runs: {', '.join(missing)}.")
-        inputs = (str(study), tuple(files))
-        meta = FigureMeta(figure.title, command, git_commit(), figure.claim, notes, *inputs)
+        meta = FigureMeta(
+            figure.title,
+            command,
+            git_commit(),
+            figure.claim,
+            figure.notes,
+            figure.too_short,
+            missing=tuple(missing),
+            config=str(study),
+            data=tuple(files),
+        )
         draw(figure.kind, files, out / "figures" / name, meta)
     if not drawn:
         raise UserError(f"{results} has no runs of {study}")
+    runs = list(dict.fromkeys(file for files in drawn.values() for file in files))
     write_report(
-        results.name,
+        read_run(folder_of(runs[0]), "scale")["scale"],
         [out / "figures" / f"{name}.json" for name in drawn],
         sorted((out / "tables").glob("*.md")),
         stores=[],
         episodes=[],
         out=out / "report.html",
-        runs=list(dict.fromkeys(file for files in drawn.values() for file in files)),
+        runs=runs,
     )
 
 
