@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint check test coverage long-test image-test report-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
+.PHONY: all lint check test coverage long-test image-test report-test viewer-test box-test slurm-test punish smoke ui dream bench gpu-check fuzz soak \
   audit setup libraries lock
 
 CORES ?= all
@@ -107,6 +107,10 @@ smoke: all
 
 ui: setup
 	@exec cwm ui
+
+# The published models in a browser.
+dream: setup
+	@exec cwm dream
 
 # Three to five minutes on two cores. REFERENCE=DIR, a checkout of the official code, is timed beside
 # ours, at the paper's sizes: a quarter of an hour more on a CPU.

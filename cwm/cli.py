@@ -385,7 +385,13 @@ def pull(
 
 @app.command()
 def dream(
-    models: Annotated[list[str], Argument(help="folders of runs, or their weights.json")],
+    models: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[MODEL...]",
+            help="folders of runs, or their weights.json; default: the published models",
+        ),
+    ] = None,
     clips: Annotated[Path | None, Option(help="store.json; default: synthetic clips")] = None,
     port: Annotated[int, Option(help="0: any free one", min=0, max=65535)] = 8765,
     browser: Annotated[bool, Option(help="open a browser")] = True,
@@ -394,7 +400,7 @@ def dream(
     """Open a local page to predict clips, change the context frame and act inside a model."""
     from cwm.commands.dream import dream as open_viewer
 
-    open_viewer(models, clips, port, browser, trust)
+    open_viewer(models or [], clips, port, browser, trust)
 
 
 Study = Annotated[Path, Option(help="file of config/study")]
