@@ -518,6 +518,24 @@ def redraw(
 
 
 @app.command()
+def publish(
+    results: Annotated[Path, Argument(help="results of one scale, such as results/evidence")],
+    study: Study,
+    out: Annotated[Path, Option(help="a new folder, such as results/published/evidence")],
+    models: Annotated[
+        list[Path] | None, Option("--model", help="folder of a run whose weights are copied too")
+    ] = None,
+) -> None:
+    """Copy what the figures of a study read, and the weights of a few runs, to a new folder.
+
+    Figures of kind `cost`, and those that show frames, are left out, as of `cwm redraw`.
+    """
+    from cwm.commands.publish import publish as copy_results
+
+    copy_results(results, study, out, models or [])
+
+
+@app.command()
 def report(
     inputs: Annotated[list[Path], Argument(help="figures, tables, stores, videos and weights")],
     out: Annotated[Path, Option(help="the page, .html, in results/SCALE")],

@@ -36,7 +36,7 @@ def redraw(results: Path, study: Path, out: Path) -> None:
         if figure.kind not in INPUTS:
             log.info("%s skipped: needs frames or times, which redraw does not read", name)
             continue
-        files, missing = _inputs(results, figure)
+        files, missing = existing(results, figure)
         if not files:
             log.info("%s skipped: none of its %d runs exist", name, len(missing))
             continue
@@ -69,7 +69,7 @@ def redraw(results: Path, study: Path, out: Path) -> None:
     )
 
 
-def _inputs(results: Path, figure: Figure) -> tuple[list[Path], list[str]]:
+def existing(results: Path, figure: Figure) -> tuple[list[Path], list[str]]:
     """The existing input files of a figure, and the names of the missing runs."""
     runs = [*finetune_runs(figure)] if figure.kind in FROM_SCORES else [*pretrained_runs(figure)]
     names = ["/".join(map(str, run)) for run in [*runs, *adapted_runs(figure)]]
@@ -78,10 +78,15 @@ def _inputs(results: Path, figure: Figure) -> tuple[list[Path], list[str]]:
     return [file for file in files.values() if file.exists()], missing
 
 
+def baselines(results: Path, figure: Figure) -> list[Path]:
+    """The existing scores of policies that do not learn, on the tasks of a figure."""
+    tasks = {results / "baselines" / run.suite / run.task for run in finetune_runs(figure)}
+    return [file for task in sorted(tasks) if (file := task / "scores.csv").exists()]
+
+
 def _tabulate(results: Path, name: str, figure: Figure, runs: list[Path], out: Path) -> list[Path]:
     """Write the figure's scores and table; returns the table's CSV and the scores."""
     scores, table = out / "scores" / f"{name}.csv", out / "tables" / name
-    tasks = {results / "baselines" / run.suite / run.task for run in finetune_runs(figure)}
-    collect(runs, sorted(task for task in tasks if (task / "scores.csv").exists()), scores)
+    collect(runs, [file.parent for file in baselines(results, figure)], scores)
     tabulate(figure, scores, table)
     return [table.with_suffix(".csv"), scores]
