@@ -98,6 +98,15 @@ def test_context_can_be_swapped_for_a_colour_a_clip_or_an_image(page):
     page.wait("$('message').textContent === 'notes.txt is not an image.'")
 
 
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("own", []), ("clip", ["otherBox"]), ("colour", ["colourBox"])]
+)
+def test_only_the_controls_of_the_chosen_context_are_shown(page, kind, shown):
+    choose(page, "contextKind", kind)
+    boxes = "['otherBox', 'colourBox', 'imageBox'].filter(id => $(id).checkVisibility())"
+    assert page.evaluate(boxes) == shown
+
+
 def red_png():
     file = io.BytesIO()
     Image.new("RGB", (90, 50), (255, 0, 0)).save(file, "png")
