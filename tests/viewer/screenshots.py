@@ -2,7 +2,7 @@
 
 python tests/viewer/screenshots.py [MODEL...] [--report REPORT.html]
 
-Without MODEL the viewer shows the published models.
+Without MODEL the viewer shows the published models. --out names another folder.
 """
 
 import argparse
@@ -17,7 +17,9 @@ from report.devtools import Chromium  # noqa: E402
 from running import viewer  # noqa: E402
 
 LARGEST = 300_000  # bytes of a picture
-CLIP, FRAME, STEPS = 2, 14, 12  # what is shown
+MARGIN = 10  # pixels around what is shown
+CLIP, OTHER, FRAME = 5, 6, 14  # a clip and its context frame, of another; they differ clearly
+STEPS = 12  # of the episode
 
 
 def shoot(browser, file, first, last):
@@ -25,7 +27,8 @@ def shoot(browser, file, first, last):
     box = "document.querySelector('{}').getBoundingClientRect()"
     x, top, width = browser.evaluate(f"(b => [b.x, b.y, b.width])({box.format(first)})")
     bottom = browser.evaluate(f"{box.format(last)}.bottom")
-    area = {"x": x, "y": top, "width": width, "height": bottom - top, "scale": 1}
+    area = {"x": x - MARGIN, "y": top - MARGIN, "scale": 1}
+    area |= {"width": width + 2 * MARGIN, "height": bottom - top + 2 * MARGIN}
     shot = browser("Page.captureScreenshot", format="png", clip=area)
     file.write_bytes(base64.b64decode(shot["data"]))
     if file.stat().st_size > LARGEST:
@@ -47,6 +50,7 @@ def viewer_pictures(browser, address, folder):
     browser.evaluate("state.playing = false")
     set_value(browser, "clip", CLIP)
     set_value(browser, "contextKind", "clip")
+    set_value(browser, "other", OTHER)
     set_value(browser, "frame", FRAME)
     shoot(browser, folder / "viewer.png", "#clips", "#contextBox")
     if browser.evaluate("$('dreams').hidden"):
