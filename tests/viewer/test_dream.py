@@ -9,6 +9,7 @@ from test_convert import convert, official_state, save
 
 from cwm.commands import dream
 from cwm.infra.errors import UserError
+from cwm.models import load
 from cwm.viewer.session import LENGTH
 
 SHOW = {"do": "clip", "clip": 0, "observed": 5, "context": {"kind": "own"}}
@@ -36,6 +37,11 @@ def test_published_models_are_the_default(made, tmp_path, monkeypatch):
     (kept.with_name("1")).mkdir()
     shutil.copy(kept / "weights.json", kept.with_name("1"))  # published without its weights
     assert dream.published() == [str(kept)]
+
+
+def test_a_checkout_comes_with_both_world_models():
+    found = {load(place).about["model"] for place in dream.published()}
+    assert {"contextwm", "plain"} <= found
 
 
 def test_agent_without_a_task_is_an_error(made, tmp_path):
