@@ -3,8 +3,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint docs package check test coverage long-test image-test report-test docs-test \
-  viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak audit setup libraries lock
+.PHONY: all lint docs package check test coverage long-test image-test report-test docs-test viewer-test \
+  box-test slurm-test punish smoke ui dream bench gpu-check fuzz soak audit setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -123,6 +123,10 @@ smoke: all
 
 ui: setup
 	@exec cwm ui
+
+# The published models in a browser.
+dream: setup
+	@exec cwm dream
 
 # Three to five minutes on two cores. REFERENCE=DIR, a checkout of the official code, is timed beside
 # ours, at the paper's sizes: a quarter of an hour more on a CPU.

@@ -391,7 +391,13 @@ def pull(
 
 @app.command()
 def dream(
-    models: Annotated[list[str], Argument(help="folders of runs, or their weights.json")],
+    models: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[MODEL...]",
+            help="folders of runs, or their weights.json; default: the published models",
+        ),
+    ] = None,
     clips: Annotated[
         Path | None, Option(help="store.json of the clips; default: synthetic clips")
     ] = None,
@@ -404,7 +410,7 @@ def dream(
     """Open a local page to predict clips, change the context frame and act inside a model."""
     from cwm.commands.dream import dream as open_viewer
 
-    open_viewer(models, clips, port, browser, trust)
+    open_viewer(models or [], clips, port, browser, trust)
 
 
 Study = Annotated[Path, Option(help="file of config/study")]
@@ -494,8 +500,17 @@ def figure(
     from cwm.study_file import read
 
     spec = read(study).figure(name)
-    texts = spec.title, f"snakemake fig_{name}", git_commit(), spec.claim, spec.notes
-    draw(spec.kind, inputs, out, FigureMeta(*texts, study.as_posix(), tuple(inputs)))
+    meta = FigureMeta(
+        spec.title,
+        f"snakemake fig_{name}",
+        git_commit(),
+        spec.claim,
+        spec.notes,
+        spec.too_short,
+        config=study.as_posix(),
+        data=tuple(inputs),
+    )
+    draw(spec.kind, inputs, out, meta)
 
 
 @app.command()
@@ -512,6 +527,24 @@ def redraw(
     from cwm.commands.redraw import redraw as draw_study
 
     draw_study(results, study, out)
+
+
+@app.command()
+def publish(
+    results: Annotated[Path, Argument(help="results of one scale, such as results/evidence")],
+    study: Study,
+    out: Annotated[Path, Option(help="a new folder, such as results/published/evidence")],
+    models: Annotated[
+        list[Path] | None, Option("--model", help="folder of a run whose weights are copied too")
+    ] = None,
+) -> None:
+    """Copy what the figures of a study read, and the weights of a few runs, to a new folder.
+
+    Figures of kind `cost`, and those that show frames, are left out, as of `cwm redraw`.
+    """
+    from cwm.commands.publish import publish as copy_results
+
+    copy_results(results, study, out, models or [])
 
 
 @app.command()

@@ -99,6 +99,7 @@ class Figure:
     title: str
     claim: str = ""  # what the paper says
     notes: tuple[str, ...] = ()  # sentences of the caption, such as on short budgets
+    too_short: bool = False  # runs too short to show learning: the report shows it last
     runs: tuple[Runs, ...] = ()
     pretrained: tuple[Pretrained, ...] = ()
     adapted: tuple[Adapted, ...] = ()
