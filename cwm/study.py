@@ -79,9 +79,9 @@ def _check(study: Study, figure: Figure, scale: str) -> None:
     """Load the settings of every run of a figure."""
     combinations: set[tuple[str | None, tuple[Path, ...]]] = set()
     for run in finetune_runs(figure):
-        model = study.initial_model(run.dataset, run.model, run.seed)
-        if model is not None and model.dataset.startswith(PUBLISHED):
-            _exists(published_weights(model))
+        start = study.initial_model(run.dataset, run.model, run.seed)
+        if start is not None and start.dataset.startswith(PUBLISHED):
+            _exists(published_weights(start))
         names = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
         combinations.add((run.task, tuple(_file(folder, name) for folder, name in names.items())))
     if (figure.kind == "comparisons") != bool(figure.comparisons):
