@@ -46,7 +46,7 @@ Cores = Annotated[int, Option(help="files processed in parallel", min=1)]
 @app.command()
 def videos(
     folder: Annotated[Path, Argument(metavar="DIR", help="folder of video files")],
-    scale: Annotated[str, Option(help="name of a file in config/scale")] = "laptop",
+    scale: Annotated[str, Option(help="name of a file in config/scale")] = "evidence",
     cores: Annotated[int, Option(help="CPU cores to use", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Pre-train ContextWM on your own videos and show its predictions.
