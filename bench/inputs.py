@@ -14,8 +14,8 @@ from cwm.infra.device import reseed
 from cwm.infra.files import sha256
 from cwm.nn.batch import Batch
 from cwm.train.replay import Episode
+from cwm.videos.codec import shard_name
 from cwm.videos.ffmpeg import FRAME_BYTES
-from cwm.videos.shards import shard_name
 from cwm.videos.store import INDEX, SPLITS, ClipStore
 
 CONFIG = Path(__file__).parents[1] / "config"

@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, IterableDataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.inputs import clip_store, jpeg_clips, write_store
 from bench.record import Record, in_new_process, peak_memory
+from cwm.videos.codec import shard_name
 from cwm.videos.ffmpeg import FRAME_BYTES
-from cwm.videos.shards import SHARD_FRAMES, shard_name
-from cwm.videos.store import HEADER, INDEX, ClipStore, prefetch
+from cwm.videos.raw import HEADER, RawShard
+from cwm.videos.store import INDEX, ClipStore, prefetch
 
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44
@@ -97,7 +98,7 @@ def jpeg_folder(folder: Path, store: ClipStore) -> float:
 def sparse_store(clips: int) -> Iterator[Path]:
     """The `store.json` of a store whose shards are sparse files."""
     with tempfile.TemporaryDirectory() as name:
-        folder, per_shard = Path(name), SHARD_FRAMES // FRAMES
+        folder, per_shard = Path(name), RawShard.capacity // FRAMES
         index = np.zeros(clips, INDEX)
         index["shard"], index["offset"] = np.divmod(np.arange(clips), per_shard)
         index["offset"] *= FRAMES
