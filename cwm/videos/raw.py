@@ -12,7 +12,7 @@ from cwm.infra.errors import UserError
 from cwm.videos.ffmpeg import FRAME_BYTES, SIZE
 
 HEADER = 128  # bytes of a shard before its first frame
-REMEDY = "run `cwm decode` and `cwm clips` again"
+REMEDY = "run `cwm decode` and `cwm clips`, or `cwm import`, again"
 
 
 class Encoded(NamedTuple):

@@ -18,12 +18,12 @@ from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write
 from cwm.videos.codec import Codec, Shard, open_shard, shard_name
-from cwm.videos.ffmpeg import Clip
+from cwm.videos.ffmpeg import FRAME_BYTES, Clip
 from cwm.videos.raw import Encoded
 
 log = logging.getLogger(__name__)
 
-SYNC_FRAMES = 5461  # frames that a kill may lose
+SYNC_FRAMES = 2**26 // FRAME_BYTES  # that a kill may lose: 64 MiB of raw frames
 
 
 class Stored(NamedTuple):
