@@ -52,7 +52,7 @@ class H264Shard:
 
     @staticmethod
     def encode(frames: np.ndarray) -> Encoded:
-        """Compress the frames (T, 64, 64, 3) of a clip, and decode them again to compare.
+        """Compress the frames (T, 64, 64, 3) of a clip, and decode each group again to compare.
 
         Raises DecodeError if a frame is lost or differs too much.
         """
@@ -63,7 +63,8 @@ class H264Shard:
         table["since"] = np.arange(len(packets)) % GOP
         table["crc"] = [zlib.crc32(*x) for x in zip(packets, table["since"].tolist(), strict=True)]
         decoded = np.empty(frames.shape, np.uint8)
-        _decompress(packets, 0, decoded)
+        for t in range(0, len(packets), GOP):
+            _decompress(packets[t : t + GOP], 0, decoded[t : t + GOP])
         for t, (frame, right) in enumerate(zip(decoded, frames, strict=True)):
             if (psnr := _psnr(frame, right)) < MIN_PSNR:
                 raise DecodeError(f"H.264 changes frame {t} too much ({psnr:.1f} dB)")
@@ -122,7 +123,7 @@ class H264Shard:
                 raise self._damaged("a checksum differs")
         try:
             _decompress(packets, skipped, frames)
-        except (av.FFmpegError, DecodeError) as error:
+        except (av.InvalidDataError, DecodeError) as error:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> UserError:
@@ -163,7 +164,10 @@ def _compress(frames: np.ndarray) -> list[bytes]:
 
 
 def _yuv(pixels: np.ndarray) -> np.ndarray:
-    """YUV planes (3, 64, 64) of a frame, BT.601 in full range; PyAV's would lose 0.8 of red."""
+    """YUV planes (3, 64, 64) of a frame, BT.601 in full range.
+
+    PyAV's conversion, read back, lowers red and blue by 0.8 on average.
+    """
     red, green, blue = np.moveaxis(pixels.astype(np.float32), -1, 0)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     planes = [luma, (blue - luma) / 1.772 + 128, (red - luma) / 1.402 + 128]

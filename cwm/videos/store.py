@@ -4,7 +4,7 @@ Axes: B batch, T time, N windows; frames are uint8 (64, 64, 3).
 
 `store.json`                  counts, geometry, checksums; written last
 `index.npy`                   one INDEX entry per clip, sorted by name of the source file
-`part-NNN/frames-NNNNN.npy`   shards, raw (`raw.py`) or, with another suffix, compressed (`h264.py`)
+`part-NNN/frames-NNNNN.npy`   shards of frames (`raw.py`), or `.h264` and `.packets` (`h264.py`)
 `manifest.parquet`            every source file with its status; not read here
 `actions.npy`, `rewards.npy`  of recorded episodes: a row for each frame of each clip, in order
 
