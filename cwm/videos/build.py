@@ -23,10 +23,11 @@ from pyarrow.parquet import ParquetWriter
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write, read_lines, relative, sha256, write_json
 from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo, Text
+from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.datasets import ClipRecord, DatasetConfig, read_videos
 from cwm.videos.decode import key, part_folder, part_of
 from cwm.videos.ffmpeg import SIZE
-from cwm.videos.shards import CheckedStored, Stored, shard_name
+from cwm.videos.shards import CheckedStored, Stored
 from cwm.videos.store import INDEX, SPLITS, UNUSED, ClipStore, Mixture
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ def write_store(
     }
     if experience is not None:
         info["experience"] = experience
+    for shard, frames in info["shards"].items():
+        open_shard(out / shard).check(frames)
     write_contact_sheet(ClipStore(out, info, index), out / "contact.png")
     write_json(out / "store.json", info)
     log.info("%s: %d clips, %d frames", name, len(index), info["frames"])
@@ -135,7 +138,7 @@ def row_of(
     row = record._asdict() | {"status": "failed", "reason": found}
     if isinstance(found, Stored):
         row |= found._asdict() | {"status": "ok", "reason": None}
-        row["frames in"] = f"{folder}/{shard_name(found.shard)}"
+        row["frames in"] = f"{folder}/{shard_name(found.shard, cfg.codec)}"
         shots = itertools.pairwise([0, *found.cuts, found.frames])
         row["shots"] = [(a, b - a) for a, b in shots if b - a >= cfg.min_frames]
         drop = cfg.duplicates == "drop"

@@ -36,6 +36,7 @@ from cwm.infra.parallel import parallel_map
 from cwm.infra.store_json import Split, Text
 from cwm.infra.types import Share
 from cwm.videos import images, synthetic
+from cwm.videos.codec import Codec
 from cwm.videos.fetch import Archive
 from cwm.videos.ffmpeg import Geometry
 from cwm.videos.images import Stills
@@ -87,6 +88,7 @@ class DatasetConfig:
     camera: str | None = None  # of recorded episodes with several cameras
     action_range: ActionRange = (-1.0, 1.0)  # recorded actions that become -1 and 1
     geometry: Geometry = Geometry()
+    codec: Codec = "raw"  # h264: a store of a thirtieth of the size, not lossless (docs/data.md)
     min_frames: PositiveInt = 25  # shorter clips are left out (reference: length of a segment)
     prioritize_ends: bool = False  # draw the last window of a clip far more often
     duplicates: Literal["keep", "drop"] = "keep"  # drop: of clips with equal frames keep the first
