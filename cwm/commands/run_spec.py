@@ -12,6 +12,7 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.infra.run_dir import RunDir, RunSpec
 from cwm.infra.store_json import read_store
+from cwm.study_file import PUBLISHED
 from cwm.train.rollout import suite_and_task
 
 SECTIONS = {  # sections of the settings that each stage reads
@@ -96,17 +97,20 @@ class _Weights(TypedDict):
 
 
 def _pretraining_dataset(weights: Path | None) -> str:
-    """The dataset of a pre-trained model; `none` without one."""
+    """The dataset of a pre-trained model as studies name it; `none` without a model."""
     if weights is None:
         return "none"
     remedy = "it must be the weights.json of a pre-trained model"
-    return json_file.read(weights, _Weights, remedy)["dataset"]
+    dataset = json_file.read(weights, _Weights, remedy)["dataset"]
+    return PUBLISHED + dataset if weights.is_relative_to("results/published") else dataset
 
 
 def describe_dataset(name: str, scale: str) -> str:
     """Contents and terms of use of a dataset, for the model card."""
     if name == "none":
         return "no videos: learned from scratch"
+    if name.startswith(PUBLISHED):
+        return f"{name}: that of the published model's card"
     files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
     if not all(path.exists() for path in files):
         return f"{name}: no settings file of this name in config/dataset"
