@@ -1,0 +1,91 @@
+"""Start the processes of a distributed pre-training.
+
+torchrun starts those of one machine. Several machines run the same command each, and meet at the
+address in CWM_RENDEZVOUS; in a SLURM job `srun` starts it on each of them.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from cwm.config import load
+from cwm.infra.errors import LostRankError, UserError
+from cwm.nn.whole_batch import check_share
+
+RENDEZVOUS = "CWM_RENDEZVOUS"  # HOST:PORT; HOST is one of the machines
+# Exit statuses of processes that ended because another one did.
+SECONDARY = (LostRankError.status, -signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def launched(configs: Sequence[Path], sets: Sequence[str] | None) -> bool:
+    """Run this process's command in the processes that the settings ask for.
+
+    False if it shall train itself: it is one of them, or the only one. Raises UserError with the
+    reason if one of them fails.
+    """
+    cfg = load(configs, sets).pretrain
+    if "RANK" in os.environ or cfg.devices * cfg.nodes == 1:
+        return False
+    check_share(cfg.batch, cfg.devices * cfg.nodes)
+    command = [sys.executable, *sys.orig_argv[1:]]
+    if cfg.nodes > 1 and RENDEZVOUS not in os.environ:
+        _become_srun(cfg.nodes, command)
+    _torchrun(cfg.devices, cfg.nodes, command)
+    return True
+
+
+def _become_srun(nodes: int, command: list[str]) -> None:
+    """Replace this process by `srun`, which runs the command on each node of this SLURM job."""
+    if "SLURM_JOB_ID" not in os.environ:
+        raise UserError(
+            f"pretrain.nodes is {nodes}: run the command in a SLURM job of {nodes} nodes, or on"
+            f" each machine with {RENDEZVOUS}=HOST:PORT in the environment, the same on all"
+        )
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        os.environ[RENDEZVOUS] = f"{socket.gethostname()}:{probe.getsockname()[1]}"
+    options = [f"--nodes={nodes}", f"--ntasks={nodes}", "--whole"]
+    options += ["--cpu-bind=none", "--kill-on-bad-exit=1", "--quiet"]
+    os.execvp("srun", ["srun", *options, *command])
+
+
+def _torchrun(devices: int, nodes: int, command: list[str]) -> None:
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # one line is enough
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=devices,
+        run_id=os.environ.get("SLURM_JOB_ID", "cwm"),
+        rdzv_backend="c10d",
+        rdzv_endpoint=os.environ.get(RENDEZVOUS, "localhost:0"),
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, command[0])(*command[1:])
+    except SignalException as stopped:
+        print("cwm: stopped; the same command resumes", file=sys.stderr)
+        sys.exit(128 + stopped.sigval)
+    except ChildFailedError as error:
+        raise UserError(_first(error)) from None
+
+
+def _first(error: ChildFailedError) -> str:
+    """The reason of the first failure that does not follow from another one."""
+
+    def order(rank: int) -> tuple[bool, int, int]:
+        failure = error.failures[rank]
+        return failure.exitcode in SECONDARY, failure.timestamp, rank
+
+    rank = min(error.failures, key=order)
+    failure = error.failures[rank]
+    if failure.exitcode < 0:
+        return f"process {rank} was killed ({failure.signal_name()}); the same command resumes"
+    return failure.message
