@@ -625,6 +625,7 @@ def _fail(message: str, status: int = UserError.status) -> NoReturn:
     """
     line = "".join(x if x.isprintable() else repr(x)[1:-1] for x in message)[:MAX_ERROR]
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's; it would interrupt this exit
         content = {"message": line, "timestamp": int(time.time())}
         Path(report).write_text(json.dumps(content))
     else:

@@ -6,6 +6,7 @@ address in CWM_RENDEZVOUS; in a SLURM job `srun` starts it on each of them.
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cwm.config import load
@@ -26,10 +28,10 @@ SECONDARY = (LostRankError.status, -signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def launched(configs: Sequence[Path], sets: Sequence[str] | None) -> bool:
-    """Run this process's command in the processes that the settings ask for.
+    """Run the command of this process in as many processes as the settings say.
 
-    False if it shall train itself: it is one of them, or the only one. Raises UserError with the
-    reason if one of them fails.
+    Returns False if this is one of them, or if there is only one: it must train itself. Raises
+    UserError with the reason if one of them fails.
     """
     cfg = load(configs, sets).pretrain
     if "RANK" in os.environ or cfg.devices * cfg.nodes == 1:
@@ -44,7 +46,7 @@ def launched(configs: Sequence[Path], sets: Sequence[str] | None) -> bool:
 
 def _become_srun(nodes: int, command: list[str]) -> None:
     """Replace this process by `srun`, which runs the command on each node of this SLURM job."""
-    if "SLURM_JOB_ID" not in os.environ:
+    if "SLURM_JOB_ID" not in os.environ or shutil.which("srun") is None:
         raise UserError(
             f"pretrain.nodes is {nodes}: run the command in a SLURM job of {nodes} nodes, or on"
             f" each machine with {RENDEZVOUS}=HOST:PORT in the environment, the same on all"
@@ -59,13 +61,14 @@ def _become_srun(nodes: int, command: list[str]) -> None:
 
 def _torchrun(devices: int, nodes: int, command: list[str]) -> None:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # one line is enough
+    endpoint = os.environ.get(RENDEZVOUS, "localhost:0")
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
         nproc_per_node=devices,
         run_id=os.environ.get("SLURM_JOB_ID", "cwm"),
         rdzv_backend="c10d",
-        rdzv_endpoint=os.environ.get(RENDEZVOUS, "localhost:0"),
+        rdzv_endpoint=endpoint,
         max_restarts=0,
     )
     try:
@@ -75,6 +78,9 @@ def _torchrun(devices: int, nodes: int, command: list[str]) -> None:
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as error:
         raise UserError(_first(error)) from None
+    except (RendezvousError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(f"{nodes} machines could not meet at {endpoint}: {problem}") from error
 
 
 def _first(error: ChildFailedError) -> str:
@@ -86,6 +92,8 @@ def _first(error: ChildFailedError) -> str:
 
     rank = min(error.failures, key=order)
     failure = error.failures[rank]
-    if failure.exitcode < 0:
-        return f"process {rank} was killed ({failure.signal_name()}); the same command resumes"
-    return failure.message
+    if failure.exitcode in (UserError.status, LostRankError.status):
+        return failure.message
+    killed = f"was killed ({failure.signal_name()})"
+    end = killed if failure.exitcode < 0 else f"ended with status {failure.exitcode}"
+    return f"process {rank} {end}; the same command resumes"

@@ -48,7 +48,8 @@ def join(device: str, settings: Mapping[str, Any]) -> None:
     _die_with_parent()
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    with _connection():
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     current = Ranks(distributed.get_rank(), size)
     _check_equal(settings)
 
@@ -69,7 +70,8 @@ def _die_with_parent() -> None:
 
 def _check_equal(settings: Mapping[str, Any]) -> None:
     every: list[Any] = [None] * current.size
-    distributed.all_gather_object(every, dict(_flat(settings)))
+    with _connection():
+        distributed.all_gather_object(every, dict(_flat(settings)))
     for rank, other in enumerate(every):
         for name in sorted(every[0].keys() | other.keys()):
             mine, first = other.get(name), every[0].get(name)
@@ -98,7 +100,7 @@ def alone() -> Iterator[None]:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of a tensor over the ranks; it may overwrite x."""
+    """The sum of a tensor over the ranks, which overwrites it."""
     if current.size > 1:
         with _connection():
             distributed.all_reduce(x)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cwm.infra import ranks
@@ -96,20 +97,21 @@ class _Normalise(torch.autograd.Function):
         means, variances = ranks.total(parts).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
-        return nn.functional.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, mean, scale = ctx.saved_tensors
-
-        def spread(each: Tensor) -> Tensor:
-            return each[:, None, None]
-
-        normal = (x - spread(mean)) * spread(scale)
-        own = torch.stack([(grad * normal).sum((0, 2, 3)), grad.sum((0, 2, 3))]).to(weight.dtype)
+        """With x' = (x - mean) / std: weight / std * (grad - mean(grad) - x' mean(grad x'))."""
+        x, weight, mean, variance = ctx.saved_tensors
+        _, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
         n = x.numel() // x.shape[1] * ranks.current.size
-        along, shift = ranks.total(own.clone()) / n
-        inner = grad - spread(shift) - normal * spread(along)
-        return (inner * spread(weight * scale)).to(x.dtype), own[0], own[1], None
+        along, shift = ranks.total(torch.stack([own_weight, own_bias])) / n
+        scale = weight * (variance + ctx.eps).rsqrt()
+        constant = F.batch_norm(x, mean, variance, -scale * along, -scale * shift, eps=ctx.eps)
+        inner = torch.addcmul(constant, grad, scale[:, None, None])
+        return inner.to(x.dtype), own_weight, own_bias, None

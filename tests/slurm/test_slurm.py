@@ -199,6 +199,8 @@ def test_pretraining_on_two_nodes_survives_a_dead_process(tmp_path):
         profile.read_text().replace("slurm_partition: gpu ", "slurm_partition: pair ")
     )
     folder = tmp_path / "results/smoke/pretrain/something/contextwm/0"
+    local = Study(tmp_path, "results/smoke/clips/something/store.json", "--cores", "2")
+    assert local.end()[0] == 0
     study = on_slurm(tmp_path, folder.relative_to(tmp_path) / "weights.json")
     while not checkpoint(tmp_path):
         assert study.process.poll() is None, study.log.read_text()
@@ -207,7 +209,7 @@ def test_pretraining_on_two_nodes_survives_a_dead_process(tmp_path):
     status, said = study.end()
     assert status == 0, said
     assert "cwm: process 1 was killed (SIGKILL); the same command resumes" in said
-    first, second = (ended()[job] for job, rule in study.jobs().items() if rule == "pretrain")
+    first, second = (ended()[job] for job in study.jobs())
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
     assert second["NodeCnt"] == "2"
     assert "| 1/60 " not in (folder / "log.txt").read_text()
