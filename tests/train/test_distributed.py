@@ -71,11 +71,10 @@ class Command:
     def child(self, rank):
         """Id of the process of a rank."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return next(
-            int(child)
-            for child in children.split()
-            if f"RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text().split("LOCAL_")[0]
-        )
+        for child in children.split():
+            if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+                return int(child)
+        raise ProcessLookupError(rank)
 
 
 def content(folder):
@@ -114,6 +113,8 @@ def test_machines_with_different_settings_are_an_error(clips, tmp_path):
         for n in (4, 8)
     ]
     for command in commands:
-        status, (line,) = command.end()
+        status, said = command.end()
         assert status == 2
+        # torch may warn ([W) that the other machine has left.
+        (line,) = (line for line in said if not line.startswith("[W"))
         assert re.match(r"cwm: rank 1 has pretrain.batch [48], but rank 0 has [48]; give", line)
