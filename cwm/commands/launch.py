@@ -60,7 +60,7 @@ def _become_srun(nodes: int, command: list[str]) -> None:
 
 
 def _torchrun(devices: int, nodes: int, command: list[str]) -> None:
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # one line is enough
+    logging.disable()  # torchrun's: one line is enough
     endpoint = os.environ.get(RENDEZVOUS, "localhost:0")
     config = LaunchConfig(
         min_nodes=nodes,
