@@ -10,7 +10,8 @@ from cwm.config import Config, labels, load, resolved
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
-from cwm.infra.run_dir import RunDir, RunSpec
+from cwm.infra.ranks import started_rank
+from cwm.infra.run_dir import FollowedRun, RunDir, RunSpec
 from cwm.infra.store_json import read_store
 from cwm.study_file import PUBLISHED
 from cwm.train.rollout import suite_and_task
@@ -25,6 +26,11 @@ SECTIONS = {  # sections of the settings that each stage reads
     "baselines": ("runtime", "model", "env", "finetune", "baselines"),
     "finetune": ("runtime", "model", "env", "finetune"),
 }
+NO_RESULT = (  # settings that do not change results: the simulator's address, processes
+    ("env", "server"),
+    ("pretrain", "devices"),
+    ("pretrain", "nodes"),
+)
 ON_TASKS = ("baselines", "finetune")  # the other stages work on a dataset
 
 
@@ -46,7 +52,8 @@ def open_run(
     cfg = load(files, sets, suite_and_task(what)[1] if on_task else None)
     spec = run_spec(stage, what, cfg, files, inputs, seed)
     timed = cfg.adapt if stage == "adapt" else cfg.finetune if on_task else cfg.pretrain
-    with RunDir(spec, out, timed.checkpoint_seconds) as run:
+    kind = FollowedRun if stage == "pretrain" and started_rank() else RunDir
+    with kind(spec, out, timed.checkpoint_seconds) as run:
         yield cfg, run
 
 
@@ -84,7 +91,8 @@ def run_spec(
     if "clips" in inputs:  # the manifest lists each source file and its outcome
         hashes["manifest"] = read_store(inputs["clips"])["sha256"]["manifest"]
     settings = resolved(cfg, SECTIONS[stage])
-    settings.get("env", {}).pop("server", None)  # the simulator's address does not change results
+    for section, name in NO_RESULT:
+        settings.get(section, {}).pop(name, None)
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
     data = describe_dataset(dataset, scale)
     if stage == "adapt":

@@ -30,6 +30,7 @@ from cwm.videos.codec import open_shard
 from cwm.videos.ffmpeg import SIZE
 
 SPLITS: tuple[Split, ...] = ("train", "heldout")
+ALL = slice(None)
 UNUSED = -1  # split of the clips that a mixture leaves out
 INDEX = np.dtype(
     [("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4"), ("split", "i1")]
@@ -118,14 +119,21 @@ class ClipStore:
         return len(self.eligible(length, split))
 
     def sample(
-        self, seed: int, i: int, batch: int, length: int, split: Split = "train"
+        self,
+        seed: int,
+        i: int,
+        batch: int,
+        length: int,
+        split: Split = "train",
+        share: slice = ALL,
     ) -> np.ndarray:
-        """Batch i of a seed's endless stream: uint8 (B, T, 64, 64, 3).
+        """Batch i of a seed's endless stream, or a share of its rows: uint8 (B, T, 64, 64, 3).
 
         A pure function of its arguments, so resuming needs only i. Clips are equally likely,
         whatever their length, and so are the valid starts, as in the reference.
         """
-        return self.windows_of(*self.draw(seed, i, batch, length, split), length)
+        clips, starts = self.draw(seed, i, batch, length, split)
+        return self.windows_of(clips[share], starts[share], length)
 
     def draw(
         self, seed: int, i: int, batch: int, length: int, split: Split = "train"
@@ -210,18 +218,27 @@ class Mixture:
         return sum(self.info["clips"].values())
 
     def sample(
-        self, seed: int, i: int, batch: int, length: int, split: Split = "train"
+        self,
+        seed: int,
+        i: int,
+        batch: int,
+        length: int,
+        split: Split = "train",
+        share: slice = ALL,
     ) -> np.ndarray:
-        """Batch i of a seed's endless stream: uint8 (B, T, 64, 64, 3)."""
+        """Batch i of a seed's endless stream, or a share of its rows: uint8 (B, T, 64, 64, 3)."""
         rng = np.random.default_rng([seed, i])
         rows = [member.eligible(length, split) for member in self.members]
         of = rng.choice(len(rows), batch, p=self.weights)
         number = rng.integers(sum(map(len, rows)), size=batch)
-        frames = np.empty((batch, length, SIZE, SIZE, 3), np.uint8)
+        wanted = np.arange(batch)[share]
+        frames = np.empty((len(wanted), length, SIZE, SIZE, 3), np.uint8)
         for m, member in enumerate(self.members):
             here = np.flatnonzero(of == m)
             clips = rows[m][number[here] % len(rows[m])]
-            frames[here] = member.windows_of(clips, member.starts(rng, clips, length), length)
+            starts = member.starts(rng, clips, length)
+            _, into, read = np.intersect1d(wanted, here, assume_unique=True, return_indices=True)
+            frames[into] = member.windows_of(clips[read], starts[read], length)
         return frames
 
     def different(self, length: int, split: Split = "heldout") -> int:
@@ -269,12 +286,18 @@ def _open_member(path: Path, member: StoreMember, seed: int) -> ClipStore:
 
 
 def prefetch(
-    store: ClipStore | Mixture, seed: int, start: int, batch: int, length: int, device: str = "cpu"
+    store: ClipStore | Mixture,
+    seed: int,
+    start: int,
+    batch: int,
+    length: int,
+    device: str = "cpu",
+    share: slice = ALL,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (i, batch i of the seed's training clips, on the device), as `ahead` does."""
+    """Yield (i, a share of batch i of the seed's training clips, on the device); see `ahead`."""
 
     def read(i: int) -> dict[str, np.ndarray]:
-        return {"image": store.sample(seed, i, batch, length)}
+        return {"image": store.sample(seed, i, batch, length, share=share)}
 
     return ((i, arrays["image"]) for i, arrays in ahead(read, start, device))
 

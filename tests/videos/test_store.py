@@ -235,6 +235,14 @@ def test_mixture_draws_the_store_and_then_the_clip(path):
     assert both.different(2) == 2 * min(len(m.eligible(2, "heldout")) for m in both.members)
 
 
+@pytest.mark.parametrize("members", [(), ({}, {"weight": 3.0})])
+def test_shares_of_a_batch_are_its_rows(path, members):
+    store = mixed(path, *members) if members else ClipStore.open(path)
+    whole = store.sample(1, 7, 12, 2)
+    shares = [store.sample(1, 7, 12, 2, share=slice(i, i + 4)) for i in (0, 4, 8)]
+    np.testing.assert_array_equal(np.concatenate(shares), whole)
+
+
 def test_mixture_with_a_changed_member_does_not_open(path):
     mixed(path, {})
     info = json.loads(path.read_text())
