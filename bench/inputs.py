@@ -15,8 +15,9 @@ from cwm.infra.files import sha256
 from cwm.nn.batch import Batch
 from cwm.train.replay import Episode
 from cwm.videos.ffmpeg import FRAME_BYTES
+from cwm.videos.index import INDEX, SPLITS
 from cwm.videos.shards import shard_name
-from cwm.videos.store import INDEX, SPLITS, ClipStore
+from cwm.videos.store import ClipStore
 
 CONFIG = Path(__file__).parents[1] / "config"
 

@@ -41,6 +41,13 @@ class ExperienceInfo(TypedDict):
     sha256: dict[Literal["actions.npy", "rewards.npy"], str]
 
 
+class IndexBlock(TypedDict):
+    """A block of rows of a large index.npy."""
+
+    sha256: str
+    lengths: dict[Split, dict[PositiveInt, PositiveInt]]  # frames of a clip -> clips
+
+
 @final
 @with_config(ConfigDict(extra="allow"))
 class StoreInfo(TypedDict):
@@ -52,6 +59,7 @@ class StoreInfo(TypedDict):
     frame_bytes: Literal[12288]
     shards: dict[str, NonNegativeInt]  # file -> frames
     sha256: Checksums
+    blocks: NotRequired[list[IndexBlock]]  # none: index.npy is small, and read as a whole
     prioritize_ends: NotRequired[bool]
     clips: dict[Split, NonNegativeInt]
     frames: int

@@ -26,8 +26,9 @@ from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo, Text
 from cwm.videos.datasets import ClipRecord, DatasetConfig, read_videos
 from cwm.videos.decode import key, part_folder, part_of
 from cwm.videos.ffmpeg import SIZE
+from cwm.videos.index import INDEX, SPLITS, UNUSED
 from cwm.videos.shards import CheckedStored, Stored, shard_name
-from cwm.videos.store import INDEX, SPLITS, UNUSED, ClipStore, Mixture
+from cwm.videos.store import ClipStore, Mixture
 
 log = logging.getLogger(__name__)
 WORDS = ("file", "sha256", "status", "reason", "split", "label")

@@ -11,8 +11,9 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.videos.build import mix_clips
 from cwm.videos.datasets import DatasetConfig
+from cwm.videos.index import INDEX
 from cwm.videos.shards import shard_name
-from cwm.videos.store import INDEX, ClipStore, Mixture, prefetch
+from cwm.videos.store import ClipStore, Mixture, prefetch
 
 LENGTHS = (3, 5, 9, 2, 6)  # the last is held out; 2 is too short for windows of three
 
