@@ -90,9 +90,9 @@ def collect(
     cores: Cores = 1,
     sets: Sets = None,
 ) -> None:
-    """List the clips of a dataset in videos.jsonl; generate a synthetic dataset first."""
+    """List the clips of each part of a dataset; generate a synthetic dataset first."""
     from cwm.config import load
-    from cwm.videos.datasets import collect as list_clips
+    from cwm.videos.collect import collect as list_clips
 
     cfg = load(configs, sets).dataset
     list_clips(dataset, replace(cfg, folder=folder or cfg.folder), out, cores)
@@ -102,7 +102,7 @@ def collect(
 def decode(
     dataset: Dataset,
     configs: Configs,
-    videos: Annotated[Path, Option(help="videos.jsonl of the dataset")],
+    videos: Annotated[Path, Option(help="videos.json of the dataset")],
     out: Out,
     part: Annotated[int, Option(help="number of the part, from 0")] = 0,
     cores: Cores = 1,
@@ -120,7 +120,7 @@ def clips(
     dataset: Dataset,
     configs: Configs,
     out: Out,
-    videos: Annotated[Path | None, Option(help="videos.jsonl of a dataset")] = None,
+    videos: Annotated[Path | None, Option(help="videos.json of a dataset")] = None,
     stores: Annotated[
         list[Path] | None, Option("--store", help="store.json of each member of a mixture")
     ] = None,
@@ -140,7 +140,7 @@ def clips(
             raise UserError(f"dataset {dataset} needs one --store of each of: {', '.join(names)}")
         mix_clips(dataset, cfg, stores, out)
     elif videos is None:
-        raise UserError(f"dataset {dataset} has no members: give --videos VIDEOS.JSONL")
+        raise UserError(f"dataset {dataset} has no members: give --videos VIDEOS.JSON")
     else:
         make_clips(dataset, cfg, videos, out)
 

@@ -9,10 +9,10 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import atomic_write, read_lines, relative, sha256, write_json
-from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo, Text
-from cwm.videos.datasets import ClipRecord, DatasetConfig, read_videos
-from cwm.videos.decode import key, part_folder, part_of
+from cwm.infra.files import TEMPORARY, atomic_write, relative, sha256, write_json
+from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo
+from cwm.videos.datasets import ClipRecord, DatasetConfig
+from cwm.videos.decode import key, part_folder
 from cwm.videos.ffmpeg import SIZE
-from cwm.videos.index import INDEX, SPLITS, UNUSED
-from cwm.videos.shards import CheckedStored, Stored, shard_name
+from cwm.videos.gather import Parts, merge
+from cwm.videos.index import INDEX, SPLITS, UNUSED, describe_blocks, read_entries
+from cwm.videos.lists import Row, list_name, outcome_of, read_part, text_of
+from cwm.videos.shards import Stored, shard_name
 from cwm.videos.store import ClipStore, Mixture
 
 log = logging.getLogger(__name__)
@@ -37,12 +39,38 @@ COLUMNS = dict.fromkeys(WORDS, pa.string()) | dict.fromkeys(NUMBERS, pa.int64())
 MANIFEST = pa.schema(COLUMNS | {"seconds": pa.float64()})
 GROUP = 1024  # rows in memory at once, and in a row group of the manifest
 SHEET = (6, 10)  # rows and columns of the contact sheet
-Row = dict[str, Any]
 
 
 def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
-    """Build a store from the decoded parts of `videos`, a `videos.jsonl`; see `write_store`."""
-    write_store(name, cfg, partial(_rows, cfg, videos, out), key(cfg), out, cfg.max_failures)
+    """Build a store from the decoded parts in `out`; see `write_store`.
+
+    videos: the `videos.json` beside the lists that the parts were decoded from.
+    """
+    parts = {number: out / part_folder(number) / "part.parquet" for number in range(cfg.parts)}
+    geometry = _check_parts(cfg, videos, parts)
+    with tempfile.TemporaryDirectory(dir=out, prefix=TEMPORARY) as scratch:
+        merged = merge(parts, Path(scratch), cfg.duplicates == "drop")
+
+        def rows() -> Iterator[Row]:
+            return (_row(row, cfg) for row in merged())
+
+        write_store(name, cfg, rows, geometry, out, cfg.max_failures)
+
+
+def _check_parts(cfg: DatasetConfig, videos: Path, parts: Parts) -> dict[str, Any]:
+    """What the frames of all parts depend on; UserError unless they agree with their lists."""
+    expected = json.loads(json.dumps(key(cfg)))
+    for number, path in parts.items():
+        about, listed = read_part(path, number, cfg.parts), videos.with_name(list_name(number))
+        if not listed.is_file():
+            raise UserError(f"{listed} is missing; run `cwm collect` again")
+        if about["list"] != sha256(listed):
+            raise UserError(f"{path} is not of the clips in {listed}; run `cwm decode` again")
+        for name, value in expected.items():
+            if about["key"].get(name) != value:
+                made = f"was decoded with {name} {about['key'].get(name)}, expected {value}"
+                raise UserError(f"{path} {made}; run `cwm decode` again")
+    return expected
 
 
 def write_store(
@@ -77,11 +105,9 @@ def write_store(
             f"dataset.min_frames = {cfg.min_frames} frames"
         )
     labels = [label for label in total.labels if label is not None]
-    index = np.concatenate(total.index)
-    index["shard"] = _ranks(total.shards)[index["shard"]]
-    index["label"] = _ranks(labels)[index["label"]]
-    with atomic_write(out / "index.npy") as part, part.open("wb") as file:
-        np.save(file, index)
+    with atomic_write(out / "index.npy") as part:
+        _write_index(part, total.index, _ranks(total.shards), _ranks(labels))
+    index = read_entries(out / "index.npy")
     info: StoreInfo = {
         "dataset": name,
         "geometry": geometry,
@@ -106,6 +132,8 @@ def write_store(
             "manifest": sha256(out / "manifest.parquet"),
         },
     }
+    if blocks := describe_blocks(index):
+        info["blocks"] = blocks
     if experience is not None:
         info["experience"] = experience
     write_contact_sheet(ClipStore(out, info, index), out / "contact.png")
@@ -113,25 +141,21 @@ def write_store(
     log.info("%s: %d clips, %d frames", name, len(index), info["frames"])
 
 
-def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
-    """The manifest row of each file, and where its frames are."""
-    folders = [part_folder(number) for number in range(cfg.parts)]
-    parts = [_outcomes(out / folder / "part.jsonl", cfg.parts) for folder in folders]
-    first: dict[str, str] = {}
-    for video in read_videos(videos)[1]:
-        part = part_of(video, cfg.parts)
-        found = next((x for identity, x in parts[part] if identity == video.identity), None)
-        if found is None:
-            raise UserError(f"{video.file} is not in {out / folders[part]}; run `cwm decode` again")
-        yield row_of(video, found, folders[part], cfg, first)
+def _row(row: Row, cfg: DatasetConfig) -> Row:
+    record, found = outcome_of(row)
+    return row_of(record, found, part_folder(row["part"]), cfg, text_of(row["twin"]))
 
 
 def row_of(
-    record: ClipRecord, found: Stored | str, folder: str, cfg: DatasetConfig, first: dict[str, str]
+    record: ClipRecord,
+    found: Stored | str,
+    folder: str,
+    cfg: DatasetConfig,
+    twin: str | None = None,
 ) -> Row:
     """The manifest row of a file: its frames in `folder`, or the reason why it has none.
 
-    first: sha256 of frames -> the first file with them; this file is added.
+    twin: the first file with equal frames, if duplicates are dropped; it may be this one.
     """
     row = record._asdict() | {"status": "failed", "reason": found}
     if isinstance(found, Stored):
@@ -139,13 +163,11 @@ def row_of(
         row["frames in"] = f"{folder}/{shard_name(found.shard)}"
         shots = itertools.pairwise([0, *found.cuts, found.frames])
         row["shots"] = [(a, b - a) for a, b in shots if b - a >= cfg.min_frames]
-        drop = cfg.duplicates == "drop"
-        twin = first.setdefault(found.content, record.file) if drop else record.file
         if not row["shots"]:
             count = f"{found.frames} frames, fewer than {cfg.min_frames}"
             reason = f"no shot has {cfg.min_frames} frames" if found.cuts else count
             row |= {"status": "too-short", "reason": reason}
-        elif twin != record.file:
+        elif twin not in (None, record.file):
             row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
     return row
 
@@ -153,14 +175,6 @@ def row_of(
 def _printable(text: str) -> str:
     """Valid UTF-8 of a text that may hold a file name, which need not be."""
     return os.fsencode(text).decode(errors="replace")
-
-
-def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
-    """Identity of each clip of a part, with its frames or the reason why it failed."""
-    count, lines = read_lines(path, int, tuple[Text, CheckedStored | Text], "cwm decode")
-    if count != parts:
-        raise UserError(f"{path} is one of {count} parts, expected {parts}; decode again")
-    return lines
 
 
 class _Totals:
@@ -178,6 +192,7 @@ class _Totals:
         self.content = hashlib.sha256()  # of names, labels, splits, shots and frames; not of places
         # Number shards and labels in order of appearance at first.
         self.shards: dict[str, int] = {}  # frames
+        self.numbers: dict[str, int] = {}  # of shards
         self.labels: dict[str | None, int] = {None: -1}  # number
         self.index = [np.zeros(0, INDEX)]
 
@@ -191,7 +206,7 @@ class _Totals:
             if row["status"] != "failed":
                 end = row["offset"] + row["frames"]
                 self.shards[row["frames in"]] = max(end, self.shards.get(row["frames in"], 0))
-        number = {shard: i for i, shard in enumerate(self.shards)}
+                self.numbers.setdefault(row["frames in"], len(self.numbers))
         clips = [row for row in rows if row["status"] == "ok"]
         self.sizes.update(f"{row['width']} x {row['height']}" for row in clips)
         self.seconds += sum(row["seconds"] or 0 for row in clips)
@@ -204,7 +219,7 @@ class _Totals:
             self.splits.add(row["split"])
             self.chosen = min(self.chosen or row["file"], row["file"], key=_sha256)
             label = self.labels.setdefault(row["label"], len(self.labels) - 1)
-            shard, split = number[row["frames in"]], SPLITS.index(row["split"])
+            shard, split = self.numbers[row["frames in"]], SPLITS.index(row["split"])
             index += [(shard, row["offset"] + at, n, label, split) for at, n in row["shots"]]
         self.index.append(np.array(index, INDEX))
 
@@ -222,6 +237,19 @@ def _write_manifest(rows: Iterator[Row], path: Path, moved: str = "") -> _Totals
                 row |= {word: _printable(row[word]) for word in WORDS if row[word] is not None}
             manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
     return total
+
+
+def _write_index(
+    path: Path, groups: Sequence[np.ndarray], shard: np.ndarray, label: np.ndarray
+) -> None:
+    """Write the entries, with the final numbers of their shards and labels."""
+    index = np.lib.format.open_memmap(path, "w+", INDEX, (sum(map(len, groups)),))
+    begin = 0
+    for group in groups:
+        group["shard"], group["label"] = shard[group["shard"]], label[group["label"]]
+        index[begin : begin + len(group)] = group
+        begin += len(group)
+    index.flush()
 
 
 def _ranks(names: Collection[str]) -> np.ndarray:

@@ -60,7 +60,7 @@ wildcard_constraints:
     dataset="[a-z0-9-]+",
     figure="|".join(STUDY.figures),
     model="[a-z0-9-]+",
-    part=r"\d{3}",
+    part=r"\d{3}\d*",
     recorded="|".join(RECORDED),
     seed=r"\d+",
     suite="[a-z0-9-]+",
@@ -116,7 +116,7 @@ def parts_of(wildcards):
     """The decoded parts of a dataset."""
     files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
     parts = load_settings(files).dataset.parts
-    return [f"{PART}/part.jsonl".format(part=f"{i:03d}", **wildcards) for i in range(parts)]
+    return [f"{PART}/part.parquet".format(part=f"{i:03d}", **wildcards) for i in range(parts)]
 
 
 def own_videos(wildcards):
@@ -141,7 +141,7 @@ def recording(wildcards):
 def generated(wildcards):
     """The last file of a generated stand-in of recorded episodes; nothing for real ones."""
     made = recording(wildcards) == VIDEOS.format(**wildcards)
-    return f"{VIDEOS}/videos.jsonl".format(**wildcards) if made else []
+    return f"{VIDEOS}/videos.json".format(**wildcards) if made else []
 
 
 def pretrained(wildcards):

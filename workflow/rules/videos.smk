@@ -1,7 +1,7 @@
 """Videos -> clip stores, one per dataset.
 
 Inputs: config/dataset, archives or files in data/<dataset>, or a generator of synthetic videos.
-Outputs: results/<scale>/videos/<dataset>/videos.jsonl, results/<scale>/clips/<dataset>/store.json.
+Outputs: results/<scale>/videos/<dataset>/videos.json, results/<scale>/clips/<dataset>/store.json.
 """
 
 
@@ -23,7 +23,7 @@ rule collect:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
         downloaded=lambda w: ([] if STANDINS or w.dataset == "videos" else f"{VIDEOS}/downloaded"),
     output:
-        f"{VIDEOS}/videos.jsonl",
+        f"{VIDEOS}/videos.json",
     log:
         f"{VIDEOS}/log.txt",
     benchmark:
@@ -42,9 +42,9 @@ rule decode:
     """Decode a part of the clips into frames; frames already stored are kept."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        videos=f"{VIDEOS}/videos.jsonl",
+        videos=f"{VIDEOS}/videos.json",
     output:
-        f"{PART}/part.jsonl",
+        f"{PART}/part.parquet",
     log:
         f"{PART}/log.txt",
     benchmark:
@@ -62,7 +62,7 @@ rule clips:
     """Build the clip store of a dataset, and list the files that cannot be decoded."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        videos=f"{VIDEOS}/videos.jsonl",
+        videos=f"{VIDEOS}/videos.json",
         parts=parts_of,
     output:
         f"{CLIPS}/store.json",
