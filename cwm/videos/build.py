@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from cwm.videos.datasets import ClipRecord, DatasetConfig
 from cwm.videos.decode import key, part_folder
 from cwm.videos.ffmpeg import SIZE
 from cwm.videos.gather import Parts, merge
-from cwm.videos.index import INDEX, SPLITS, UNUSED, describe_blocks, read_entries
+from cwm.videos.index import INDEX, SPLITS, describe_blocks, read_entries
 from cwm.videos.lists import Row, list_name, outcome_of, read_part, text_of
 from cwm.videos.shards import Stored, shard_name
 from cwm.videos.store import ClipStore, Mixture
@@ -180,7 +180,7 @@ def _printable(text: str) -> str:
 class _Totals:
     """Totals over all files, and the index of the clips."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path) -> None:
         self.statuses: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.sizes: Counter[str] = Counter()
@@ -194,7 +194,7 @@ class _Totals:
         self.shards: dict[str, int] = {}  # frames
         self.numbers: dict[str, int] = {}  # of shards
         self.labels: dict[str | None, int] = {None: -1}  # number
-        self.index = [np.zeros(0, INDEX)]
+        self.index = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # entries of the clips
 
     def add(self, rows: list[Row]) -> None:
         self.statuses.update(row["status"] for row in rows)
@@ -217,16 +217,17 @@ class _Totals:
             facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
             self.content.update(json.dumps(facts).encode())
             self.splits.add(row["split"])
-            self.chosen = min(self.chosen or row["file"], row["file"], key=_sha256)
+            if len(self.splits) == 1:
+                self.chosen = min(self.chosen or row["file"], row["file"], key=_sha256)
             label = self.labels.setdefault(row["label"], len(self.labels) - 1)
             shard, split = self.numbers[row["frames in"]], SPLITS.index(row["split"])
             index += [(shard, row["offset"] + at, n, label, split) for at, n in row["shots"]]
-        self.index.append(np.array(index, INDEX))
+        self.index.write(np.array(index, INDEX).tobytes())
 
 
 def _write_manifest(rows: Iterator[Row], path: Path, moved: str = "") -> _Totals:
     """Write the rows to a Parquet file. moved: the clip that goes to the other split."""
-    total = _Totals()
+    total = _Totals(path.parent)
     with atomic_write(path) as part, ParquetWriter(part, MANIFEST) as manifest:
         while group := list(itertools.islice(rows, GROUP)):
             for row in group:
@@ -239,17 +240,16 @@ def _write_manifest(rows: Iterator[Row], path: Path, moved: str = "") -> _Totals
     return total
 
 
-def _write_index(
-    path: Path, groups: Sequence[np.ndarray], shard: np.ndarray, label: np.ndarray
-) -> None:
-    """Write the entries, with the final numbers of their shards and labels."""
-    index = np.lib.format.open_memmap(path, "w+", INDEX, (sum(map(len, groups)),))
-    begin = 0
-    for group in groups:
-        group["shard"], group["label"] = shard[group["shard"]], label[group["label"]]
-        index[begin : begin + len(group)] = group
-        begin += len(group)
-    index.flush()
+def _write_index(path: Path, entries: IO[bytes], shard: np.ndarray, label: np.ndarray) -> None:
+    """Write index.npy from entries with the first numbers of their shards and labels."""
+    count = entries.tell() // INDEX.itemsize
+    entries.seek(0)
+    header = {"descr": np.lib.format.dtype_to_descr(INDEX), "fortran_order": False}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (count,)})
+        while len(group := np.frombuffer(bytearray(entries.read(GROUP * INDEX.itemsize)), INDEX)):
+            group["shard"], group["label"] = shard[group["shard"]], label[group["label"]]
+            file.write(group.tobytes())
 
 
 def _ranks(names: Collection[str]) -> np.ndarray:
@@ -282,8 +282,8 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
         "dataset": name,
         "seed": cfg.seed,
         "members": [m | {"store": relative(p, out)} for m, p in zip(members, stores, strict=True)],
-        "clips": {x: sum(int((s.split == i).sum()) for s in opened) for i, x in enumerate(SPLITS)},
-        "frames": sum(int(s.index["length"][s.split != UNUSED].sum()) for s in opened),
+        "clips": {split: sum(s.totals()[0][split] for s in opened) for split in SPLITS},
+        "frames": sum(s.totals()[1] for s in opened),
         "sha256": {
             "content": _sha256([cfg.seed, members]),
             "manifest": _sha256([store.info["sha256"]["manifest"] for store in opened]),
@@ -304,10 +304,11 @@ def write_contact_sheet(store: ClipStore | Mixture, path: Path) -> None:
 
     frames = []
     members = store.members if isinstance(store, Mixture) else [store]
-    for member in members:
-        clips = np.random.default_rng(0).permutation(member.eligible(1, "train"))
-        clips = clips[: SHEET[0] * SHEET[1] // len(members)]
-        frames += [*member.windows_of(clips, member.index["length"][clips] // 2, 1)[:, 0]]
+    for member in members[: SHEET[0] * SHEET[1]]:
+        numbers = np.random.default_rng(0).permutation(member.different(1, "train"))
+        share = max(1, SHEET[0] * SHEET[1] // len(members))
+        clips = member.pick(numbers[:share], 1, "train")
+        frames += [*member.windows_of(clips, member.entries(clips)["length"] // 2, 1)[:, 0]]
     rows, columns = -(-len(frames) // SHEET[1]), SHEET[1]
     sheet = np.full((rows * columns, SIZE, SIZE, 3), 255, np.uint8)
     sheet[: len(frames)] = frames

@@ -85,6 +85,11 @@ class Index:
             cached.cache_clear()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all clips are used, with the splits of the file."""
+        return self._used is None
+
+    @property
     def split(self) -> np.ndarray:
         """The split (clips,) of every clip, a number in SPLITS, or UNUSED."""
         return self.all["split"] if self._used is None else self._used

@@ -85,6 +85,13 @@ class ClipStore:
         """The split of every clip, a number in SPLITS, or UNUSED."""
         return self._index.split
 
+    def totals(self) -> tuple[dict[Split, int], int]:
+        """Number of clips of each split, and number of frames, without those left out."""
+        if self._index.is_whole:
+            return {x: self.info["clips"].get(x, 0) for x in SPLITS}, self.info["frames"]
+        clips = {split: int((self.split == i).sum()) for i, split in enumerate(SPLITS)}
+        return clips, int(self.index["length"][self.split != UNUSED].sum())
+
     def entries(self, clips: np.ndarray) -> np.ndarray:
         """The entries of these clips, INDEX."""
         return self._index.entries(clips)

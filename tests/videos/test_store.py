@@ -205,6 +205,13 @@ def test_mixture_draws_the_store_and_then_the_clip(path):
     assert both.different(2) == 2 * min(len(m.eligible(2, "heldout")) for m in both.members)
 
 
+def test_mixture_may_have_a_hundred_members(path):
+    mixture = mixed(path, *[{}] * 100)
+    assert mixture.info["clips"] == {"train": 400, "heldout": 100}
+    assert mixture.info["frames"] == 100 * sum(LENGTHS)
+    assert {clip for clip, _ in where(mixture.sample(0, 0, 64, 2))} == {0, 1, 2, 3}
+
+
 def test_mixture_with_a_changed_member_does_not_open(path):
     mixed(path, {})
     info = json.loads(path.read_text())
