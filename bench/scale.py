@@ -1,79 +1,98 @@
-"""Memory and time of each step from names to batches: python bench/scale.py [--clips 1000000 ...]
+"""Memory and CPU seconds of each step from names to batches: python bench/scale.py --clips 1000000
 
-Synthetic names and outcomes of clips without videos: a hundredth have the frames of another clip, a
-thousandth failed. Shards are sparse files. Each step runs in its own process, which gives its peak
-memory; times are CPU seconds, since other processes may share the cores.
+Names and outcomes of clips are synthetic: a hundredth of them has the frames of another clip, and a
+thousandth failed. Shards are sparse files. Each step runs in a new process, whose peak memory is
+reported. CPU seconds, because other processes may share the cores.
 """
 
 import argparse
-import hashlib
+import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow.parquet import write_table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.record import Record, in_new_process, peak_memory
-from cwm.infra.files import write_json
+from cwm.infra.files import sha256
 from cwm.videos.build import make_clips, mix_clips
 from cwm.videos.collect import write_lists
-from cwm.videos.datasets import Candidate, DatasetConfig, record_of
+from cwm.videos.datasets import Candidate, DatasetConfig
 from cwm.videos.decode import key, part_folder
 from cwm.videos.ffmpeg import FRAME_BYTES
-from cwm.videos.lists import read_list, write_outcomes
-from cwm.videos.shards import SHARD_FRAMES, Stored, shard_name
+from cwm.videos.lists import OUTCOMES, list_name, write_list
+from cwm.videos.shards import SHARD_FRAMES, shard_name
 from cwm.videos.store import HEADER, ClipStore
 
 FRAMES, LENGTH, BATCH, BATCHES, MEMBERS = 45, 25, 16, 500, 100
+PER_SHARD = SHARD_FRAMES // FRAMES  # clips
 
 
-def settings(parts: int) -> DatasetConfig:
-    return DatasetConfig(parts=parts, duplicates="drop")
+def name(number: int) -> str:
+    return f"label-{number % 1000}/video-{number:08d}.webm"
 
 
 def list_clips(folder: Path, clips: int, parts: int) -> None:
-    """Divide the names among the parts."""
-    names = (Candidate(f"label-{i % 1000}/video-{i:08d}.webm", bytes=i) for i in range(clips))
+    """Divide the names among the parts, as `cwm collect` does with the names that it finds."""
+    names = (Candidate(name(number), bytes=number) for number in range(clips))
     write_lists(names, parts, ".", folder)
-    write_json(folder / "videos.json", {"clips": clips, "parts": parts})
 
 
-def describe_parts(folder: Path, clips: int, parts: int) -> None:
-    """Write the outcomes that decoding would write; frames are holes in sparse files."""
-    cfg = settings(parts)
+def make_parts(folder: Path, clips: int, parts: int) -> None:
+    """Write what decoding jobs would write; every `parts`-th clip is of the same part."""
     for part in range(parts):
-        listed, place = read_list(folder / "videos.json", part, parts), folder / part_folder(part)
+        numbers = np.arange(part, clips, parts)
+        place, listed = folder / part_folder(part), folder / list_name(part)
         place.mkdir()
-        outcomes, ends = list(_outcomes(listed.clips, cfg)), [0]
-        for number, (_, found) in enumerate(outcomes):
-            if isinstance(found, Stored):
-                if ends[-1] + FRAMES > SHARD_FRAMES:
-                    ends.append(0)
-                stored = found._replace(shard=len(ends) - 1, offset=ends[-1])
-                outcomes[number] = (outcomes[number][0], stored)
-                ends[-1] += FRAMES
-        for number, frames in enumerate(ends):
+        write_list(listed, [], {"root": ".", "part": part, "parts": parts})
+        decoded = numbers % 1000 != 500
+        shard, row = np.divmod(np.cumsum(decoded) - 1, PER_SHARD)
+        columns = {
+            "file": [name(number).encode() for number in numbers.tolist()],
+            "bytes": numbers,
+            "sha256": checksums(2 * numbers),
+            "label": [b"label-%d" % (number % 1000) for number in numbers.tolist()],
+            "split": np.where(numbers % 10, "train", "heldout"),
+            "attributes": [[]] * len(numbers),
+            "reason": [None if x else b"ffmpeg: invalid data" for x in decoded.tolist()],
+            "content": checksums(2 * (numbers - (numbers % 100 == 99)) + 1),
+            "cuts": [[]] * len(numbers),
+            "seconds": np.full(len(numbers), 3.75),
+            "shard": shard,
+            "offset": row * FRAMES,
+        }
+        columns |= {x: np.full(len(numbers), n) for x, n in SIZES.items()}
+        about = {"part": part, "parts": parts, "list": sha256(listed), "key": key(DatasetConfig())}
+        schema = OUTCOMES.with_metadata({"contextwm": json.dumps(about)})
+        table = pa.table(columns, OUTCOMES).cast(schema)
+        write_table(table, place / "part.parquet", compression="zstd", write_page_checksum=True)
+        for number in range(int(shard[-1]) + 1):
             with (place / shard_name(number)).open("wb") as file:
-                file.truncate(HEADER + frames * FRAME_BYTES)
-        about = {"part": part, "parts": parts, "list": listed.sha256, "key": key(cfg)}
-        write_outcomes(place / "part.parquet", outcomes, about)
+                file.truncate(HEADER + PER_SHARD * FRAMES * FRAME_BYTES)
 
 
-def _outcomes(clips: list[Candidate], cfg: DatasetConfig) -> Iterator:
-    for clip in clips:
-        number = clip.bytes
-        record = record_of(clip, number, hashlib.sha256(b"%d" % number).hexdigest(), cfg)
-        same = number - 1 if number % 100 == 99 else number
-        content = hashlib.sha256(b"frames %d" % same).hexdigest()
-        found = Stored(record.sha256, content, 427, 240, 3.75, (), FRAMES, 0, 0)
-        yield record, "ffmpeg: invalid data" if number % 1000 == 500 else found
+SIZES = {"width": 427, "height": 240, "frames": FRAMES}
+
+
+def checksums(numbers: np.ndarray) -> pa.Array:
+    """32 bytes for each number that look random."""
+    words = (numbers[:, None] * 4 + np.arange(4) + 1).astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
+    data = pa.py_buffer(words.tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(numbers), [None, data])
 
 
 def gather(folder: Path, clips: int, parts: int) -> None:
     """Sort, find duplicates, and write manifest, index and `store.json`."""
-    make_clips("made-up", settings(parts), folder / "videos.json", folder)
+    cfg = DatasetConfig(parts=parts, duplicates="drop")
+    make_clips("made-up", cfg, folder / "videos.json", folder)
 
 
 def open_store(folder: Path, clips: int, parts: int) -> None:
@@ -100,11 +119,11 @@ def draw_from_mixture(folder: Path, clips: int, parts: int) -> None:
 
 STEPS: dict[str, Callable[[Path, int, int], None]] = {
     "list": list_clips,
-    "decode (without decoding)": describe_parts,
+    "set-up": make_parts,
     "gather": gather,
     "open": open_store,
-    f"open, {BATCHES} batches": draw,
-    f"{MEMBERS} members, {BATCHES} batches": draw_from_mixture,
+    "draw": draw,
+    "mixture": draw_from_mixture,
 }
 
 
@@ -118,6 +137,7 @@ def measured(step: str, folder: Path, clips: int, parts: int) -> tuple[float, fl
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=[*STEPS])
     parser.add_argument("--parts", type=int, default=64)
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
     options = parser.parse_args(arguments)
@@ -125,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     for clips in options.clips:
         folder = Path(tempfile.mkdtemp(dir=options.folder))
         try:
-            for step in STEPS:
+            for step in options.steps:
                 seconds, peak, before = in_new_process(measured, step, folder, clips, options.parts)
                 record.add(f"{clips:,} clips/{step}", seconds, "CPU s")
                 record.add(f"{clips:,} clips/{step}/peak memory", peak, "MB")

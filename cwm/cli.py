@@ -121,6 +121,8 @@ def clips(
     configs: Configs,
     out: Out,
     videos: Annotated[Path | None, Option(help="videos.json of a dataset")] = None,
+    decoded: Annotated[Path | None, Option(help="folder of the parts; default: --out")] = None,
+    finished: Annotated[bool, Option("--finished", help="leave out parts not decoded yet")] = False,
     stores: Annotated[
         list[Path] | None, Option("--store", help="store.json of each member of a mixture")
     ] = None,
@@ -128,7 +130,7 @@ def clips(
 ) -> None:
     """Build the clip store of a dataset from its decoded parts, or of a mixture from its members.
 
-    A dataset whose settings list `members` is a mixture.
+    A dataset whose settings list `members` is a mixture. `dataset.only_parts` selects parts.
     """
     from cwm.config import load
     from cwm.videos.build import make_clips, mix_clips
@@ -142,7 +144,7 @@ def clips(
     elif videos is None:
         raise UserError(f"dataset {dataset} has no members: give --videos VIDEOS.JSON")
     else:
-        make_clips(dataset, cfg, videos, out)
+        make_clips(dataset, cfg, videos, out, decoded, finished)
 
 
 @app.command("import")

@@ -71,6 +71,7 @@ class StoreInfo(TypedDict):
     variety: NotRequired[dict[str, int]]  # attribute -> different values
     geometry: NotRequired[dict[str, Any]]
     min_frames: NotRequired[int]
+    parts: NotRequired[list[NonNegativeInt]]  # decoded parts with these clips; none: all
     heldout: NotRequired[float]
     experience: NotRequired[ExperienceInfo]  # none: videos without actions
 
@@ -80,6 +81,7 @@ class StoreMember(TypedDict):
 
     dataset: str
     weight: PositiveFloat
+    first_parts: NotRequired[PositiveInt]
     clips: PositiveInt | None
     heldout: PositiveInt | None
     store: str  # its store.json, relative to that of the mixture

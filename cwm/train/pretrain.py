@@ -50,6 +50,8 @@ def pretrain(
         raise UserError("model.stacked is false: DreamerV2 cannot be pre-trained on videos")
     device = set_up(runtime)
     store = ClipStore.open(clips)
+    if run.spec.parts:
+        store.use_parts(run.spec.parts)
     windows = torch.as_tensor(store.windows(cfg.heldout_clips, cfg.length, "heldout", cfg.seed))
     reseed(cfg.seed, "weights")
     world = ActionFreeModel(model, cfg.world).to(device)

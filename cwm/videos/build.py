@@ -41,20 +41,43 @@ GROUP = 1024  # rows in memory at once, and in a row group of the manifest
 SHEET = (6, 10)  # rows and columns of the contact sheet
 
 
-def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
-    """Build a store from the decoded parts in `out`; see `write_store`.
+def make_clips(
+    name: str,
+    cfg: DatasetConfig,
+    videos: Path,
+    out: Path,
+    decoded: Path | None = None,
+    finished: bool = False,
+) -> None:
+    """Build a store from decoded parts; see `write_store`.
 
-    videos: the `videos.json` beside the lists that the parts were decoded from.
+    Args:
+        name: name of the dataset.
+        cfg: its settings; `only_parts` selects parts.
+        videos: the `videos.json` beside the lists that the parts were decoded from.
+        out: folder of the store.
+        decoded: folder of the parts; none: `out`.
+        finished: leave out the parts that are not decoded yet. UserError if there are no others.
     """
-    parts = {number: out / part_folder(number) / "part.parquet" for number in range(cfg.parts)}
+    decoded = decoded or out
+    out.mkdir(parents=True, exist_ok=True)
+    folders = {n: decoded / part_folder(n) for n in sorted(cfg.only_parts) or range(cfg.parts)}
+    parts = {number: folder / "part.parquet" for number, folder in folders.items()}
+    if finished:
+        parts = {number: path for number, path in parts.items() if path.is_file()}
+        if not parts:
+            raise UserError(f"no part of dataset {name} is decoded yet in {decoded}")
+        log.info("%s: parts %s of %d", name, ", ".join(map(str, parts)), cfg.parts)
     geometry = _check_parts(cfg, videos, parts)
+    places = {number: relative(folders[number], out) for number in parts}
+    some = [*parts] if len(parts) < cfg.parts else None
     with tempfile.TemporaryDirectory(dir=out, prefix=TEMPORARY) as scratch:
         merged = merge(parts, Path(scratch), cfg.duplicates == "drop")
 
         def rows() -> Iterator[Row]:
-            return (_row(row, cfg) for row in merged())
+            return (_row(row, places[row["part"]], cfg) for row in merged())
 
-        write_store(name, cfg, rows, geometry, out, cfg.max_failures)
+        write_store(name, cfg, rows, geometry, out, cfg.max_failures, parts=some)
 
 
 def _check_parts(cfg: DatasetConfig, videos: Path, parts: Parts) -> dict[str, Any]:
@@ -81,11 +104,13 @@ def write_store(
     out: Path,
     max_failures: float,
     experience: ExperienceInfo | None = None,
+    parts: list[int] | None = None,
 ) -> None:
     """Write the manifest, the index and the contact sheet of a store; `store.json` comes last.
 
     `manifest.parquet` lists every file: ok, too short, a duplicate, or failed with its reason.
     `rows()` yields these rows from the start at each call. geometry: what the frames depend on.
+    parts: the decoded parts with these files; none: all.
     Raises UserError if a larger share of files fails than `max_failures`, or no clip is left.
     """
     total = _write_manifest(rows(), out / "manifest.parquet")
@@ -132,6 +157,8 @@ def write_store(
             "manifest": sha256(out / "manifest.parquet"),
         },
     }
+    if parts is not None:
+        info["parts"] = parts
     if blocks := describe_blocks(index):
         info["blocks"] = blocks
     if experience is not None:
@@ -141,9 +168,9 @@ def write_store(
     log.info("%s: %d clips, %d frames", name, len(index), info["frames"])
 
 
-def _row(row: Row, cfg: DatasetConfig) -> Row:
+def _row(row: Row, folder: str, cfg: DatasetConfig) -> Row:
     record, found = outcome_of(row)
-    return row_of(record, found, part_folder(row["part"]), cfg, text_of(row["twin"]))
+    return row_of(record, found, folder, cfg, text_of(row["twin"]))
 
 
 def row_of(
@@ -275,9 +302,15 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
         store = ClipStore.open(path)
         if isinstance(store, Mixture) or store.info["dataset"] != member.dataset:
             raise UserError(f"{path} is not the store of {member.dataset}'s own clips")
+        first = list(range(member.first_parts)) if member.first_parts else None
+        if first and store.info.get("parts", first) != first:
+            raise UserError(f"{path} is not of the first {len(first)} parts of {member.dataset}")
         store.restrict(member.clips, member.heldout, cfg.seed)
         opened.append(store)
-        members.append(asdict(member) | {"content": store.info["sha256"]["content"]})
+        facts = asdict(member) | {"content": store.info["sha256"]["content"]}
+        if not first:
+            del facts["first_parts"]  # the checksums of mixtures of whole datasets stay the same
+        members.append(facts)
     info: MixtureInfo = {
         "dataset": name,
         "seed": cfg.seed,

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
     ConfigDict,
@@ -18,6 +18,7 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
@@ -55,6 +56,7 @@ class MixtureMember:
 
     dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
     weight: PositiveFloat = 1.0  # relative probability of this member, for each clip of a batch
+    first_parts: PositiveInt | None = None  # use its first decoded parts only; none: all
     clips: PositiveInt | None = None  # random clips to train on; none: all
     heldout: PositiveInt | None = None  # held-out clips to keep, the rest is trained on; none: all
 
@@ -85,6 +87,7 @@ class DatasetConfig:
     max_failures: Share = 0.01  # share of the clips that may fail to decode
     time_limit: PositiveFloat = 600.0  # seconds to decode one video
     parts: PositiveInt = 64  # decoding jobs
+    only_parts: tuple[NonNegativeInt, ...] = ()  # use the clips of these parts only; none: all
     members: tuple[MixtureMember, ...] = ()  # a mixture of datasets, instead of all the above
     seed: NonNegativeInt = 0  # of the choice of the members' clips
 
@@ -96,6 +99,14 @@ class DatasetConfig:
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return value
+
+    @model_validator(mode="after")
+    def _parts_exist(self) -> Self:
+        wrong = [part for part in self.only_parts if part >= self.parts]
+        if wrong or len({*self.only_parts}) < len(self.only_parts):
+            problem = f"names part {wrong[0]}" if wrong else "names a part twice"
+            raise ValueError(f"only_parts {problem}; valid are parts 0 to {self.parts - 1}")
+        return self
 
 
 class ClipRecord(NamedTuple):

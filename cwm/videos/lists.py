@@ -8,6 +8,7 @@ order is that of the texts. Page checksums detect damage, and a truncated file h
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -173,7 +174,8 @@ def _open(path: Path, remedy: str) -> ParquetFile:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else " ".join(str(error).split()).rstrip(".")
 
 
 def _check_part(

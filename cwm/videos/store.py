@@ -12,6 +12,7 @@ The `store.json` of a mixture names other stores, its `members`, instead of shar
 """
 
 import os
+import re
 import resource
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +120,28 @@ class ClipStore:
     def eligible(self, length: int, split: Split) -> np.ndarray:
         """Rows of a split's clips with at least `length` frames; UserError if there are none."""
         return self._index.pick(np.arange(self.different(length, split)), length, split)
+
+    def use_parts(self, parts: Sequence[int]) -> None:
+        """Leave out the clips that other parts decoded, as in a store of these parts only.
+
+        UserError if the store lacks one of the parts, or may lack clips of theirs.
+        """
+        where = self._folder / "store.json"
+        stored = self.info.get("parts")
+        if stored is not None and (lacking := {*parts} - {*stored}):
+            raise UserError(
+                f"{where} has no clips of part {min(lacking)}; it has those of {stored}"
+            )
+        if stored == sorted(parts):
+            return
+        if self.info.get("videos", {}).get("duplicate"):
+            raise UserError(
+                f"{where} lacks duplicates, whose first files may be in other parts; build a store "
+                "with `cwm clips --set dataset.only_parts`"
+            )
+        of_shard = np.array([_part_of_shard(name) for name in self.info["shards"]])
+        kept = np.isin(of_shard[self.index["shard"]], parts)
+        self._index.use(np.where(kept, self.split, UNUSED))
 
     def read(self, clip: int, start: int, length: int) -> np.ndarray:
         """Frames (T, 64, 64, 3) of one clip."""
@@ -243,6 +266,11 @@ class Mixture:
             frames[here] = member.windows_of(clips, member.starts(rng, clips, length), length)
         return frames
 
+    def use_parts(self, parts: Sequence[int]) -> None:
+        """UserError: members have parts of their own."""
+        name = self.info["dataset"]
+        raise UserError(f"{name} is a mixture: set first_parts of its members, not only_parts")
+
     def different(self, length: int, split: Split = "heldout") -> int:
         """The largest number of `windows` that all come from different clips."""
         return len(self.members) * min(m.different(length, split) for m in self.members)
@@ -252,6 +280,11 @@ class Mixture:
         each = -(-n // len(self.members))
         windows = [member.windows(each, length, split, seed) for member in self.members]
         return np.stack(windows, 1).reshape(-1, *windows[0].shape[1:])[:n]
+
+
+def _part_of_shard(name: str) -> int:
+    part = re.fullmatch(r"part-(\d+)", Path(name).parent.name)
+    return int(part[1]) if part else -1
 
 
 def _open_member(path: Path, member: StoreMember, seed: int) -> ClipStore:

@@ -78,6 +78,27 @@ rule clips:
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
+rule first_parts:
+    """Build a store of the first parts; training on it starts while the others are decoded."""
+    input:
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
+        videos=f"{VIDEOS}/videos.json",
+        parts=lambda w: parts_of(w, int(w.parts)),
+    output:
+        f"{FIRST}/store.json",
+        f"{FIRST}/contact.png",
+    log:
+        f"{FIRST}/log.txt",
+    params:
+        out=FIRST,
+        decoded=CLIPS,
+        numbers=lambda w: list(range(int(w.parts))),
+    shell:
+        "cwm clips {wildcards.dataset:q} {input.config:q} --videos {input.videos:q}"
+        " --decoded {params.decoded:q} --set 'dataset.only_parts={params.numbers}'"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
 rule import_episodes:
     """Build the store of recorded episodes, with actions and rewards."""
     input:
@@ -105,7 +126,7 @@ rule mix:
     """Build the clip store of a mixture, or of a part of a dataset, from its members' stores."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        stores=lambda w: expand(f"{CLIPS}/store.json", dataset=MIXTURES[w.dataset]),
+        stores=stores_of,
     output:
         f"{CLIPS}/store.json",
         f"{CLIPS}/contact.png",
