@@ -73,7 +73,8 @@ def _rows(run: Path) -> Iterator[Row]:
 def _first_of_equal(parts: Parts) -> pa.Table | None:
     """Checksum of frames -> first file with them, of frames that several files have."""
     keys = [_prefixes(batch["content"]) for batch in _columns(parts, ["content"])]
-    every = np.sort(np.concatenate([np.zeros(0, np.uint64), *keys]))
+    every = np.concatenate([np.zeros(0, np.uint64), *keys])
+    every.sort()
     repeated = np.unique(every[1:][every[1:] == every[:-1]])
     if not len(repeated):
         return None

@@ -22,7 +22,7 @@ INDEX = np.dtype(
     [("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4"), ("split", "i1")]
 )  # label -1: none
 BLOCK = 2**16  # rows
-KEPT = 1024  # blocks whose eligible rows stay in memory, 4 bytes for each clip
+KEPT = 1024  # blocks whose eligible rows stay in memory, 2 bytes for each clip
 REMEDY = "run `cwm clips` again"
 
 
@@ -120,7 +120,8 @@ class Index:
             if len(eligible) != ends[block] - before:
                 store = self._path.with_name("store.json")
                 raise UserError(f"{store} counts other clips than {self._path} has; {REMEDY}")
-            rows[here] = self._begins[block] + eligible[numbers[here] - before]
+            rows[here] = eligible[numbers[here] - before]
+            rows[here] += self._begins[block]
         return rows
 
     def _count(self, length: int, split: Split) -> int:
@@ -150,9 +151,8 @@ class Index:
         rows = slice(self._begins[block], self._begins[block] + self._size)
         used = self._entries["split"] if self._used is None else self._used
         of_split = used[rows] == SPLITS.index(split)
-        return np.flatnonzero(of_split & (self._entries["length"][rows] >= length)).astype(
-            np.uint32
-        )
+        eligible = np.flatnonzero(of_split & (self._entries["length"][rows] >= length))
+        return eligible.astype(np.min_scalar_type(self._size - 1))
 
     def _verify_block(self, block: int) -> None:
         begin = self._begins[block]
