@@ -99,7 +99,7 @@ def test_training_on_the_first_parts_waits_for_no_other_part(shared, snakemake):
     weights = "results/smoke/pretrain/something-early/contextwm/0/weights.json"
     planned = snakemake(shared, "--dry-run", "--printshellcmds", *SMOKE, "--", weights).stdout
     assert "results/smoke/clips/something/first-1/store.json" in planned
-    assert "--set 'dataset.only_parts=[0]'" in planned
+    assert "--set dataset.only_parts='[0]'" in planned
     assert "part-000/part.parquet" in planned
     assert "part-001" not in planned
 

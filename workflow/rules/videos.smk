@@ -92,10 +92,10 @@ rule first_parts:
     params:
         out=FIRST,
         decoded=CLIPS,
-        numbers=lambda w: list(range(int(w.parts))),
+        numbers=lambda w: str([*range(int(w.parts))]),
     shell:
         "cwm clips {wildcards.dataset:q} {input.config:q} --videos {input.videos:q}"
-        " --decoded {params.decoded:q} --set 'dataset.only_parts={params.numbers}'"
+        " --decoded {params.decoded:q} --set dataset.only_parts={params.numbers:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
