@@ -15,7 +15,7 @@ from cwm.infra.files import sha256
 from cwm.nn.batch import Batch
 from cwm.train.replay import Episode
 from cwm.videos.ffmpeg import FRAME_BYTES
-from cwm.videos.index import INDEX, SPLITS
+from cwm.videos.index import INDEX, SPLITS, describe_blocks
 from cwm.videos.shards import shard_name
 from cwm.videos.store import ClipStore
 
@@ -45,6 +45,8 @@ def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> Clip
     info |= {"frame_bytes": FRAME_BYTES, "shards": shards}
     info |= {"clips": {"train": len(index)}, "frames": int(index["length"].sum())}
     info["sha256"] = {"content": "", "index": sha256(folder / "index.npy"), "manifest": ""}
+    if blocks := describe_blocks(index):
+        info["blocks"] = blocks
     (folder / "store.json").write_text(json.dumps(info))
     return ClipStore.open(folder / "store.json")
 
