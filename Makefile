@@ -1,10 +1,10 @@
 # `make all` runs the study (SCALE=evidence: a larger one), `make test` tests the project, `make check`
-# only lint, types and unit tests. Each sets up .venv on first use.
+# only lint, types, documentation and unit tests. Each sets up .venv on first use.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: all lint check test coverage long-test image-test report-test viewer-test box-test slurm-test punish smoke ui bench gpu-check fuzz soak \
-  audit setup libraries lock
+.PHONY: all lint docs package check test coverage long-test image-test report-test docs-test viewer-test \
+  box-test slurm-test punish smoke ui dream bench gpu-check fuzz soak audit setup libraries lock
 
 CORES ?= all
 PYTHON ?= python3.11 python3.12 python3
@@ -59,12 +59,23 @@ lint: setup
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	hadolint Dockerfile
+	zizmor --offline --quiet .github/workflows
 	mypy
 
-check: lint
+# The documentation, in site/; a broken link is an error.
+docs: setup
+	@python docs/generate.py
+	zensical build --clean --strict
+
+# The source archive and the wheel, in dist/.
+package: setup
+	@rm -rf dist
+	uv build --quiet --no-build-isolation --python .venv/bin/python
+
+check: lint docs
 	@$(PYTEST) $(addprefix tests/,$(UNIT))
 
-test: lint
+test: lint docs
 	@$(PYTEST)
 
 coverage: setup
@@ -83,6 +94,11 @@ image-test: setup
 report-test: setup
 	@command -v chromium >/dev/null || $(call system,chromium)
 	exec pytest tests/report/chromium.py
+
+# The commands of every page of the documentation, and its site in a real browser.
+docs-test: docs
+	@command -v chromium >/dev/null || $(call system,chromium)
+	exec pytest tests/docs/pages.py tests/docs/browser.py
 
 # The viewer in a real browser.
 viewer-test: setup
@@ -107,6 +123,10 @@ smoke: all
 
 ui: setup
 	@exec cwm ui
+
+# The published models in a browser.
+dream: setup
+	@exec cwm dream
 
 # Three to five minutes on two cores. REFERENCE=DIR, a checkout of the official code, is timed beside
 # ours, at the paper's sizes: a quarter of an hour more on a CPU.

@@ -14,9 +14,9 @@ from cwm.infra.device import reseed
 from cwm.infra.files import sha256
 from cwm.nn.batch import Batch
 from cwm.train.replay import Episode
+from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.ffmpeg import FRAME_BYTES
 from cwm.videos.index import INDEX, SPLITS, describe_blocks
-from cwm.videos.shards import shard_name
 from cwm.videos.store import ClipStore
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -49,6 +49,18 @@ def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> Clip
         info["blocks"] = blocks
     (folder / "store.json").write_text(json.dumps(info))
     return ClipStore.open(folder / "store.json")
+
+
+def compressed(store: ClipStore, folder: Path) -> ClipStore:
+    """The same clips in one shard of H.264."""
+    name = shard_name(0, "h264")
+    shard, end, index = open_shard(folder / name), 0, np.array(store.index)
+    for clip, length in enumerate(store.index["length"]):
+        shard.append(end, shard.encode(store.read(clip, 0, int(length))))
+        index["shard"][clip], index["offset"][clip] = 0, end
+        end += int(length)
+    shard.sync(end)
+    return write_store(folder, index, {name: end})
 
 
 def jpeg_clips(folder: Path, store: ClipStore) -> None:

@@ -3,7 +3,8 @@
 Without an argument: a synthetic store of 400 clips of 44 frames (216 MB), against the same frames
 as JPEG files that worker processes read as the official code does. Then stores of 10 thousand and
 10 million clips, both sparse files: the same number of batches from each, alternately, for the
-first time (cold) and once more (warm).
+first time (cold) and once more (warm). Each store but the sparse ones is also compressed by H.264;
+only a given store, of real motion, tells what that saves.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -20,12 +22,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.inputs import clip_store, jpeg_clips, write_store
+from bench.inputs import clip_store, compressed, jpeg_clips, write_store
 from bench.record import Record, in_new_process, peak_memory
+from cwm.videos.codec import shard_name
 from cwm.videos.ffmpeg import FRAME_BYTES
 from cwm.videos.index import INDEX
-from cwm.videos.shards import SHARD_FRAMES, shard_name
-from cwm.videos.store import HEADER, ClipStore, prefetch
+from cwm.videos.raw import HEADER, RawShard
+from cwm.videos.store import ClipStore, prefetch
 
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44
@@ -40,16 +43,48 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     record = Record("loader", store=options.store and str(options.store))
     if options.store:
-        measure(ClipStore.open(options.store), record)
+        with tempfile.TemporaryDirectory() as name:
+            store = ClipStore.open(options.store)
+            measure(store, record)
+            compress(store, Path(name), record)
     else:
         with tempfile.TemporaryDirectory() as name:
             store = clip_store(Path(name), CLIPS, FRAMES)
             measure(store, record)
+            (Path(name) / "h264").mkdir()
+            compress(store, Path(name) / "h264", record)
             jpeg = jpeg_folder(Path(name) / "jpeg", store)
             record.add("JPEG files", BATCH * LENGTH / jpeg, "frames/s")
         with sparse_store(SIZES[0]) as small, sparse_store(SIZES[1]) as large:
             compare_sizes({SIZES[0]: small, SIZES[1]: large}, record)
     record.save()
+
+
+def compress(store: ClipStore, folder: Path, record: Record) -> None:
+    """Record the size, the error and the speed of the store's clips in H.264."""
+    frames = int(store.index["length"].sum())
+    start = time.process_time()
+    copy = compressed(store, folder)
+    record.add("H.264/encoding, verified", frames / (time.process_time() - start), "frames/CPU s")
+    size = sum(path.stat().st_size for path in folder.glob("frames-*"))
+    record.add("H.264/size", size / frames, "bytes/frame")
+    record.add("H.264/compression", FRAME_BYTES * frames / size, "")
+    psnr = np.concatenate([*map(partial(clip_psnr, store, copy), range(len(store)))])
+    record.add("H.264/PSNR, mean of frames", float(psnr.mean()), "dB")
+    record.add("H.264/PSNR, worst frame", float(psnr.min()), "dB")
+    start, batches = time.process_time(), BATCHES // 2
+    for i in range(batches):
+        copy.sample(0, i, BATCH, LENGTH)
+    windows = batches * BATCH / (time.process_time() - start)
+    record.add(f"H.264/windows of {LENGTH} frames", windows, "per CPU s")
+
+
+def clip_psnr(store: ClipStore, copy: ClipStore, clip: int) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of the frames (T,) of a clip; identical frames have 99."""
+    length = int(store.index["length"][clip])
+    error = store.read(clip, 0, length).astype(np.float32) - copy.read(clip, 0, length)
+    mean = np.square(error).mean((1, 2, 3))
+    return np.minimum(10 * np.log10(255**2 / np.maximum(mean, 1e-9)), 99)
 
 
 def measure(store: ClipStore, record: Record) -> None:
@@ -98,7 +133,7 @@ def jpeg_folder(folder: Path, store: ClipStore) -> float:
 def sparse_store(clips: int) -> Iterator[Path]:
     """The `store.json` of a store whose shards are sparse files."""
     with tempfile.TemporaryDirectory() as name:
-        folder, per_shard = Path(name), SHARD_FRAMES // FRAMES
+        folder, per_shard = Path(name), RawShard.capacity // FRAMES
         index = np.zeros(clips, INDEX)
         index["shard"], index["offset"] = np.divmod(np.arange(clips), per_shard)
         index["offset"] *= FRAMES

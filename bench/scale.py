@@ -22,16 +22,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.record import Record, in_new_process, peak_memory
 from cwm.infra.files import sha256
 from cwm.videos.build import make_clips, mix_clips
+from cwm.videos.codec import shard_name
 from cwm.videos.collect import write_lists
 from cwm.videos.datasets import Candidate, DatasetConfig
 from cwm.videos.decode import key, part_folder
 from cwm.videos.ffmpeg import FRAME_BYTES
 from cwm.videos.lists import OUTCOMES, list_name, write_list
-from cwm.videos.shards import SHARD_FRAMES, shard_name
-from cwm.videos.store import HEADER, ClipStore
+from cwm.videos.raw import HEADER
+from cwm.videos.store import ClipStore
 
 FRAMES, LENGTH, BATCH, BATCHES, MEMBERS = 45, 25, 16, 500, 100
-PER_SHARD = SHARD_FRAMES // FRAMES  # clips
+PER_SHARD = 2**30 // FRAME_BYTES // FRAMES  # clips
 
 
 def name(number: int) -> str:

@@ -24,7 +24,6 @@ MAX_ERROR = 2000  # characters of an error message
 app = Typer(
     help="ContextWM: pre-train world models on videos, fine-tune agents, draw figures.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -32,21 +31,22 @@ Configs = Annotated[
     list[Path], Argument(metavar="CONFIG...", help="YAML files of settings; later ones win")
 ]
 Sets = Annotated[
-    list[str] | None, Option("--set", metavar="KEY.PATH=VALUE", help="overrides the files")
+    list[str] | None,
+    Option("--set", metavar="KEY.PATH=VALUE", help="a setting, over the files; repeatable"),
 ]
 Out = Annotated[Path, Option(help="folder of the results")]
 Dataset = Annotated[str, Argument(metavar="DATASET", help="name of a file in config/dataset")]
-Task = Annotated[str, Argument(metavar="SUITE/TASK", help="such as metaworld/drawer-open")]
+Task = Annotated[str, Argument(metavar="SUITE/TASK", help="a task, such as metaworld/drawer-open")]
 Clips = Annotated[Path, Option(help="store.json of the clips")]
 Weights = Annotated[Path, Option(help="weights.json of a pre-trained model")]
-Trust = Annotated[bool, Option("--trust", help="run code that the settings of an agent name")]
+Trust = Annotated[bool, Option("--trust", help="run code that an agent's settings name")]
 Cores = Annotated[int, Option(help="files processed in parallel", min=1)]
 
 
 @app.command()
 def videos(
     folder: Annotated[Path, Argument(metavar="DIR", help="folder of video files")],
-    scale: Annotated[str, Option(help="name of a file in config/scale")] = "laptop",
+    scale: Annotated[str, Option(help="name of a file in config/scale")] = "evidence",
     cores: Annotated[int, Option(help="CPU cores to use", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Pre-train ContextWM on your own videos and show its predictions.
@@ -86,7 +86,9 @@ def collect(
     dataset: Dataset,
     configs: Configs,
     out: Out,
-    folder: Annotated[Path | None, Option(help="of the videos; default: dataset.folder")] = None,
+    folder: Annotated[
+        Path | None, Option(help="folder of the videos; default: dataset.folder")
+    ] = None,
     cores: Cores = 1,
     sets: Sets = None,
 ) -> None:
@@ -149,7 +151,9 @@ def clips(
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, Argument(help="folder of .npz or HDF5 episodes, LeRobot or Minari")],
+    source: Annotated[
+        Path, Argument(help="folder of .npz or HDF5 episodes, or of LeRobot or Minari")
+    ],
     out: Out,
     configs: Annotated[
         list[Path] | None, Argument(metavar="[CONFIG...]", help="YAML files of settings")
@@ -157,7 +161,7 @@ def import_(
     dataset: Annotated[
         str | None, Option(help="name of the dataset; default: the folder's name")
     ] = None,
-    camera: Annotated[str | None, Option(help="which of several cameras")] = None,
+    camera: Annotated[str | None, Option(help="name of the camera, if there are several")] = None,
     sets: Sets = None,
 ) -> None:
     """Import recorded episodes, with their actions and rewards, into a store."""
@@ -324,8 +328,8 @@ def evaluate(
     ] = None,
     episodes: Annotated[int, Option(help="number of episodes", min=1)] = 10,
     seed: Annotated[int, Option(help="random seed of the evaluation", min=0)] = 0,
-    video: Annotated[Path | None, Option(help="film the first episode, .mp4")] = None,
-    out: Annotated[Path | None, Option(help="a row for each episode, .csv")] = None,
+    video: Annotated[Path | None, Option(help="film of the first episode, .mp4")] = None,
+    out: Annotated[Path | None, Option(help="table with a row for each episode, .csv")] = None,
     trust: Trust = False,
     sets: Sets = None,
 ) -> None:
@@ -347,7 +351,9 @@ def check_env(
     configs: Annotated[
         list[Path] | None, Argument(metavar="[CONFIG...]", help="YAML files of settings")
     ] = None,
-    picture: Annotated[Path, Option(help="what the agent sees, .png")] = Path("check-env.png"),
+    picture: Annotated[Path, Option(help="picture of what the agent sees, .png")] = Path(
+        "check-env.png"
+    ),
     sets: Sets = None,
 ) -> None:
     """Check within a minute whether an environment of your own works; exit status 1 if not."""
@@ -364,8 +370,8 @@ def check_env(
 @app.command()
 def push(
     folder: Annotated[Path, Argument(help="folder of a run with weights")],
-    name: Annotated[str, Argument(metavar="OWNER/NAME", help="of the model on the Hub")],
-    private: Annotated[bool, Option(help="only you can see it")] = True,
+    name: Annotated[str, Argument(metavar="OWNER/NAME", help="name of the model on the Hub")],
+    private: Annotated[bool, Option(help="visible only to you")] = True,
 ) -> None:
     """Upload a trained model to the Hugging Face Hub; needs a token (HF_TOKEN)."""
     from cwm import hub
@@ -375,8 +381,8 @@ def push(
 
 @app.command()
 def pull(
-    name: Annotated[str, Argument(metavar="OWNER/NAME", help="of a model on the Hub")],
-    out: Annotated[Path | None, Option(help="folder; default: the Hub's cache")] = None,
+    name: Annotated[str, Argument(metavar="OWNER/NAME", help="name of a model on the Hub")],
+    out: Annotated[Path | None, Option(help="folder of the copy; default: the Hub's cache")] = None,
     revision: Annotated[str | None, Option(help="branch, tag or commit")] = None,
 ) -> None:
     """Download a trained model from the Hugging Face Hub and print its folder."""
@@ -387,16 +393,26 @@ def pull(
 
 @app.command()
 def dream(
-    models: Annotated[list[str], Argument(help="folders of runs, or their weights.json")],
-    clips: Annotated[Path | None, Option(help="store.json; default: synthetic clips")] = None,
-    port: Annotated[int, Option(help="0: any free one", min=0, max=65535)] = 8765,
+    models: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[MODEL...]",
+            help="folders of runs, or their weights.json; default: the published models",
+        ),
+    ] = None,
+    clips: Annotated[
+        Path | None, Option(help="store.json of the clips; default: synthetic clips")
+    ] = None,
+    port: Annotated[
+        int, Option(help="TCP port on 127.0.0.1; 0: any free one", min=0, max=65535)
+    ] = 8765,
     browser: Annotated[bool, Option(help="open a browser")] = True,
     trust: Trust = False,
 ) -> None:
     """Open a local page to predict clips, change the context frame and act inside a model."""
     from cwm.commands.dream import dream as open_viewer
 
-    open_viewer(models, clips, port, browser, trust)
+    open_viewer(models or [], clips, port, browser, trust)
 
 
 Study = Annotated[Path, Option(help="file of config/study")]
@@ -409,7 +425,7 @@ def scores(
     folders: Annotated[list[Path], Argument(help="folders of runs, or their scores.csv")],
     out: Annotated[Path, Option(help="the table, .csv")],
 ) -> None:
-    """Collect the scores of many runs in one table, a row per episode."""
+    """Collect the scores of many runs in one table, with a row per episode."""
     from cwm.analysis.runs import folder_of
     from cwm.analysis.scores import collect
     from cwm.infra.run_json import read_run
@@ -425,7 +441,9 @@ def plan(
         str | None,
         Argument(help="a figure, or all; default: a line per scale"),
     ] = None,
-    scale: Annotated[str | None, Option(help="default: that of config/config.yaml")] = None,
+    scale: Annotated[
+        str | None, Option(help="file of config/scale; default: that of config/config.yaml")
+    ] = None,
     cores: Annotated[int, Option(help="CPU cores available", min=1)] = os.cpu_count() or 1,
     gpus: Annotated[int, Option(help="GPUs available", min=0)] = 0,
     costs: Annotated[
@@ -441,7 +459,7 @@ def plan(
 @app.command()
 def compare(
     a: Annotated[str, Argument(help="folder or quoted glob of runs, or CSV of cwm scores")],
-    b: Annotated[str, Argument(help="the same, for the runs to compare A with")],
+    b: Annotated[str, Argument(help="likewise, the runs to compare with")],
 ) -> None:
     """Compare two sets of runs: differences with confidence intervals, and missing runs."""
     from cwm.analysis.compare import compare as compare_runs
@@ -484,8 +502,17 @@ def figure(
     from cwm.study_file import read
 
     spec = read(study).figure(name)
-    texts = spec.title, f"snakemake fig_{name}", git_commit(), spec.claim, spec.notes
-    draw(spec.kind, inputs, out, FigureMeta(*texts, study.as_posix(), tuple(inputs)))
+    meta = FigureMeta(
+        spec.title,
+        f"snakemake fig_{name}",
+        git_commit(),
+        spec.claim,
+        spec.notes,
+        spec.too_short,
+        config=study.as_posix(),
+        data=tuple(inputs),
+    )
+    draw(spec.kind, inputs, out, meta)
 
 
 @app.command()
@@ -502,6 +529,24 @@ def redraw(
     from cwm.commands.redraw import redraw as draw_study
 
     draw_study(results, study, out)
+
+
+@app.command()
+def publish(
+    results: Annotated[Path, Argument(help="results of one scale, such as results/evidence")],
+    study: Study,
+    out: Annotated[Path, Option(help="a new folder, such as results/published/evidence")],
+    models: Annotated[
+        list[Path] | None, Option("--model", help="folder of a run whose weights are copied too")
+    ] = None,
+) -> None:
+    """Copy what the figures of a study read, and the weights of a few runs, to a new folder.
+
+    Figures of kind `cost`, and those that show frames, are left out, as of `cwm redraw`.
+    """
+    from cwm.commands.publish import publish as copy_results
+
+    copy_results(results, study, out, models or [])
 
 
 @app.command()
@@ -549,7 +594,7 @@ def tensorboard(
     ] = None,
     out: Annotated[Path, Option(help="folder of the event files")] = Path("results/tensorboard"),
 ) -> None:
-    """Write the metrics of runs as event files for TensorBoard; again, to update them."""
+    """Write the metrics of runs as event files for TensorBoard, or update these files."""
     from cwm.infra.event_file import write_event_files
 
     count = write_event_files(runs or [Path("results")], out)

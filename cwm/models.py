@@ -23,6 +23,7 @@ from cwm.hub import PREFIX, resolve
 from cwm.infra.checkpoint import load_parts, load_weights
 from cwm.infra.device import seed_from
 from cwm.infra.errors import UserError
+from cwm.infra.source import INSTALLED, ROOT, TEMPLATE
 from cwm.nn.decoder import ResNetDecoder
 from cwm.nn.rssm import State
 from cwm.world.action_free import ActionFreeModel
@@ -32,6 +33,7 @@ from cwm.world.vision import RandomInputs, Vision
 
 Frames = NDArray[np.uint8]
 SIZE = 64
+PUBLISHED = (TEMPLATE if INSTALLED else ROOT) / "results/published/evidence"  # trained models
 OBSERVED, LOWER, DREAMED = 0, 1, 2  # streams of noise; each dreamed step has one of its own
 
 

@@ -7,6 +7,7 @@ measured are listed.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -135,7 +136,7 @@ def plan(target: str | None, scale: str | None, table: Path, cores: int, gpus: i
     of = study.load(scale)
     if target != "all":
         name = target.removeprefix("fig_")
-        of = study.Study({name: of.figure(name)})
+        of = replace(of, figures={name: of.figure(name)})
     total, *lines = _text(scale, of, costs, cores, gpus)
     return "\n".join([f"{scale}, {target}: {total}", *lines, *_missing_files(scale, of)])
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from cwm.config import load as load_settings
 from cwm.infra.errors import UserError, unknown
 from cwm.study_file import (
+    GIVEN,
     OFFICIAL,
+    PUBLISHED,
     Figure,
     Study,
     adapted_runs,
@@ -17,6 +19,7 @@ from cwm.study_file import (
     finetune_runs,
     initial_models,
     pretrained_runs,
+    published_weights,
     read,
     videos_of,
 )
@@ -47,7 +50,7 @@ def load(scale: str) -> Study:
 def datasets(study: Study) -> list[str]:
     """Datasets whose clips the figures need, including members of mixtures."""
     found = {videos_of(run.dataset) for f in study.figures.values() for run in pretrained_runs(f)}
-    found |= {run.dataset for run in all_pretrained(study) if not run.dataset.startswith(OFFICIAL)}
+    found |= {run.dataset for run in all_pretrained(study) if not run.dataset.startswith(GIVEN)}
     found |= {SHADOWS for figure in study.figures.values() if figure.kind == "invariance"}
     found |= {run.recorded for f in study.figures.values() for run in adapted_runs(f)}
     members = mixtures()
@@ -76,6 +79,9 @@ def _check(study: Study, figure: Figure, scale: str) -> None:
     """Load the settings of every run of a figure."""
     combinations: set[tuple[str | None, tuple[Path, ...]]] = set()
     for run in finetune_runs(figure):
+        start = study.initial_model(run.dataset, run.model, run.seed)
+        if start is not None and start.dataset.startswith(PUBLISHED):
+            _exists(published_weights(start))
         names = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
         combinations.add((run.task, tuple(_file(folder, name) for folder, name in names.items())))
     if (figure.kind == "comparisons") != bool(figure.comparisons):
@@ -90,6 +96,8 @@ def _check(study: Study, figure: Figure, scale: str) -> None:
     shown = pretrained_runs(figure)
     if figure.kind in PICTURES and any(run.seed for run in shown):
         raise UserError(f"kind {figure.kind} shows one seed of each pre-trained model")
+    if any(run.dataset.startswith(PUBLISHED) for run in shown):
+        raise UserError("a published model may have been trained on the clips shown")
     for dataset, model, seed in [*shown, *initial_models(study, figure)]:
         if figure.kind == "pretraining" and dataset.startswith(OFFICIAL):
             raise UserError(f"{dataset} was pre-trained by the authors: it has no training curves")
@@ -112,6 +120,12 @@ def _file(folder: str, name: str) -> Path:
     if not path.exists():
         raise unknown(folder, name, _names(folder))
     return path
+
+
+def _exists(path: str) -> None:
+    """UserError if a published model is missing."""
+    if not Path(path).exists():
+        raise UserError(f"{path} is missing")
 
 
 def _names(folder: str) -> list[str]:

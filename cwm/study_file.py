@@ -15,7 +15,8 @@ from cwm.infra import yaml_file
 from cwm.infra.errors import UserError, explain_validation, unknown
 
 SCRATCH = "none"  # dataset of a run without pre-training
-OFFICIAL = "official-"  # prefix of a dataset: the model is the authors', pre-trained on the rest
+# Prefixes of datasets whose models exist, with one seed: the authors', and this repository's.
+OFFICIAL, PUBLISHED = GIVEN = ("official-", "published-")
 
 # Names become parts of paths and words of commands.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
@@ -98,6 +99,7 @@ class Figure:
     title: str
     claim: str = ""  # what the paper says
     notes: tuple[str, ...] = ()  # sentences of the caption, such as on short budgets
+    too_short: bool = False  # runs too short to show learning: the report shows it last
     runs: tuple[Runs, ...] = ()
     pretrained: tuple[Pretrained, ...] = ()
     adapted: tuple[Adapted, ...] = ()
@@ -117,8 +119,8 @@ class Study:
         """The model that a fine-tuning run starts from; None from scratch."""
         if dataset == SCRATCH:
             return None
-        official = dataset.startswith(OFFICIAL)  # one seed
-        return PretrainedRun(dataset, model, 0 if official else seed % self.pretrained_seeds)
+        given = dataset.startswith(GIVEN)  # one seed
+        return PretrainedRun(dataset, model, 0 if given else seed % self.pretrained_seeds)
 
     def figure(self, name: str) -> Figure:
         """Get a figure; UserError with similar names if it is unknown."""
@@ -168,6 +170,12 @@ def finetune_runs(figure: Figure) -> list[FinetuneRun]:
     return sorted(found)
 
 
+def published_weights(model: PretrainedRun) -> str:
+    """The file of a model of a dataset `published-NAME`."""
+    folder = f"{videos_of(model.dataset)}/{model.model}/{model.seed}"
+    return f"results/published/evidence/pretrain/{folder}/weights.json"
+
+
 def pretrained_runs(figure: Figure) -> list[PretrainedRun]:
     """The pre-trained models that a figure shows, without repetition."""
     names = (product(x.datasets, x.models, range(x.seeds)) for x in figure.pretrained)
@@ -191,13 +199,13 @@ def initial_models(study: Study, figure: Figure) -> Iterator[PretrainedRun]:
     runs: list[FinetuneRun | AdaptedRun] = [*finetune_runs(figure), *adapted_runs(figure)]
     for run in runs:
         model = study.initial_model(run.dataset, run.model, run.seed)
-        if model is not None and not model.dataset.startswith(OFFICIAL):
+        if model is not None and not model.dataset.startswith(GIVEN):
             yield model
 
 
 def videos_of(dataset: str) -> str:
-    """The dataset whose videos a model predicts; for `official-NAME`, NAME."""
-    return dataset.removeprefix(OFFICIAL)
+    """The dataset whose videos a model predicts; for `official-NAME` and `published-NAME`, NAME."""
+    return dataset.removeprefix(OFFICIAL).removeprefix(PUBLISHED)
 
 
 def read(path: Path) -> Study:

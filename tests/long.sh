@@ -33,6 +33,7 @@ long slurm-test munged slurmctld slurmd sbatch
 long box-test initdb
 long image-test buildah debootstrap
 long report-test chromium
+long docs-test chromium
 long viewer-test chromium
 long punish
 long fuzz

@@ -10,8 +10,8 @@ from cwm.commands.run_spec import run_spec
 from cwm.infra.files import sha256
 from cwm.infra.run_dir import RunDir
 from cwm.train.pretrain import pretrain
+from cwm.videos.codec import shard_name
 from cwm.videos.index import INDEX
-from cwm.videos.shards import shard_name
 
 ROOT = Path(__file__).parents[1] / "config"
 

@@ -51,6 +51,13 @@ def test_units_of_every_job(project):
     assert jobs == expected | {f"clips/something/part-00{part}": 6 for part in (0, 1)}
 
 
+def test_plan_of_a_figure_counts_every_initial_model(project):
+    runs = "{suite: toy, tasks: [sphere], models: [plain], datasets: [something], seeds: 2}"
+    figure = f"figures: {{one: {{kind: curves, title: Curves, runs: [{runs}]}}}}\n"
+    Path("config/study/smoke.yaml").write_text(f"pretrained_seeds: 2\n{figure}")
+    assert "2 fine-tuning runs, 2 pre-trained models" in words("one")
+
+
 def test_hours_by_hand(project):
     first, *_, last = words("one").splitlines()
     # Two runs of 80 steps, four episodes of baselines, and four jobs that draw.

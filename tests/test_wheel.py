@@ -14,10 +14,12 @@ import squares
 
 from cwm.infra.errors import EXTRAS
 from cwm.infra.source import STUDY
+from cwm.videos.lists import write_list
 
 ROOT = Path(__file__).parents[1]
 BUILD = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "cwm", "envs", *STUDY)
 COMMIT = "c0ffee"
+SMOKE = "config/scale/smoke.yaml"
 
 
 def run(*words, folder=None, status=0, **variables):
@@ -76,25 +78,37 @@ def study(core, tmp_path_factory):
 
 def test_core_trains_without_the_extras(core, study, tmp_path):
     clips = squares.store(tmp_path)
-    settings = ("squares", "config/scale/smoke.yaml", "config/model/plain.yaml")
+    settings = ("squares", SMOKE, "config/model/plain.yaml")
     options = ("--clips", clips, "--set", "pretrain.updates=1", "--out", "run")
     run(core / "cwm", "pretrain", *settings, *options, folder=study)
     assert (study / "run/weights.safetensors").exists()
     assert json.loads((study / "run/run.json").read_text())["commit"] == COMMIT
 
 
+def test_a_new_study_has_the_model_of_the_laptop_study(core, study):
+    said = run(core / "cwm", "plan", "all", folder=study)
+    assert "laptop, all: 18 fine-tuning runs, 4 pre-trained models" in said
+
+
 def test_doctor_reports_the_missing_extras_as_notes(core, study):
     said = run(core / "cwm", "doctor", folder=study)
-    assert "pip install 'contextwm[hub,sim,tensorboard,tracking,workflow]'" in said
+    assert "pip install 'contextwm[h264,hub,sim,tensorboard,tracking,workflow]'" in said
     assert "MISSING" not in said
     assert "make setup" not in said
 
 
 @pytest.mark.parametrize(
     ("words", "module"),
-    [("tensorboard", "tensorboard"), ("ui", "mlflow"), ("videos .", "snakemake")],
+    [
+        ("tensorboard", "tensorboard"),
+        ("ui", "mlflow"),
+        ("videos .", "snakemake"),
+        (f"decode x {SMOKE} --set dataset.codec=h264 --videos videos.json --out part", "av"),
+    ],
 )
 def test_missing_extra_is_one_line_with_the_remedy(core, study, words, module):
+    about = {"root": ".", "part": 0, "parts": 2}
+    write_list(study / "list-000.parquet", [], about)  # no videos
     said = run(core / "cwm", *words.split(), folder=study, status=2)
     remedy = f"pip install 'contextwm[{EXTRAS[module]}]'"
     assert said == f"cwm: {module} is not installed: {remedy}\n"

@@ -47,13 +47,15 @@ def draw_adaptation(runs: Sequence[Path]) -> Drawing:
     panels.legend(figure, axes, [label for label, _ in CONDITIONS.values()])
     caption = (
         f"Does a world model that learned from the recorded episodes of {recorded[0]} use their "
-        "actions? It observes the first frames of held-out windows and predicts the others: with "
-        "the recorded actions, with those of another window, and with zeros. Mean squared error "
-        "(pixels in 0..1) against the horizon; lower is better. A model that ignores actions has "
-        "three equal lines. Bands are 95 % bootstrap intervals over seeds, or over windows if "
-        "there is one seed."
+        "actions? If not, its three lines are equal. Lower is better."
     )
-    return drawing_of_runs(figure, caption, folders, notes)
+    details = (
+        "It observes the first frames of held-out windows and predicts the others: with the "
+        "recorded actions, with those of another window, and with zeros. Mean squared error "
+        "(pixels in 0..1) against the horizon. Bands are 95 % bootstrap intervals over seeds, or "
+        "over windows if there is one seed."
+    )
+    return drawing_of_runs(figure, caption, details, folders, notes)
 
 
 def read_errors(seeds: dict[int, Path]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from cwm.analysis import panels
 from cwm.analysis.caveats import caveats
 from cwm.analysis.figures import about
 from cwm.analysis.normalise import load_scaled
-from cwm.analysis.provenance import Drawing
+from cwm.analysis.provenance import Answer, Drawing
 from cwm.analysis.runs import read_csv
 from cwm.analysis.scores import METHOD, TASK, per_seed
 from cwm.analysis.statistics import area_under_curve, final_score, holm, welch
@@ -26,6 +26,7 @@ from cwm.study_file import Arm, Comparison
 LEVEL = 0.05
 ANSWERED = "#0072B2"  # colour of a difference that answers its question
 REDUCE = {"area": area_under_curve, "final": final_score}
+MEASURED = {"area": "area under the learning curve", "final": "final score"}
 TEXT = ["question", "task", "measure", "first", "second", "answer"]
 NUMBERS = ["n_first", "n_second", "missing", "difference", "low", "high", "p", "adjusted"]
 RULE = (
@@ -49,7 +50,7 @@ def make_comparison_table(comparisons: Sequence[Comparison], scores: Path, out: 
             [
                 row.question,
                 row.answer,
-                number(row.difference, row.low, row.high),
+                _difference(row),
                 "n/a" if pd.isna(row.adjusted) else f"{row.adjusted:.2g}",
                 f"{row.first} ({row.n_first})",
                 f"{row.second} ({row.n_second})",
@@ -77,9 +78,17 @@ def draw_comparisons(table: Path, scores: Path) -> Drawing:
     ax.set_yticks(np.arange(len(rows)), names, fontsize=6)
     ax.invert_yaxis()
     ax.set_xlabel("difference of the means")
-    return Drawing(
-        figure, f"Differences between methods; grey: no answer. {RULE}", scale, *about(scored)
-    )
+    caption = "Differences between two methods, with 95 % confidence intervals; grey: no answer."
+    answers = [
+        Answer(
+            question=row.question,
+            measure=f"{row.task}, {MEASURED[row.measure]}",
+            answer=row.answer,
+            difference=_difference(row),
+        )
+        for row in rows.itertuples()
+    ]
+    return Drawing(figure, caption, RULE, scale, *about(scored), answers)
 
 
 def _row(comparison: Comparison, scored: pd.DataFrame) -> list:
@@ -109,6 +118,10 @@ def _scores(task: pd.DataFrame, arm: Arm, reduce: Callable[[np.ndarray], float])
 
 def _method(arm: Arm) -> Method:
     return Method("agent", arm.model, arm.dataset, arm.variant)
+
+
+def _difference(row: Any) -> str:
+    return number(row.difference, row.low, row.high)
 
 
 def _answer(row: Any) -> str:

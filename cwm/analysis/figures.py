@@ -52,11 +52,13 @@ def draw_curves(table: Path, scores: Path) -> Drawing:
             ax.set_xlabel("share of training")
     panels.legend(figure, axes, labels.values())
     caption = (
-        "Learning curves. Bold lines are means over seeds (over all tasks, interquartile means "
-        "over runs), thin lines single seeds, bands 95 % bootstrap confidence intervals over "
-        f"seeds within tasks. {RULE}.{source}"
+        "Learning curves: means over seeds with 95 % confidence intervals, and single seeds (thin)."
     )
-    return Drawing(figure, caption, scale, *about(scored))
+    details = (
+        "Over all tasks, lines are interquartile means over runs. Intervals are of the bootstrap, "
+        f"resampling seeds within tasks. {RULE}.{source}"
+    )
+    return Drawing(figure, caption, details, scale, *about(scored))
 
 
 def draw_domains(table: Path, scores: Path) -> Drawing:
@@ -95,12 +97,15 @@ def _draw_finals(table: Path, scores: Path, what: str, group: Callable[[Method],
         ax.set_xlim(-0.5, len(columns) - 0.5)
     panels.legend(figure, axes, dict.fromkeys(model_label(method.model) for method in styles))
     caption = (
-        f"Final score {what}. Large markers are means over seeds (over all tasks, "
-        "interquartile means over runs), hollow without pre-training; bars are 95 % bootstrap "
-        "confidence intervals over seeds within tasks; dots are single seeds, each the mean of "
-        f"its last {LAST_EVALUATIONS} evaluations. {RULE}."
+        f"Final score {what}: means over seeds with 95 % confidence intervals, and single seeds "
+        "(dots)."
     )
-    return Drawing(figure, caption, scale, *about(scored))
+    details = (
+        f"The final score of a seed is the mean of its last {LAST_EVALUATIONS} evaluations. Over "
+        "all tasks, markers are interquartile means over runs. Hollow markers are without "
+        f"pre-training. Intervals are of the bootstrap, resampling seeds within tasks. {RULE}."
+    )
+    return Drawing(figure, caption, details, scale, *about(scored))
 
 
 def about(scored: pd.DataFrame) -> tuple[list[str], dict[str, int], list[str]]:

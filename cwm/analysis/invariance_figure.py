@@ -47,15 +47,18 @@ def draw_invariance(runs: Sequence[Path]) -> Drawing:
     panels.legend(figure, axes, [])
     caption = (
         "Do the latents follow the motion or the look of a clip? A shadow pair is one motion "
-        "filmed in two looks. Agreement is the probability mass that two posteriors of the "
+        "filmed in two looks. The dashed line follows neither."
+    )
+    details = (
+        "Agreement is the probability mass that two posteriors of the "
         "action-free model share, averaged over frames and variables. Left: agreement of a pair "
         "minus that of different motions in the same look. Right: how often the shadow agrees more "
-        "than another motion in the same look. The dashed line is a model whose latents follow "
-        "neither; hollow markers are the same network before training; bars are 95 % bootstrap "
-        "intervals."
+        "than another motion in the same look. Hollow markers are the same network before "
+        "training; bars are 95 % bootstrap intervals."
     )
     folders = [folder for seeds in methods.values() for folder in seeds.values()]
-    return drawing_of_runs(figure, caption, folders, [_note(m, scores[m]) for m in scores])
+    notes = [_note(method, of) for method, of in scores.items()]
+    return drawing_of_runs(figure, caption, details, folders, notes)
 
 
 def estimates(seeds: dict[int, Path], model: str) -> dict[str, Estimate]:

@@ -1,9 +1,11 @@
 """The report: one HTML page with all figures, tables, data, episodes and runs embedded.
 
-The page loads nothing from elsewhere, so it is one file that opens offline.
+The page begins with the study's questions and their answers. It loads nothing from elsewhere, so it
+is one file that opens offline.
 """
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from cwm.analysis.data import data_page
+from cwm.analysis.provenance import FigureJson
 from cwm.analysis.runs import folder_of
 from cwm.analysis.style import Method, scale_note
 from cwm.infra import json_file
@@ -20,8 +23,6 @@ from cwm.infra.errors import UserError
 from cwm.infra.run_json import LABELS, read_run
 
 PNG = "image/png"
-FIGURE = ("title", "caption", "claim", "notes")  # keys of a figure's JSON file that the page uses
-PROVENANCE = ("runs", "seeds", "command", "commit", "config", "data")
 
 
 def write_report(
@@ -43,16 +44,19 @@ def write_report(
     texts = {path.stem: _table(path) for path in tables}
     sections = [_figure(path) | {"table": texts.pop(path.stem, None)} for path in figures]
     folders = dict.fromkeys(folder_of(path) for path in [*runs, *episodes])
+    listed = [read_run(folder, "stage", "commit", "key", "versions") for folder in folders]
     loader = FileSystemLoader(Path(__file__).parent)
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = templates.get_template("report.html.j2").render(
         scale=scale,
         scale_note=scale_note(scale),
+        answers=[a | {"figure": f["name"]} for f in sections for a in f["answers"]],
+        stages=Counter(run["stage"] for run in listed),
         figures=sections,
         tables=texts,
         stores=[_store(path) for path in stores],
         episodes=[_episode(path) for path in episodes],
-        runs=[read_run(folder, "stage", "commit", "key", "versions") for folder in folders],
+        runs=listed,
         identity=("stage", *LABELS),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,10 +65,8 @@ def write_report(
 
 def _figure(path: Path) -> dict[str, Any]:
     """The content of a figure's STEM.json, with its picture as a data URL."""
-    facts: dict[str, Any] = json_file.read(path)
-    if missing := [key for key in FIGURE + PROVENANCE if key not in facts]:
-        raise UserError(f"{path} lacks {', '.join(missing)}")
-    return facts | {"name": path.stem, "picture": _embedded(path.with_suffix(".png"), PNG)}
+    facts = json_file.read(path, FigureJson, remedy="draw the figure again")
+    return {**facts, "name": path.stem, "picture": _embedded(path.with_suffix(".png"), PNG)}
 
 
 def _table(path: Path) -> Markup:

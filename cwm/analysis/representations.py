@@ -89,15 +89,18 @@ def draw_representations(runs: Sequence[Path]) -> Drawing:
     _accuracies(axes[-1], probes, styles)
     panels.legend(figure, axes, [])
     caption = (
-        "Features of clips of two labels (modes of the posterior latents and recurrent state "
-        "of the action-free model, averaged over the frames of each clip), standardised and "
-        "embedded by t-SNE (perplexity at most 30, fixed seed); the axes have no meaning. "
-        "Right: accuracy of a linear probe (logistic regression, L2, C = 1) on the features, "
-        "with Wilson's 95 % confidence interval over clips; hollow, on features of the same "
-        "network before training; the dashed line is chance."
+        "Features of clips of two labels, embedded by t-SNE (the axes have no meaning). Right: "
+        "accuracy of a linear probe on them, with 95 % confidence intervals."
+    )
+    details = (
+        "Features are modes of the posterior latents and the recurrent state of the action-free "
+        "model, averaged over the frames of each clip and standardised. t-SNE has a perplexity of "
+        "at most 30 and a fixed seed. The probe is a logistic regression (L2, C = 1), its interval "
+        "is Wilson's, over clips. Hollow: features of the same network before training. The dashed "
+        "line is chance."
     )
     notes = [note for method in data for note in _notes(method, data[method], probes[method])]
-    return drawing_of_runs(figure, caption, folders.values(), notes)
+    return drawing_of_runs(figure, caption, details, folders.values(), notes)
 
 
 def _points(ax: Axes, of: dict[str, np.ndarray]) -> None:

@@ -53,15 +53,18 @@ def draw_pretraining(runs: Sequence[Path]) -> Drawing:
             panels.fit_to_end(ax)
     _legend(figure, rows, styles)
     caption = (
-        "Pre-training: image loss and KL (nats) against updates, lines in training, dots on "
-        "held-out clips. Prediction error: mean squared error (pixels in 0..1) of the second "
-        "half of held-out clips, predicted open loop from the first half, over all pixels and "
-        "over pixels that differ from the last observed frame. The baseline repeats that "
-        "frame. The axes fit the curves after the first tenth of training."
+        "Pre-training: losses in training (lines) and on held-out clips (dots), and errors of "
+        "predicting held-out clips, against updates."
+    )
+    details = (
+        "Image loss and KL are in nats. Prediction error: mean squared error (pixels in 0..1) of "
+        "the second half of held-out clips, predicted open loop from the first half, over all "
+        "pixels and over pixels that differ from the last observed frame. The baseline repeats "
+        "that frame. The axes fit the curves after the first tenth of training."
     )
     if max(map(len, found.values())) == 1:
         notes.append("One run of each model: the spread between seeds is unknown.")
-    return drawing_of_runs(figure, caption, _folders(found), notes)
+    return drawing_of_runs(figure, caption, details, _folders(found), notes)
 
 
 def draw_prediction_errors(predictions: Sequence[Path]) -> Drawing:
@@ -78,15 +81,18 @@ def draw_prediction_errors(predictions: Sequence[Path]) -> Drawing:
                 _by_horizon(ax, frames, f"repeat_{column}", REPEATED_LABEL, REPEATED)
     _legend(figure, rows, styles)
     caption = (
-        "Open-loop prediction of held-out clips against the horizon: peak signal-to-noise "
-        "ratio (PSNR, at most 60 dB) and structural similarity (SSIM, Wang et al. 2004: "
-        "Gaussian windows of 11 x 11 pixels inside the frame), over all pixels and over pixels "
-        "that differ from the last observed frame. Higher is better. Lines are means over "
-        "clips. Bands are 95 % bootstrap confidence intervals over seeds of pre-training, or "
-        "over clips if there is one seed. The context is the last observed frame."
+        "Open-loop prediction of held-out clips against the horizon, with 95 % bootstrap "
+        "confidence intervals. Higher is better."
+    )
+    details = (
+        "Peak signal-to-noise ratio (PSNR, at most 60 dB) and structural similarity (SSIM, Wang et "
+        "al. 2004: Gaussian windows of 11 x 11 pixels inside the frame), over all pixels and over "
+        "pixels that differ from the last observed frame. Lines are means over clips. Intervals "
+        "are over seeds of pre-training, or over clips if there is one seed. The context is the "
+        "last observed frame."
     )
     notes = [*sample_sizes(errors), *compare_models(errors)]
-    return drawing_of_runs(figure, caption, _folders(found), notes)
+    return drawing_of_runs(figure, caption, details, _folders(found), notes)
 
 
 def draw_prediction(predictions: Sequence[Path]) -> Drawing:
@@ -111,13 +117,16 @@ def draw_prediction(predictions: Sequence[Path]) -> Drawing:
     figure = panels.mosaic(rows, ["context", *names])
     caption = (
         f"Open-loop prediction of the first held-out clip, which was not selected: {observed} "
-        "frames are observed and the rest predicted from them. Errors are absolute differences "
+        "frames are observed and the rest predicted from them."
+    )
+    details = (
+        "Errors are absolute differences "
         f"averaged over colours, black from {ERROR_BLACK} of 0..1. The last row repeats the "
         "last observed frame. The first column is the context frame, for models that use one. "
         "Attention: the context frame, lit where the moving tokens of the frame attend to it "
         "(16 x 16 tokens, mean over heads, brightest at the maximum); empty if nothing moves."
     )
-    return drawing_of_runs(figure, caption, folders.values(), notes)
+    return drawing_of_runs(figure, caption, details, folders.values(), notes)
 
 
 def draw_composition(predictions: Sequence[Path]) -> Drawing:
@@ -140,11 +149,13 @@ def draw_composition(predictions: Sequence[Path]) -> Drawing:
     figure = panels.mosaic(rows, ["context", *(f"t = {t}" for t in at)])
     caption = (
         "Compositional decoding of the first held-out clips: latents of all frames of a clip, "
-        "decoded with its own context frame (first column) and with that of another clip. A "
-        "plain model decodes from latents only and has no context to exchange; it is shown for "
+        "decoded with its own context frame (first column) and with that of another clip."
+    )
+    details = (
+        "A plain model decodes from latents only and has no context to exchange; it is shown for "
         "reference."
     )
-    return drawing_of_runs(figure, caption, folders.values(), notes)
+    return drawing_of_runs(figure, caption, details, folders.values(), notes)
 
 
 def _dataset_rows(

@@ -35,10 +35,10 @@ class BehaviorConfig:
 
     actor: MLPConfig = MLPConfig()
     critic: MLPConfig = MLPConfig()
-    horizon: PositiveInt = 15
-    discount: Share = 0.99
-    lambda_: Share = 0.95
-    entropy: NonNegativeFloat = 1e-4
+    horizon: PositiveInt = 15  # imagined steps
+    discount: Share = 0.99  # of a step
+    lambda_: Share = 0.95  # of the lambda return
+    entropy: NonNegativeFloat = 1e-4  # weight of the actor's entropy
     target_every: PositiveInt = 100  # updates between copies of the critic to its slow target
     reward_momentum: Share = 1.0  # of the running reward magnitude; 1: no normalisation
 

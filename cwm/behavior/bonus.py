@@ -20,15 +20,15 @@ from cwm.infra.types import Share
 class BonusConfig:
     """The behaviour learns from reward + beta * bonus; beta 0: no bonus."""
 
-    beta: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = 1.0  # weight of the bonus
     kind: Literal["abs", "rel"] = (
         "abs"  # rel: beta is multiplied by the running magnitude of rewards
     )
     window: PositiveInt = 5  # consecutive features that are averaged to represent a clip
-    neighbours: PositiveInt = 16
+    neighbours: PositiveInt = 16  # whose mean distance is the bonus
     queue: PositiveInt = 4096  # latest clips that are kept
     width: PositiveInt = 128  # of the random projection
-    momentum: Share = 0.99
+    momentum: Share = 0.99  # of the running magnitudes of bonus and reward
 
 
 class VideoBonus(nn.Module):

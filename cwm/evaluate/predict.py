@@ -32,7 +32,7 @@ class PredictConfig:
     """Video prediction on held-out clips."""
 
     clips: PositiveInt = 64  # maximum number of clips
-    length: PositiveInt = 25
+    length: PositiveInt = 25  # frames of a clip
     observed: PositiveInt = 5  # frames that the model observes before it predicts
     shown: PositiveInt = 4  # clips stored as images
 

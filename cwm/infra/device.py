@@ -38,7 +38,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 class RuntimeConfig:
     """Where and how a run computes. Part of the run key: the thread count changes the last bits."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
     precision: Literal["bf16", "fp32"] = "bf16"  # of the networks' forward passes
     threads: PositiveInt = 1  # on a CPU
     deterministic: bool = False  # on a GPU: bit-identical results every time, but slower

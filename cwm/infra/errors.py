@@ -45,6 +45,7 @@ OUT_OF_MEMORY = (  # in the messages of torch (CPU and GPU) and numpy
 
 
 EXTRAS = {  # module -> the extra of this package that installs it (pyproject.toml)
+    "av": "h264",
     "huggingface_hub": "hub",
     "metaworld": "sim",
     "mlflow": "tracking",

@@ -14,7 +14,8 @@ ROOT = PACKAGE.parent  # of a checkout
 COMMIT = PACKAGE / "commit.txt"
 TEMPLATE = PACKAGE / "template"
 INSTALLED = TEMPLATE.is_dir()  # from a wheel; False in a checkout
-STUDY = ("Snakefile", "config", "profiles", "workflow")  # all that Snakemake reads
+MODEL = "results/published/evidence/pretrain/something/contextwm/0"  # of the laptop study
+STUDY = ("Snakefile", "config", "profiles", "workflow", MODEL)  # all that Snakemake reads
 
 
 def git_commit() -> str:
@@ -27,12 +28,13 @@ def git_commit() -> str:
 def copy_study(folder: Path) -> None:
     """Copy the files and folders of STUDY into a folder, which has none of them yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in [(TEMPLATE if INSTALLED else ROOT) / name for name in STUDY]:
+    for name in STUDY:
+        path = (TEMPLATE if INSTALLED else ROOT) / name
         if path.is_dir():
             skipped = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(path, folder / path.name, ignore=skipped, copy_function=shutil.copyfile)
+            shutil.copytree(path, folder / name, ignore=skipped, copy_function=shutil.copyfile)
         else:
-            shutil.copyfile(path, folder / path.name)
+            shutil.copyfile(path, folder / name)
 
 
 @cache  # later edits do not change the code of a running process

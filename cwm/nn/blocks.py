@@ -77,8 +77,8 @@ class GRUCell(nn.Module):
 class MLPConfig:
     """Size of a reward head, the actor or the critic."""
 
-    layers: NonNegativeInt = 4
-    units: PositiveInt = 400
+    layers: NonNegativeInt = 4  # hidden ones
+    units: PositiveInt = 400  # in a layer
 
 
 class MLP(nn.Module):

@@ -21,11 +21,11 @@ Fusion = Literal["attention", "concat"]
 class ContextConfig:
     """How the context frame is chosen and how the decoder reads it."""
 
-    choice: Choice = "random"
+    choice: Choice = "random"  # which frame of a clip is the context
     fusion: Fusion = "attention"  # concat: concatenate all features instead of attending
     masked: Fraction = 0.75  # of context tokens, for each decoded frame in training
     dropout: Fraction = 0.1  # of the cross-attention
-    heads: PositiveInt = 4
+    heads: PositiveInt = 4  # of the cross-attention
     # `learned`: positions that start at zero, added to queries, keys and values (official).
     # `sinusoidal`: positions that start as sinusoids, added to queries and keys, whose projections
     # start equal and orthogonal, so a query attends to its own place before training. What the

@@ -15,8 +15,8 @@ from cwm.infra.checkpoint import check_state_dict
 class OptimizerConfig:
     """Adam; reference `core/torch_utils.py`."""
 
-    lr: NonNegativeFloat = 3e-4
-    eps: PositiveFloat = 1e-5
+    lr: NonNegativeFloat = 3e-4  # learning rate
+    eps: PositiveFloat = 1e-5  # of Adam's denominator
     clip: PositiveFloat = 100.0  # of the norm of all gradients together, before weight decay
     weight_decay: NonNegativeFloat = 1e-6  # added to the gradient (coupled), for every parameter
 

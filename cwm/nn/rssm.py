@@ -24,7 +24,7 @@ class RSSMConfig:
     deter: PositiveInt = 1024  # recurrent state
     stoch: PositiveInt = 32  # categorical variables
     classes: PositiveInt = 32  # values of each
-    hidden: PositiveInt = 1024
+    hidden: PositiveInt = 1024  # units of a hidden layer
     action_pad: NonNegativeInt = 50  # width to which actions are zero-padded; 0: no padding
 
     @property

@@ -51,7 +51,7 @@ def import_episodes(name: str, cfg: DatasetConfig, source: Path, out: Path) -> N
     with file_lock(out / ".lock", f"importing into {out}"):
         delete_leftovers(out)
         recordings = sorted(open_source(source, cfg, out), key=lambda recording: recording.name)
-        shards = Shards(out / part_folder(0), key(cfg))
+        shards = Shards(out / part_folder(0), key(cfg), cfg.codec)
         found = _read_all(name, recordings, shards)
         _check_consistency(recordings, found)
         low, high = _scale(cfg.action_range, found)
@@ -105,7 +105,7 @@ def _read_all(name: str, recordings: list[Recording], shards: Shards) -> dict[st
                 try:
                     if x.identity not in shards.clips:
                         clip = x.frames()
-                        shards.add(x.identity, clip, hashlib.sha256(clip.frames.data).hexdigest())
+                        shards.add(x.identity, clip, shards.encode(clip.frames))
                     stored = shards.clips[x.identity]
                     found[x.name] = _Episode(stored, align(x.steps(), stored.frames))
                 except DecodeError as error:

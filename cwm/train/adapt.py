@@ -39,14 +39,14 @@ COLUMNS = ("clip", "actions", "ahead", "mse", "mse_moving")
 class AdaptConfig:
     """Adaptation on recorded episodes; `finetune.agent` has the losses and optimizers."""
 
-    updates: PositiveInt = 100_000
-    batch: PositiveInt = 50
-    length: AtLeastTwo = 50
+    updates: PositiveInt = 100_000  # of the whole run
+    batch: PositiveInt = 50  # windows in an update
+    length: AtLeastTwo = 50  # steps of a window
     log_every: PositiveInt = 100  # updates
     heldout_every: PositiveInt = 5000  # updates between evaluations on held-out windows
     heldout_clips: AtLeastTwo = 64  # held-out windows, each of another episode; at most
     observed: PositiveInt = 5  # frames that the model observes before it predicts
-    checkpoint_seconds: NonNegativeFloat = 300.0
+    checkpoint_seconds: NonNegativeFloat = 300.0  # between two checkpoints
 
 
 def adapt(

@@ -48,18 +48,18 @@ class FinetuneConfig:
     agent: AgentConfig = AgentConfig()
     replay: ReplayConfig = ReplayConfig()
     steps: PositiveInt = 255_000  # agent steps
-    prefill: NonNegativeInt = 5000  # steps of random actions, rounded up to whole episodes; in
-    # addition to the recorded episodes of `--recorded`
+    # Steps of random actions, rounded up to whole episodes; in addition to those of `--recorded`
+    prefill: NonNegativeInt = 5000
     offline_updates: NonNegativeInt = 100  # updates before the agent acts
     train_every: PositiveInt = 5  # steps between updates
     overlap: bool = False  # act during an update, with the weights before it
-    batch: PositiveInt = 50
-    length: PositiveInt = 50
-    eval_every: PositiveInt = 10_000
-    eval_episodes: PositiveInt = 10
+    batch: PositiveInt = 50  # windows in an update
+    length: PositiveInt = 50  # steps of a window
+    eval_every: PositiveInt = 10_000  # agent steps
+    eval_episodes: PositiveInt = 10  # in an evaluation
     eval_envs: PositiveInt = 1  # evaluation episodes that run in parallel
     log_every: PositiveInt = 100  # updates
-    checkpoint_seconds: NonNegativeFloat = 300.0
+    checkpoint_seconds: NonNegativeFloat = 300.0  # between two checkpoints
 
 
 def _check(cfg: FinetuneConfig) -> None:

@@ -32,14 +32,14 @@ class PretrainConfig:
 
     world: ActionFreeConfig = ActionFreeConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    updates: PositiveInt = 1_200_000
-    batch: PositiveInt = 16
+    updates: PositiveInt = 1_200_000  # of the whole run
+    batch: PositiveInt = 16  # clips in an update
     length: AtLeastTwo = 25  # the evaluation predicts the second half from the first
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = 0  # of weights, batches and noise
     log_every: PositiveInt = 100  # updates
     heldout_every: PositiveInt = 5000  # updates between evaluations on held-out clips
-    heldout_clips: PositiveInt = 64
-    checkpoint_seconds: NonNegativeFloat = 300.0
+    heldout_clips: PositiveInt = 64  # in an evaluation
+    checkpoint_seconds: NonNegativeFloat = 300.0  # between two checkpoints
 
 
 def pretrain(

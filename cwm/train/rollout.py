@@ -28,7 +28,7 @@ class EnvConfig:
     """How environments are rendered and stepped."""
 
     render: Literal["reference", "fast"] = "reference"  # fast: no shadows, reflections, smoothing
-    action_repeat: PositiveInt = 1
+    action_repeat: PositiveInt = 1  # control steps for each action
     time_limit: NonNegativeInt = 0  # agent steps; 0: the suite's own
     processes: bool = False  # each evaluation environment in a process of its own
     # From outside this package: MODULE:FACTORY or a Gymnasium id; docs/own-environment.md

@@ -23,13 +23,14 @@ from pyarrow.parquet import ParquetWriter
 from cwm.infra.errors import UserError
 from cwm.infra.files import TEMPORARY, atomic_write, relative, sha256, write_json
 from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo
+from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.datasets import ClipRecord, DatasetConfig
 from cwm.videos.decode import key, part_folder
 from cwm.videos.ffmpeg import SIZE
 from cwm.videos.gather import Parts, merge
 from cwm.videos.index import INDEX, SPLITS, describe_blocks, read_entries
 from cwm.videos.lists import Row, list_name, outcome_of, read_part, text_of
-from cwm.videos.shards import Stored, shard_name
+from cwm.videos.shards import Stored
 from cwm.videos.store import ClipStore, Mixture
 
 log = logging.getLogger(__name__)
@@ -89,9 +90,10 @@ def _check_parts(cfg: DatasetConfig, videos: Path, parts: Parts) -> dict[str, An
             raise UserError(f"{listed} is missing; run `cwm collect` again")
         if about["list"] != sha256(listed):
             raise UserError(f"{path} is not of the clips in {listed}; run `cwm decode` again")
-        for name, value in expected.items():
-            if about["key"].get(name) != value:
-                made = f"was decoded with {name} {about['key'].get(name)}, expected {value}"
+        for name in sorted({*expected, *about["key"]}):
+            had, value = about["key"].get(name), expected.get(name)
+            if had != value:
+                made = f"was decoded with {name} {had}, expected {value}"
                 raise UserError(f"{path} {made}; run `cwm decode` again")
     return expected
 
@@ -163,6 +165,8 @@ def write_store(
         info["blocks"] = blocks
     if experience is not None:
         info["experience"] = experience
+    for shard, frames in info["shards"].items():
+        open_shard(out / shard).check(frames)
     write_contact_sheet(ClipStore(out, info, index), out / "contact.png")
     write_json(out / "store.json", info)
     log.info("%s: %d clips, %d frames", name, len(index), info["frames"])
@@ -187,7 +191,7 @@ def row_of(
     row = record._asdict() | {"status": "failed", "reason": found}
     if isinstance(found, Stored):
         row |= found._asdict() | {"status": "ok", "reason": None}
-        row["frames in"] = f"{folder}/{shard_name(found.shard)}"
+        row["frames in"] = f"{folder}/{shard_name(found.shard, cfg.codec)}"
         shots = itertools.pairwise([0, *found.cuts, found.frames])
         row["shots"] = [(a, b - a) for a, b in shots if b - a >= cfg.min_frames]
         if not row["shots"]:

@@ -29,6 +29,7 @@ from cwm.infra.files import sha256, walk
 from cwm.infra.store_json import Split
 from cwm.infra.types import Share
 from cwm.videos import images
+from cwm.videos.codec import Codec
 from cwm.videos.fetch import Archive
 from cwm.videos.ffmpeg import Geometry
 from cwm.videos.images import Stills
@@ -54,7 +55,7 @@ ActionRange = tuple[Bound, Bound] | Literal["observed"]
 class MixtureMember:
     """A dataset in a mixture, or the part of it that is used."""
 
-    dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]
+    dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]  # its name
     weight: PositiveFloat = 1.0  # relative probability of this member, for each clip of a batch
     first_parts: PositiveInt | None = None  # use its first decoded parts only; none: all
     clips: PositiveInt | None = None  # random clips to train on; none: all
@@ -65,7 +66,7 @@ class MixtureMember:
 class DatasetConfig:
     """One dataset: its clips, how they are decoded, and which are held out."""
 
-    source: Literal["folder", "standin"] = "folder"
+    source: Literal["folder", "standin"] = "folder"  # standin: generated videos
     folder: Path | None = None  # none: data/<name of the dataset>
     archives: tuple[Archive, ...] = ()  # to download, or to fetch by hand, and extract
     by_hand: str = ""  # instructions for a download by hand, and the licence
@@ -80,6 +81,7 @@ class DatasetConfig:
     camera: str | None = None  # of recorded episodes with several cameras
     action_range: ActionRange = (-1.0, 1.0)  # recorded actions that become -1 and 1
     geometry: Geometry = Geometry()
+    codec: Codec = "raw"  # h264: a store of a thirtieth of the size, not lossless (docs/data.md)
     min_frames: PositiveInt = 25  # shorter clips are left out (reference: length of a segment)
     prioritize_ends: bool = False  # draw the last window of a clip far more often
     duplicates: Literal["keep", "drop"] = "keep"  # drop: of clips with equal frames keep the first

@@ -1,7 +1,6 @@
 """Decode one part of the listed clips to frames on disk."""
 
 import errno
-import hashlib
 import logging
 import shutil
 import threading
@@ -27,6 +26,7 @@ from cwm.videos.ffmpeg import (
     ffmpeg_version,
 )
 from cwm.videos.lists import AboutPart, read_list, write_outcomes
+from cwm.videos.raw import Encoded
 from cwm.videos.shards import Shards
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,12 @@ def part_folder(number: int) -> str:
 def key(cfg: DatasetConfig) -> dict[str, Any]:
     """Settings and versions that decoded frames depend on."""
     constant = {"filter": "bicubic", "stride": 1, "size": SIZE}
-    return asdict(cfg.geometry) | constant | {"ffmpeg": ffmpeg_version()}
+    facts = asdict(cfg.geometry) | constant | {"ffmpeg": ffmpeg_version()}
+    if cfg.codec == "raw":
+        return facts
+    from cwm.videos import h264  # PyAV is an extra
+
+    return facts | {"codec": h264.description()}
 
 
 def decode_part(
@@ -66,11 +71,12 @@ def decode_part(
         first: dict[str, ClipRecord] = {}  # of equal files
         for record in records:
             first.setdefault(record.identity, record)
-        shards = Shards(out, key(cfg) | {"parts": cfg.parts})
+        shards = Shards(out, key(cfg) | {"parts": cfg.parts}, cfg.codec)
         todo = [record for identity, record in first.items() if identity not in shards.clips]
         log.info("%s: %d of %d clips to decode", name, len(todo), len(first))
         stop = threading.Event()
-        decoded = parallel_map(partial(_decode_one, root, cfg, stop, out), todo, n, stop)
+        one = partial(_decode_one, root, cfg, stop, out, shards)
+        decoded = parallel_map(one, todo, n, stop)
         failures: dict[str, str] = {}
         try:
             with closing(decoded), Progress(len(todo), label=name) as bar:
@@ -95,9 +101,14 @@ def delete_leftovers(folder: Path) -> None:
 
 
 def _decode_one(
-    root: Path, cfg: DatasetConfig, stop: threading.Event, scratch: Path, record: ClipRecord
-) -> tuple[Clip, str] | DecodeError:
-    """Frames of a clip and their sha256, or why it cannot be decoded or has changed.
+    root: Path,
+    cfg: DatasetConfig,
+    stop: threading.Event,
+    scratch: Path,
+    shards: Shards,
+    record: ClipRecord,
+) -> tuple[Clip, Encoded] | DecodeError:
+    """Frames of a clip, also encoded, or why it cannot be decoded or has changed.
 
     Raises OSError or MemoryError if the machine is at fault and not the file.
     """
@@ -116,9 +127,9 @@ def _decode_one(
             clip = images.read_episode(path)
         else:
             clip = decode(path, cfg.geometry, cfg.time_limit, stop, scratch)
+        return clip, shards.encode(clip.frames)
     except DecodeError as error:
         return caused_by_file(error)
-    return clip, hashlib.sha256(clip.frames.data).hexdigest()
 
 
 def caused_by_file(error: DecodeError) -> DecodeError:

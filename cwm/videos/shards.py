@@ -17,25 +17,20 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write
-from cwm.videos.ffmpeg import FRAME_BYTES, SIZE, Clip
-from cwm.videos.store import HEADER
+from cwm.videos.codec import Codec, Shard, open_shard, shard_name
+from cwm.videos.ffmpeg import FRAME_BYTES, Clip
+from cwm.videos.raw import Encoded
 
 log = logging.getLogger(__name__)
 
-SHARD_FRAMES = 2**30 // FRAME_BYTES  # about 1 GiB
-SYNC_FRAMES = SHARD_FRAMES // 16  # frames that a kill may lose
-
-
-def shard_name(number: int) -> str:
-    """File name of a shard."""
-    return f"frames-{number:05d}.npy"
+SYNC_FRAMES = 2**26 // FRAME_BYTES  # that a kill may lose: 64 MiB of raw frames
 
 
 class Stored(NamedTuple):
     """Where the frames of a source file are; a line of the journal."""
 
     sha256: str  # of the source file
-    content: str  # sha256 of the frames
+    content: str  # sha256 of the frames that are read
     width: int
     height: int
     seconds: float | None
@@ -60,9 +55,10 @@ class Shards:
     key: settings and versions that the frames depend on; another key discards them all.
     """
 
-    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: dict[str, Any], codec: Codec = "raw") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._journal = folder, folder / "journal.jsonl"
+        self._codec = codec
         self.clips: dict[str, Stored] = {}  # by sha256 of the source file
         self.ends = [0]  # frames in each shard
         self._unsynced: list[Stored] = []  # not in the journal yet
@@ -76,7 +72,7 @@ class Shards:
         ):
             new.write(head := json.dumps(key, sort_keys=True) + "\n")
             if old.readline() != head:
-                for frames in folder.glob("frames-*.npy"):
+                for frames in folder.glob("frames-*"):
                     frames.unlink()
                 return
             for line in old:
@@ -90,31 +86,36 @@ class Shards:
         except UserError as error:
             log.warning("%s: the clip is decoded again", error)
             return False
-        path, end = self._path(clip.shard), HEADER + (clip.offset + clip.frames) * FRAME_BYTES
-        if whole := path.exists() and path.stat().st_size >= end:
-            self._register(clip)
-        return whole
+        try:
+            self._shard(clip.shard).check(clip.offset + clip.frames)
+        except UserError:
+            return False
+        self._register(clip)
+        return True
 
-    def _path(self, shard: int) -> Path:
-        return self._folder / shard_name(shard)
+    def _shard(self, number: int) -> Shard:
+        return open_shard(self._folder / shard_name(number, self._codec))
 
     def _register(self, clip: Stored) -> None:
         self.clips[clip.sha256] = clip
         self.ends += [0] * (clip.shard + 1 - len(self.ends))
         self.ends[clip.shard] = clip.offset + clip.frames
 
-    def add(self, digest: str, clip: Clip, content: str) -> None:
-        """Append a file's frames. digest: sha256 of the file. content: sha256 of the frames."""
-        if self.ends[-1] and self.ends[-1] + len(clip.frames) > SHARD_FRAMES:
+    def encode(self, frames: np.ndarray) -> Encoded:
+        """The frames of a file, to add; any thread may call it. DecodeError if they are lost."""
+        return self._shard(0).encode(frames)
+
+    def add(self, digest: str, clip: Clip, encoded: Encoded) -> None:
+        """Append a file's frames, which `encode` gave. digest: sha256 of the file."""
+        shard = self._shard(len(self.ends) - 1)
+        if self.ends[-1] and self.ends[-1] + len(clip.frames) > shard.capacity:
             self.sync()
             self.ends.append(0)
-        shard, offset = len(self.ends) - 1, self.ends[-1]
+            shard = self._shard(len(self.ends) - 1)
+        number, offset = len(self.ends) - 1, self.ends[-1]
         facts = clip._asdict() | {"frames": len(clip.frames)}
-        stored = _check_cuts(Stored(digest, content, shard=shard, offset=offset, **facts))
-        with self._path(shard).open("r+b" if offset else "wb") as file:
-            file.seek(HEADER + offset * FRAME_BYTES)
-            file.truncate()  # frames that are not in the journal
-            file.write(clip.frames.data)
+        stored = _check_cuts(Stored(digest, encoded.content, shard=number, offset=offset, **facts))
+        shard.append(offset, encoded)
         self._register(stored)
         self._unsynced.append(stored)
         if sum(clip.frames for clip in self._unsynced) >= SYNC_FRAMES:
@@ -124,20 +125,9 @@ class Shards:
         """Flush the frames to disk, then append them to the journal. Call it at the end."""
         if not self._unsynced:
             return
-        with self._path(len(self.ends) - 1).open("r+b") as file:
-            file.write(_header(self.ends[-1]))
-            file.flush()
-            os.fsync(file.fileno())
+        self._shard(len(self.ends) - 1).sync(self.ends[-1])
         with self._journal.open("a") as journal:
             journal.writelines(json.dumps(stored) + "\n" for stored in self._unsynced)
             journal.flush()
             os.fsync(journal.fileno())
         self._unsynced.clear()
-
-
-def _header(frames: int) -> bytes:
-    """Header of an .npy file of `frames` frames, HEADER bytes long."""
-    fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({frames}, {SIZE}, {SIZE}, 3)}}"
-    begin = np.lib.format.magic(1, 0)
-    length = HEADER - len(begin) - 2
-    return begin + length.to_bytes(2, "little") + (fields.ljust(length - 1) + "\n").encode()

@@ -4,14 +4,13 @@ Axes: B batch, T time, N windows; frames are uint8 (64, 64, 3).
 
 `store.json`                  counts, geometry, checksums; written last
 `index.npy`                   one INDEX entry per clip, sorted by name of the source file; index.py
-`part-NNN/frames-NNNNN.npy`   shards (N, 64, 64, 3)
+`part-NNN/frames-NNNNN.npy`   shards of frames (`raw.py`), or `.h264` and `.packets` (`h264.py`)
 `manifest.parquet`            every source file with its status; not read here
 `actions.npy`, `rewards.npy`  of recorded episodes: a row for each frame of each clip, in order
 
 The `store.json` of a mixture names other stores, its `members`, instead of shards.
 """
 
-import os
 import re
 import resource
 from collections import deque
@@ -28,13 +27,14 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.infra.parallel import parallel_map
 from cwm.infra.store_json import MixtureInfo, Split, StoreInfo, StoreMember, read_store
-from cwm.videos.ffmpeg import FRAME_BYTES, SIZE
+from cwm.videos.codec import open_shard
+from cwm.videos.ffmpeg import SIZE
 from cwm.videos.index import REMEDY, SPLITS, UNUSED, Index, read_entries
 
-HEADER = 128  # bytes of a shard before its first frame
-# A store keeps a quarter of the files open that the system allows (`ulimit -n`, often 1024).
+# A store keeps a quarter of the files open that the system allows (`ulimit -n`, often 1024), at
+# most two of a shard.
 LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-OPEN_SHARDS = 256 if LIMIT == resource.RLIM_INFINITY else LIMIT // 4
+OPEN_SHARDS = 128 if LIMIT == resource.RLIM_INFINITY else LIMIT // 8
 IMPORT = "run `cwm import` again"
 
 
@@ -53,7 +53,7 @@ class ClipStore:
         self.labels = info["labels"]
         self._index = Index(folder, info, entries)
         paths = [folder / name for name in info["shards"]]
-        self._shard = lru_cache(OPEN_SHARDS)(lambda number: paths[number].open("rb", buffering=0))
+        self._shard = lru_cache(OPEN_SHARDS)(lambda number: open_shard(paths[number]))
         self._folder = folder
 
     @staticmethod
@@ -62,14 +62,12 @@ class ClipStore:
         info = read_store(path)
         if "members" in info:
             return Mixture(info, [_open_member(path, m, info["seed"]) for m in info["members"]])
-        sizes = {name: HEADER + n * FRAME_BYTES for name, n in info["shards"].items()}
-        for name, size in {"index.npy": 1, **sizes}.items():
-            file = path.parent / name
-            if not file.is_file():
-                raise UserError(f"{file} is missing; {REMEDY}")
-            if file.stat().st_size < size:
-                raise UserError(f"{file} is too short ({file.stat().st_size} bytes); {REMEDY}")
-        store = ClipStore(path.parent, info, read_entries(path.with_name("index.npy")))
+        for name, frames in info["shards"].items():
+            open_shard(path.parent / name).check(frames)
+        index = path.with_name("index.npy")
+        if not index.is_file():
+            raise UserError(f"{index} is missing; {REMEDY}")
+        store = ClipStore(path.parent, info, read_entries(index))
         store._index.check()
         return store
 
@@ -228,10 +226,7 @@ class ClipStore:
         """Windows (N, T, 64, 64, 3) of these clips from these first frames."""
         frames = np.empty((len(clips), length, SIZE, SIZE, 3), np.uint8)
         for row, entry, start in zip(frames, self.entries(clips), starts, strict=True):
-            shard = self._shard(int(entry["shard"]))
-            place = HEADER + (int(entry["offset"]) + int(start)) * FRAME_BYTES
-            if os.preadv(shard.fileno(), [row.data], place) != row.nbytes:  # threads may share it
-                raise UserError(f"{shard.name} is truncated; {REMEDY}")
+            self._shard(int(entry["shard"])).read(int(entry["offset"]) + int(start), row)
         return frames
 
 

@@ -22,7 +22,7 @@ class ActionFreeConfig:
     """The pre-training loss: image + kl_weight * kl."""
 
     kl: KLConfig = KLConfig()
-    kl_weight: NonNegativeFloat = 1.0
+    kl_weight: NonNegativeFloat = 1.0  # relative to the image
 
 
 class PretrainOutput(NamedTuple):

@@ -28,9 +28,9 @@ RewardTarget = Callable[[Tensor, Tensor], Tensor]
 class LossWeights:
     """Weights of the fine-tuning loss."""
 
-    image: NonNegativeFloat = 1.0
-    kl: NonNegativeFloat = 1.0
-    reward: NonNegativeFloat = 1.0
+    image: NonNegativeFloat = 1.0  # squared error of the images
+    kl: NonNegativeFloat = 1.0  # of the action-conditional model
+    reward: NonNegativeFloat = 1.0  # behavioural reward predictor
     aux_reward: NonNegativeFloat = 0.0  # representative reward predictor; 0: none. ContextWM: 1
     action_free_kl: NonNegativeFloat = 0.0  # KL of the action-free model; official code: 0
 
@@ -42,7 +42,7 @@ class StackedConfig:
     kl: KLConfig = KLConfig()
     weights: LossWeights = LossWeights()
     concat_embed: bool = False  # the upper model also observes the embedding
-    context_augment: Augment = "none"
+    context_augment: Augment = "none"  # of the context frame in training
     head: MLPConfig = MLPConfig()
 
 

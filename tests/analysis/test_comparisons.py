@@ -29,7 +29,7 @@ def runs(root, arm, curves):
 
 @pytest.fixture
 def answer(tmp_path):
-    """The table of some comparisons of the runs, its text, and the caption of its figure."""
+    """The table of some comparisons of the runs, its text, and the facts of its figure."""
 
     def answer(comparisons, folders):
         figure = Figure("comparisons", "Answers", comparisons=tuple(comparisons))
@@ -38,8 +38,8 @@ def answer(tmp_path):
         tabulate(figure, scores, table)
         files = [table.with_suffix(".csv"), scores]
         draw(figure.kind, files, tmp_path / "f" / "answers", FigureMeta("Answers", "x", "c0ffee"))
-        caption = json.loads((tmp_path / "f" / "answers.json").read_text())["caption"]
-        return pd.read_csv(files[0]), table.with_suffix(".md").read_text(), caption
+        facts = json.loads((tmp_path / "f" / "answers.json").read_text())
+        return pd.read_csv(files[0]), table.with_suffix(".md").read_text(), facts
 
     return answer
 
@@ -48,7 +48,7 @@ def test_table_by_hand(tmp_path, answer):
     """Areas 4, 5, 6 and 1, 2, 3: means 5 and 2, variances 1, standard error sqrt(2/3), df 4."""
     folders = runs(tmp_path, OURS, [[3, 5], [4, 6], [5, 7]])
     folders += runs(tmp_path, SCRATCH, [[0, 2], [1, 3], [2, 4]])
-    table, text, caption = answer([asked(OURS, SCRATCH)], folders)
+    table, text, facts = answer([asked(OURS, SCRATCH)], folders)
     row = table.iloc[0]
     error = (2 / 3) ** 0.5
     assert (row["n_first"], row["n_second"], row["difference"]) == (3, 3, 3)
@@ -57,7 +57,13 @@ def test_table_by_hand(tmp_path, answer):
     assert row["p"] == row["adjusted"] == pytest.approx(2 * t.sf(3 / error, 4))
     assert row["answer"] == "yes"
     assert "| Sooner? | yes | 3.00 [0.73, 5.27] | 0.021 | ContextWM, something (3) |" in text
-    assert "Holm" in caption
+    assert "Holm" in facts["details"]
+    found = {
+        "question": "Sooner?",
+        "measure": "toy/sphere, area under the learning curve",
+        "answer": "yes",
+    }
+    assert facts["answers"] == [found | {"difference": "3.00 [0.73, 5.27]"}]
 
 
 def test_p_is_adjusted_for_the_number_of_questions(tmp_path, answer):

@@ -94,8 +94,8 @@ def test_bands_are_drawn_at_paper_scale_only(tmp_path, monkeypatch, scale, tasks
     if len(tasks) == 6:
         expected += [("DreamerV2", 0.98), ("APV", 0.98)]
     assert drawn == (expected if scale == "paper" else [])
-    caption = json.loads((tmp_path / "f.json").read_text())["caption"]
-    assert ("Seo et al. 2022" in caption) == (scale == "paper")
+    details = json.loads((tmp_path / "f.json").read_text())["details"]
+    assert ("Seo et al. 2022" in details) == (scale == "paper")
 
 
 def test_other_tasks_have_no_bands():

@@ -17,9 +17,12 @@ def figure(root, name, **fields):
     facts = {
         "title": f"About {name}",
         "caption": f"What {name} shows.",
+        "details": f"How {name} was made.",
         "scale": "laptop",
         "claim": "Videos help.",
         "notes": ["One seed only."],
+        "answers": [],
+        "too_short": False,
         "runs": ["finetune/toy/sphere/contextwm/none/standard/0"],
         "seeds": {"ContextWM": 1},
         "command": f"snakemake fig_{name}",
@@ -49,6 +52,10 @@ class Page(HTMLParser):
 
     def attributes(self, name):
         return [attrs[name] for _, attrs in self.tags if name in attrs]
+
+
+def answer(question, found, measure="toy/sphere, area"):
+    return {"question": question, "answer": found, "measure": measure, "difference": "1 [0, 2]"}
 
 
 def data_url(kind, content):
@@ -142,6 +149,52 @@ def test_tables_episodes_and_runs_are_listed(page):
     assert "0123456789-dirty" in page.text
 
 
+def test_page_begins_with_the_answers_of_all_figures(tmp_path):
+    answers = [answer("Sooner?", "yes"), answer("Better?", "runs missing", "toy/blob, final score")]
+    figures = [figure(tmp_path, "one", answers=answers)]
+    figures.append(figure(tmp_path, "two", answers=[answer("Higher?", "inconclusive")]))
+    write_report("laptop", figures, [], [], [], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert (
+        "Question Answer Difference [95 % CI] Figure"
+        " toy/blob, final score Better? runs missing 1 [0, 2] figure"
+        " toy/sphere, area Sooner? yes 1 [0, 2] figure Higher? inconclusive 1 [0, 2] figure"
+    ) in " ".join(page.text[: page.text.index("About one")].split())
+    assert page.attributes("href")[1:4] == ["#one", "#one", "#two"]
+
+
+def test_study_without_comparisons_begins_with_the_claims(page):
+    text = " ".join(page.text.split())
+    assert "so there is no table of answers. The figures show what was measured." in text
+    assert "The paper's claim Figure Videos help. figure About one" in text
+    assert "Question" not in text
+
+
+def test_study_of_short_runs_only_has_no_table(tmp_path):
+    write_report(
+        "smoke", [figure(tmp_path, "one", too_short=True)], [], [], [], tmp_path / "r.html"
+    )
+    page = Page((tmp_path / "r.html").read_text())
+    assert "answers" not in page.attributes("class")
+    said = "The figures show what was measured; all runs are too short to show learning."
+    assert said in " ".join(page.text.split())
+
+
+def test_figures_of_short_runs_follow_the_others(tmp_path):
+    run = study.finetune(tmp_path, {0: [1]})
+    figures = [figure(tmp_path, "one", too_short=True), figure(tmp_path, "two")]
+    write_report("laptop", figures, [], [], [], tmp_path / "report.html", [run])
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.attributes("id") == ["two", "too-short", "one", "runs"]
+    assert "#one" not in page.attributes("href")
+
+
+def test_details_are_collapsed(page):
+    opened = [attrs for tag, attrs in page.tags if tag == "details" and "open" in attrs]
+    assert opened == []
+    assert "Details and 1 note on the data" in " ".join(page.text.split())
+
+
 def test_missing_files_are_named(tmp_path):
     def write(*args, **kwargs):
         write_report("laptop", *args, tmp_path / "report.html", **kwargs)
@@ -152,7 +205,7 @@ def test_missing_files_are_named(tmp_path):
         write([path], [], [], [])
     (tmp_path / "one.png").write_bytes(PNG)
     study.write_json(path, {"title": "x"})
-    with pytest.raises(UserError, match=r"one.json lacks caption"):
+    with pytest.raises(UserError, match=r"one.json: .*caption.*; draw the figure again"):
         write([path], [], [], [])
     with pytest.raises(UserError, match=r"cannot read .*none.md"):
         write([], [tmp_path / "none.md"], [], [])

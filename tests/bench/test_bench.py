@@ -140,7 +140,9 @@ def test_loader(saved, monkeypatch, tmp_path, capsys):
     inputs.clip_store(tmp_path, 2, 8)
     monkeypatch.setattr(sys, "argv", ["loader.py", str(tmp_path / "store.json")])
     loader.main()
-    assert saved()[1].keys() == {"sample", "prefetch"}
+    compressed = ("encoding, verified", "size", "compression", "windows of 4 frames")
+    compressed += ("PSNR, mean of frames", "PSNR, worst frame")
+    assert saved()[1].keys() == {"sample", "prefetch", *(f"H.264/{row}" for row in compressed)}
 
 
 def test_stores_of_holes(monkeypatch, capsys):

@@ -66,20 +66,27 @@ def test_a_complete_study_has_no_missing_runs(results, caplog):
     caplog.set_level("INFO")
     drawn = draw(results)
     assert list(drawn) == ["domains", "learning"]
-    assert drawn["learning"]["caption"].count("Missing") == 0
+    assert "missing" not in drawn["learning"]["caption"]
     assert len(drawn["learning"]["runs"]) == 4
     assert "other skipped: none of its 1 runs exist" in caplog.text
     assert "strip skipped: needs frames or times" in caplog.text
     assert drawn["learning"]["seeds"]["Random policy on toy/sphere"] == 2
 
 
+def test_report_names_the_scale_of_the_runs_not_the_folder(results):
+    results = results.rename(results.with_name("laptop-first"))
+    draw(results)
+    page = (results.parent / "out/report.html").read_text()
+    assert "<title>ContextWM, scale laptop</title>" in page
+
+
 def test_a_failed_run_is_named_and_the_others_are_drawn(results):
     (run(results, "contextwm", 1) / "scores.csv").unlink()  # run.json remains: the run started
     drawn = draw(results)
-    caption = "Too short. Missing runs: toy/sphere/contextwm/none/standard/1."
-    assert caption in drawn["learning"]["caption"]
-    assert "Missing runs: toy/sphere/contextwm/none/standard/1." in drawn["domains"]["caption"]
+    assert "Too short. Runs missing: 1." in drawn["learning"]["caption"]
+    assert "Runs missing: 1." in drawn["domains"]["caption"]
     notes = " ".join(drawn["learning"]["notes"])
+    assert "Missing runs: toy/sphere/contextwm/none/standard/1." in notes
     assert "seed 1 of ContextWM, none (scratch) is missing" in notes
     assert "one seed, so no confidence interval, for ContextWM, none (scratch)" in notes
     assert "Missing runs" in (results.parent / "out/report.html").read_text()
@@ -92,8 +99,8 @@ def test_figures_of_pretrained_models_use_the_existing_runs(results):
     drawn = draw(results)
     assert {"losses", "errors"} < drawn.keys()
     assert drawn["errors"]["runs"] == [f"predict/something/{m}/0" for m in ("contextwm", "plain")]
-    assert "Missing" not in drawn["errors"]["caption"]
-    assert "Missing runs: something/contextwm/0." in drawn["losses"]["caption"]
+    assert "missing" not in drawn["errors"]["caption"]
+    assert "Missing runs: something/contextwm/0." in drawn["losses"]["notes"]
 
 
 def test_a_method_without_runs_is_listed_as_missing(results):
@@ -101,7 +108,8 @@ def test_a_method_without_runs_is_listed_as_missing(results):
         shutil.rmtree(run(results, "contextwm", seed))
     drawn = draw(results)
     assert list(drawn) == ["learning"]
-    assert drawn["learning"]["caption"].count("toy/sphere/contextwm/none/standard/") == 2
+    assert "Runs missing: 2." in drawn["learning"]["caption"]
+    assert drawn["learning"]["notes"][-1].count("toy/sphere/contextwm/none/standard/") == 2
 
 
 def test_broken_scores_and_no_runs_are_errors(results):

@@ -175,10 +175,11 @@ def content(out):
     }
 
 
+@pytest.mark.parametrize("codec", ["raw", "h264"])
 def test_killed_import_resumes_to_the_same_bytes_and_a_second_one_decodes_nothing(
-    source, tmp_path, monkeypatch
+    source, tmp_path, monkeypatch, codec
 ):
-    bring_in(source, tmp_path / "straight")
+    bring_in(source, tmp_path / "straight", codec=codec)
     read, done = build.align, []
 
     def killed(steps, frames):
@@ -189,15 +190,15 @@ def test_killed_import_resumes_to_the_same_bytes_and_a_second_one_decodes_nothin
 
     monkeypatch.setattr(build, "align", killed)
     with pytest.raises(KeyboardInterrupt):
-        bring_in(source, tmp_path / "killed")
+        bring_in(source, tmp_path / "killed", codec=codec)
     assert not (tmp_path / "killed/store.json").exists()
     monkeypatch.undo()
     shrunk = []
     monkeypatch.setattr("cwm.recorded.files.shrink", lambda *x: shrunk.append(x) or shrink(*x))
-    bring_in(source, tmp_path / "killed")
+    bring_in(source, tmp_path / "killed", codec=codec)
     assert len(shrunk) == 2  # four of six were kept
     assert content(tmp_path / "killed") == content(tmp_path / "straight")
-    bring_in(source, tmp_path / "killed")
+    bring_in(source, tmp_path / "killed", codec=codec)
     assert len(shrunk) == 2
     assert content(tmp_path / "killed") == content(tmp_path / "straight")
 

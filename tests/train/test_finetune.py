@@ -231,9 +231,9 @@ def test_agent_learns_from_pixels(tmp_path):
     A random policy scores 3.1. Runs without the KL, the reward or the actor's gradient stayed
     below 5.
     """
-    files, sets = settings(
-        scale="laptop", model="dreamer", sets=["finetune.steps=900", "finetune.eval_every=600"]
-    )
+    sets = ["steps=900", "eval_every=600", "batch=8", "length=8"]  # an episode has 15 steps
+    sets = [f"finetune.{setting}" for setting in sets]
+    files, sets = settings(scale="laptop", model="dreamer", sets=sets)
     run = learn(tmp_path / "run", "toy/blob", files=files, sets=sets)
     scores = pd.read_csv(run / "scores.csv").query("split == 'eval'").groupby("step")["return"]
     means = scores.mean()

@@ -14,8 +14,9 @@ from pyarrow import parquet
 from cwm.analysis.data import data_page
 from cwm.infra.errors import UserError
 from cwm.infra.files import file_lock
-from cwm.videos import ffmpeg, shards
+from cwm.videos import ffmpeg
 from cwm.videos.build import make_clips
+from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.collect import collect
 from cwm.videos.datasets import Candidate, DatasetConfig, describe
 from cwm.videos.decode import _decode_one, decode_part, part_folder
@@ -26,6 +27,8 @@ from cwm.videos.shards import Shards
 from cwm.videos.store import ClipStore
 
 FRAMES = "part-000/frames-00000.npy"
+CODECS = ("raw", "h264")
+either_codec = pytest.mark.parametrize("codec", CODECS)
 LENGTHS = {"wave/a.webm": 26, "wave/b.webm": 30, "c.webm": 28, "push/d.webm": 25}
 
 
@@ -153,7 +156,8 @@ def test_file_changed_after_it_was_listed_is_decoded_as_it_is(folder, tmp_path):
 
 def test_file_changed_between_hashing_and_decoding_fails(folder, tmp_path):
     record = describe(folder, Candidate("c.webm"), DatasetConfig())._replace(sha256="0" * 64)
-    error = _decode_one(folder, DatasetConfig(), threading.Event(), tmp_path, record)
+    shards = Shards(tmp_path / "part", {})
+    error = _decode_one(folder, DatasetConfig(), threading.Event(), tmp_path, shards, record)
     assert str(error) == "changed while its part was decoded; run `cwm decode` again"
 
 
@@ -181,8 +185,9 @@ def test_only_new_videos_are_decoded(folder, caplog):
     assert fresh.info["sha256"]["content"] == store.info["sha256"]["content"]
 
 
-def test_interrupted_job_resumes_to_the_same_store(folder, monkeypatch, caplog):
-    fresh = contents(build(folder, folder.with_name("fresh")))
+@either_codec
+def test_interrupted_job_resumes_to_the_same_store(folder, monkeypatch, caplog, codec):
+    fresh = contents(build(folder, folder.with_name("fresh"), codec=codec))
     real, calls = Shards.add, []
 
     def add(self, *arguments):
@@ -193,29 +198,57 @@ def test_interrupted_job_resumes_to_the_same_store(folder, monkeypatch, caplog):
 
     monkeypatch.setattr(Shards, "add", add)
     with pytest.raises(KeyboardInterrupt):
-        build(folder)
+        build(folder, codec=codec)
     monkeypatch.undo()
     out = folder.with_name("out")
-    with (out / FRAMES).open("ab") as shard:
-        shard.write(b"frames that are not in the journal")
+    for path in (out / "part-000").glob("frames-*"):
+        with path.open("ab") as shard:
+            shard.write(b"frames that are not in the journal")
     with (out / "part-000/journal.jsonl").open("a") as journal:
         journal.write('["a line that was cut')
     caplog.set_level(logging.INFO)
     for missing in (2, 0):
-        assert contents(build(folder)) == fresh
+        assert contents(build(folder, codec=codec)) == fresh
         assert f"{missing} of 4 clips to decode" in caplog.text
 
 
-def test_truncated_shard_is_decoded_again(folder):
-    before = contents(build(folder))
-    shard = folder.with_name("out") / FRAMES
-    shard.write_bytes(shard.read_bytes()[:-100_000])
-    build(folder)
-    store = ClipStore.open(shard.parents[1] / "store.json")
-    for row, name in enumerate(sorted(LENGTHS)):
-        frames = decode(folder / name, Geometry()).frames
-        np.testing.assert_array_equal(store.read(row, 0, len(frames)), frames)
-    assert contents(shard.parents[1]) == before
+@either_codec
+def test_truncated_shard_is_decoded_again(folder, codec):
+    out = build(folder, codec=codec)
+    before = contents(out)
+    for shard in sorted((out / "part-000").glob("frames-*")):
+        os.truncate(shard, shard.stat().st_size * 2 // 3)
+        with pytest.raises(UserError, match=rf"{shard.name} is too short .* run `cwm decode`"):
+            ClipStore.open(out / "store.json")
+        build(folder, codec=codec)
+        assert contents(out) == before
+
+
+def test_compressed_store_differs_little_and_has_the_same_clips(folder):
+    raw = ClipStore.open(build(folder, folder.with_name("raw")) / "store.json")
+    out = build(folder, codec="h264")
+    store = ClipStore.open(out / "store.json")
+    assert store.info["sha256"]["content"] != raw.info["sha256"]["content"]
+    assert store.info["clips"] == raw.info["clips"]
+    for row, length in enumerate(store.index["length"]):
+        frames, right = (x.read(row, 0, int(length)).astype(int) for x in (store, raw))
+        assert np.square(frames - right).mean() < 2
+    assert "codec h264, preset slow" in data_page(out / "store.json")["geometry"]
+
+
+def test_another_codec_decodes_from_scratch(folder):
+    fresh = {x: contents(build(folder, folder.with_name(x), codec=x)) for x in CODECS}
+    for codec in (*CODECS, "raw"):
+        assert contents(build(folder, codec=codec)) == fresh[codec]
+
+
+def test_parts_of_another_codec_are_an_error(folder):
+    out = build(folder)
+    cfg = DatasetConfig(folder=folder, parts=1, codec="h264")
+    with pytest.raises(
+        UserError, match=r"was decoded with codec None, expected h264, pre"
+    ):
+        make_clips("own", cfg, out / "videos.json", out)
 
 
 def test_another_geometry_decodes_from_scratch(folder):
@@ -234,10 +267,11 @@ def test_equal_files_are_stored_once(folder, corpus):
     np.testing.assert_array_equal(store.read(2, 0, 28), store.read(0, 0, 28))
 
 
-def test_shards_are_bounded(folder, monkeypatch):
-    whole = ClipStore.open(build(folder, folder.with_name("whole")) / "store.json")
-    monkeypatch.setattr(shards, "SHARD_FRAMES", 60)
-    store = ClipStore.open(build(folder) / "store.json")
+@either_codec
+def test_shards_are_bounded(folder, monkeypatch, codec):
+    whole = ClipStore.open(build(folder, folder.with_name("whole"), codec=codec) / "store.json")
+    monkeypatch.setattr(type(open_shard(folder / shard_name(0, codec))), "capacity", 60)
+    store = ClipStore.open(build(folder, codec=codec) / "store.json")
     assert list(store.info["shards"].values()) == [28 + 25, 26 + 30]
     assert_same_clips(store, whole)
 
@@ -453,7 +487,7 @@ def test_clip_with_unordered_cuts_is_not_stored(folder):
     store = Shards(folder, {})
     frames = np.zeros((30, 64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="cuts out of order"):
-        store.add("a", ffmpeg.Clip(frames, 64, 64, cuts=(20, 10)), "b")
+        store.add("a", ffmpeg.Clip(frames, 64, 64, cuts=(20, 10)), store.encode(frames))
     store.sync()
     assert (folder / "journal.jsonl").read_text() == "{}\n"
 

@@ -9,9 +9,9 @@ from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.videos import index
 from cwm.videos.build import mix_clips
+from cwm.videos.codec import shard_name
 from cwm.videos.datasets import DatasetConfig
 from cwm.videos.index import INDEX, SPLITS, describe_blocks
-from cwm.videos.shards import shard_name
 from cwm.videos.store import ClipStore
 
 CLIPS, FRAMES, BLOCK = 1000, 40, 64

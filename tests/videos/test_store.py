@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import threading
 from collections import Counter
@@ -10,28 +11,34 @@ from scipy.stats import chisquare
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.videos.build import mix_clips
+from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.datasets import DatasetConfig
 from cwm.videos.index import INDEX
-from cwm.videos.shards import shard_name
 from cwm.videos.store import ClipStore, Mixture, prefetch
 
 LENGTHS = (3, 5, 9, 2, 6)  # the last is held out; 2 is too short for windows of three
+either_codec = pytest.mark.parametrize("path", ["raw", "h264"], indirect=True)
 
 
 @pytest.fixture
-def path(tmp_path):
-    """A store in two shards with pixel = 16 * clip + t."""
-    index, shards = [], [[], []]
+def path(tmp_path, request):
+    """A store in two shards with pixel = 3 * (16 * clip + t)."""
+    codec = getattr(request, "param", "raw")
+    names = [shard_name(number, codec) for number in range(2)]
+    shards, ends, index = [open_shard(tmp_path / name) for name in names], [0, 0], []
     for clip, length in enumerate(LENGTHS):
-        shard = shards[clip % 2]
-        index.append((clip % 2, len(shard), length, clip % 3 - 1, clip == 4))
-        shard += [np.full((64, 64, 3), 16 * clip + t, np.uint8) for t in range(length)]
-    for number, frames in enumerate(shards):
-        np.save(tmp_path / shard_name(number), np.stack(frames))
+        number = clip % 2
+        index.append((number, ends[number], length, clip % 3 - 1, clip == 4))
+        values = 3 * (16 * clip + np.arange(length, dtype=np.uint8))
+        frames = np.tile(values[:, None, None, None], (1, 64, 64, 3))
+        shards[number].append(ends[number], shards[number].encode(frames))
+        ends[number] += length
+    for shard, end in zip(shards, ends, strict=True):
+        shard.sync(end)
     np.save(tmp_path / "index.npy", np.array(index, INDEX))
     info = {"dataset": "tiny", "labels": ["left", "right"], "frame_shape": [64, 64, 3]}
     info |= {"frame_bytes": 12288, "clips": {"train": 4, "heldout": 1}, "frames": sum(LENGTHS)}
-    info["shards"] = {shard_name(number): len(shard) for number, shard in enumerate(shards)}
+    info["shards"] = dict(zip(names, ends, strict=True))
     info["sha256"] = {"index": sha256(tmp_path / "index.npy"), "content": "c", "manifest": "m"}
     (tmp_path / "store.json").write_text(json.dumps(info))
     return tmp_path / "store.json"
@@ -44,12 +51,13 @@ def store(path):
 
 def where(frames):
     """Clip and start of windows (N, T, 64, 64, 3); asserts consecutive frames."""
-    values = frames[..., 0, 0, 0].astype(int)
-    assert (frames == frames[..., :1, :1, :1]).all()
+    values = (frames[..., 0, 0, 0].astype(int) + 1) // 3
+    assert np.abs(frames - 3.0 * values[..., None, None, None]).max() <= 1  # compression
     assert (np.diff(values, axis=1) == 1).all()
     return [divmod(value, 16) for value in values[:, 0]]
 
 
+@either_codec
 def test_batch_is_a_pure_function_of_seed_and_number(store, path):
     first = [store.sample(7, i, 4, 3) for i in range(5)]
     again = ClipStore.open(path)
@@ -83,6 +91,7 @@ def test_held_out_clips_are_not_sampled_for_training(store):
     ]
 
 
+@either_codec
 def test_windows_are_deterministic_and_from_different_clips(store):
     windows = store.windows(3, 3, "train", seed=1)
     np.testing.assert_array_equal(windows, store.windows(3, 3, "train", seed=1))
@@ -95,6 +104,7 @@ def test_no_clip_long_enough_is_an_error(store):
         store.sample(0, 0, 1, 7, "heldout")
 
 
+@either_codec
 def test_prefetch_equals_sample_and_ends_its_thread(store):
     threads = threading.active_count()
     batches = prefetch(store, seed=3, start=5, batch=2, length=3)
@@ -111,16 +121,36 @@ def test_prefetch_raises_errors_of_its_thread(store):
         next(prefetch(store, seed=0, start=0, batch=1, length=50))
 
 
-def test_store_with_missing_or_replaced_files_does_not_open(path):
-    shard, index = path.with_name(shard_name(1)), path.with_name("index.npy")
-    whole, right = shard.read_bytes(), index.read_bytes()
-    shard.write_bytes(whole[:-5000])
-    with pytest.raises(UserError, match=r"frames-00001\.npy is too short"):
-        ClipStore.open(path)
-    shard.unlink()
-    with pytest.raises(UserError, match=r"frames-00001\.npy is missing"):
-        ClipStore.open(path)
-    shard.write_bytes(whole)
+@either_codec
+def test_store_with_a_missing_or_truncated_shard_does_not_open(path):
+    for shard in path.parent.glob("frames-00001.*"):
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:-1])
+        with pytest.raises(UserError, match=rf"{shard.name} is too short"):
+            ClipStore.open(path)
+        shard.unlink()
+        with pytest.raises(UserError, match=rf"{shard.name} is missing"):
+            ClipStore.open(path)
+        shard.write_bytes(whole)
+    assert len(ClipStore.open(path)) == len(LENGTHS)
+
+
+@either_codec
+def test_shard_truncated_while_it_is_open_is_an_error(path):
+    store = ClipStore.open(path)
+    assert where(store.read(3, 0, 2)[None]) == [(3, 0)]
+    for shard in path.parent.glob("frames-00001.*"):
+        whole = shard.read_bytes()
+        os.truncate(shard, len(whole) - 1)
+        with pytest.raises(UserError, match=rf"{shard.name} is truncated"):
+            store.read(3, 0, 2)
+        shard.write_bytes(whole)
+    assert where(store.read(3, 0, 2)[None]) == [(3, 0)]
+
+
+def test_store_with_a_replaced_index_does_not_open(path):
+    index = path.with_name("index.npy")
+    right = index.read_bytes()
     index.write_bytes(right[:-1] + b"\0")
     with pytest.raises(UserError, match=r"index\.npy does not match the sha256"):
         ClipStore.open(path)
@@ -172,6 +202,7 @@ def test_mixture_in_a_linked_folder_finds_its_members(path, tmp_path):
     assert len(store) == len(ClipStore.open(path))
 
 
+@either_codec
 def test_part_of_a_dataset_is_a_nested_random_subset(path):
     part = mixed(path, {"clips": 2})
     assert part.info["clips"] == {"train": 2, "heldout": 1}

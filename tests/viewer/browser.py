@@ -4,49 +4,30 @@ make viewer-test
 """
 
 import base64
-import contextlib
 import io
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from report.devtools import Chromium
+from running import viewer
 
-ROOT = Path(__file__).parents[2]
 PIXELS = (
     "document.querySelectorAll('{}')[{}].getContext('2d').getImageData(0, 0, 64, 64).data.join()"
 )
 
 
-@contextlib.contextmanager
-def viewer(made, port=0):
-    """A running viewer; yields its address."""
-    names = [str(made / name) for name in ("contextwm", "plain", "agent")]
-    command = [Path(sys.executable).with_name("cwm"), "dream", *names, "--port", str(port)]
-    command += ["--no-browser", "--clips", str(made / "long/store.json")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stderr=pipe, text=True, env=environment) as process:
-        try:
-            seen = []
-            for line in process.stderr:
-                seen.append(line)
-                if found := re.search(r"http://127.0.0.1:\d+", line):
-                    yield found[0] + "/"
-                    break
-            else:
-                raise AssertionError("".join(seen))
-        finally:
-            process.terminate()
+def words(made):
+    """Arguments of `cwm dream`: small models and clips."""
+    names = [made / name for name in ("contextwm", "plain", "agent")]
+    return [*names, "--clips", made / "long/store.json"]
 
 
 @pytest.fixture(scope="module")
 def address(made):
-    with viewer(made) as found:
+    with viewer(*words(made)) as found:
         yield found
 
 
@@ -115,6 +96,15 @@ def test_context_can_be_swapped_for_a_colour_a_clip_or_an_image(page):
     assert pixels(page, "#rows canvas", 2) == plain
     page.evaluate("useImage(new File(['no image'], 'notes.txt'))")
     page.wait("$('message').textContent === 'notes.txt is not an image.'")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("own", []), ("clip", ["otherBox"]), ("colour", ["colourBox"])]
+)
+def test_only_the_controls_of_the_chosen_context_are_shown(page, kind, shown):
+    choose(page, "contextKind", kind)
+    boxes = "['otherBox', 'colourBox', 'imageBox'].filter(id => $(id).checkVisibility())"
+    assert page.evaluate(boxes) == shown
 
 
 def red_png():
@@ -192,11 +182,11 @@ def test_screenshot(page, tmp_path):
 
 
 def test_a_page_continues_when_the_server_restarts(made, browser):
-    with viewer(made) as address:
+    with viewer(*words(made)) as address:
         browser.visit(address)
         browser.wait("state.rows.length === 3")
     browser.wait("$('message').textContent.startsWith('The server does not answer')")
-    with viewer(made, int(re.search(r":(\d+)/", address)[1])):
+    with viewer(*words(made), port=int(re.search(r":(\d+)/", address)[1])):
         browser.wait("$('message').textContent === '' && socket.readyState === 1", 60)
         browser.evaluate("$('contextKind').value = 'colour'; contextChanged()")
         browser.wait("!waiting && $('message').textContent === ''")

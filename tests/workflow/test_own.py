@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from viewer.running import asked, viewer
 
 from cwm.commands.own import train_on_videos
 from cwm.infra.errors import UserError
@@ -51,6 +52,12 @@ def test_own_videos_become_a_model_and_a_page(project, snakemake, tmp_path_facto
     page = (results / "videos.html").read_text()
     assert "1 failed" in page
     assert page.count("data:image/png") == 2  # predictions and the contact sheet
+
+    model = results / "pretrain/videos/contextwm/0"
+    with viewer(model, "--clips", results / "clips/videos/store.json") as address:
+        show = {"do": "clip", "clip": 0, "observed": 5, "context": {"kind": "own"}}
+        hello, facts, _ = asked(address, **show)
+    assert (list(hello["models"]), facts["do"]) == (["contextwm, videos"], "clip")
 
     (folder / "0.mp4").touch()
     assert "Nothing to be done" in cwm_videos(folder).stderr

@@ -53,7 +53,7 @@ def test_published_figures_are_drawn_without_torch(tmp_path):
     drawn = tmp_path / "results/published-figures/evidence-first"
     facts = json.loads((drawn / "figures/learning_sphere.json").read_text())
     assert facts["seeds"]["DreamerV2 on toy/sphere"] == 4
-    assert "Missing runs: toy/sphere/dreamer/none/standard/3." in facts["caption"]
+    assert "Missing runs: toy/sphere/dreamer/none/standard/3." in facts["notes"]
     assert facts["command"].startswith("cwm redraw results/published/evidence-first")
     facts = json.loads((drawn / "figures/representations.json").read_text())
     assert list(facts["seeds"].values()) == [1, 1]

@@ -93,9 +93,22 @@ def test_official_models_need_a_dataset_only_to_predict_videos(smoke):
         study.load("smoke")
 
 
+def test_published_models_are_not_trained_again(smoke):
+    smoke.write_text(FIGURE.replace("something]", "published-something]"))
+    missing = Path("results/published/evidence/pretrain/something/plain/0/weights.json")
+    with pytest.raises(UserError, match=f"figure curves: {missing} is missing"):
+        study.load("smoke")
+    missing.parent.mkdir(parents=True)
+    missing.touch()
+    loaded = study.load("smoke")
+    assert study_file.all_pretrained(loaded) == []
+    assert study.datasets(loaded) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "dataset", "seeds", "message"),
     [
+        ("prediction", "published-something", 1, "may have been trained on the clips shown"),
         ("pretraining", "official-something", 1, "it has no training curves"),
         ("prediction_errors", "official-something", 2, "it has one seed"),
         ("prediction", "something", 2, "kind prediction shows one seed of each pre-trained"),

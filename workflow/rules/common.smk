@@ -8,7 +8,15 @@ from cwm.commands.own import check_folder, listing_hash, typed_values
 from cwm.config import load as load_settings
 from cwm.infra.errors import UserError
 from cwm.study import SHADOWS, datasets, load, mixtures, recorded
-from cwm.study_file import OFFICIAL, adapted_runs, finetune_runs, pretrained_runs, videos_of
+from cwm.study_file import (
+    OFFICIAL,
+    PUBLISHED,
+    adapted_runs,
+    finetune_runs,
+    pretrained_runs,
+    published_weights,
+    videos_of,
+)
 from cwm.videos.datasets import folder_of
 
 config |= typed_values(workflow.config_settings.config_args)
@@ -162,7 +170,11 @@ def generated(wildcards):
 def pretrained(wildcards):
     """The world model that a run starts from; nothing when it learns from scratch."""
     model = STUDY.initial_model(wildcards.dataset, wildcards.model, int(wildcards.seed))
-    return f"{PRETRAIN}/weights.json".format(**model._asdict()) if model else []
+    if model is None:
+        return []
+    if model.dataset.startswith(PUBLISHED):
+        return published_weights(model)
+    return f"{PRETRAIN}/weights.json".format(**model._asdict())
 
 
 def pretrained_option(wildcards, input):

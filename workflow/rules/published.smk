@@ -4,7 +4,7 @@ Inputs: results/published/<study>, with the study.yaml that its runs were made f
 Outputs: results/published-figures/<study>.
 """
 
-PUBLISHED = "results/published/{published}"
+PUBLISHED_RUNS = "results/published/{published}"
 REDRAWN = "results/published-figures/{published}"
 
 
@@ -20,8 +20,8 @@ rule published_figures:
 rule redraw:
     """Draw the figures of a study from its published runs; captions list missing runs."""
     input:
-        runs=lambda w: sorted(str(path) for path in Path(PUBLISHED.format(**w)).rglob("*.*")),
-        study=f"{PUBLISHED}/study.yaml",
+        runs=lambda w: sorted(str(path) for path in Path(PUBLISHED_RUNS.format(**w)).rglob("*.*")),
+        study=f"{PUBLISHED_RUNS}/study.yaml",
     output:
         directory(REDRAWN),
     log:

@@ -35,9 +35,9 @@ NAMES = ("driving", "experience", "human36m", "robot", "shadows", "something")
 class SyntheticConfig:
     """Which dataset to generate, how many clips, and from which seed."""
 
-    name: str = ""
-    clips: PositiveInt = 200
-    seed: NonNegativeInt = 0
+    name: str = ""  # of a dataset in cwm/videos/synthetic
+    clips: PositiveInt = 200  # to generate
+    seed: NonNegativeInt = 0  # of all clips
 
 
 def nth_label(labels: Sequence[str], clip: int) -> str:
