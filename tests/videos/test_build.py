@@ -245,9 +245,7 @@ def test_another_codec_decodes_from_scratch(folder):
 def test_parts_of_another_codec_are_an_error(folder):
     out = build(folder)
     cfg = DatasetConfig(folder=folder, parts=1, codec="h264")
-    with pytest.raises(
-        UserError, match=r"was decoded with codec None, expected h264, pre"
-    ):
+    with pytest.raises(UserError, match=r"was decoded with codec None, expected h264, pre"):
         make_clips("own", cfg, out / "videos.json", out)
 
 
