@@ -4,11 +4,13 @@ cwm finetune toy/sphere config/{suite/toy,model/plain,scale/smoke}.yaml --seed 0
 """
 
 import io
+import json
 import locale
 import logging
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -184,10 +186,16 @@ def data(store: Annotated[Path, Argument(help="store.json of the clips")]) -> No
 
 @app.command()
 def pretrain(dataset: Dataset, configs: Configs, clips: Clips, out: Out, sets: Sets = None) -> None:
-    """Pre-train a world model on the clips of a dataset."""
+    """Pre-train a world model on the clips of a dataset.
+
+    With pretrain.devices or pretrain.nodes above 1, it starts that many processes by torchrun.
+    """
+    from cwm.commands.launch import launched
     from cwm.commands.run_spec import open_run
     from cwm.train import pretrain as stage
 
+    if launched(configs, sets):
+        return
     with open_run("pretrain", dataset, configs, sets, out, {"clips": clips}) as (cfg, run):
         stage.pretrain(cfg.runtime, cfg.model, cfg.pretrain, clips, run)
 
@@ -633,7 +641,9 @@ def main() -> None:
         for word in sys.argv[1:]:
             check_utf8(word)
         app()
-    except (UserError, EnvError) as error:
+    except UserError as error:
+        _fail(str(error), error.status)
+    except EnvError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
@@ -655,13 +665,22 @@ def _use_utf8() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(message: str) -> NoReturn:
-    """Print an error; characters that a terminal cannot show are escaped."""
-    line = "".join(x if x.isprintable() else repr(x)[1:-1] for x in message)
-    print(f"cwm: {line[:MAX_ERROR]}", file=sys.stderr)
-    sys.exit(2)
+def _fail(message: str, status: int = UserError.status) -> NoReturn:
+    """Print an error; characters that a terminal cannot show are escaped.
+
+    A process that torchrun started leaves it to `cwm.commands.launch`, which prints only the first.
+    """
+    line = "".join(x if x.isprintable() else repr(x)[1:-1] for x in message)[:MAX_ERROR]
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's; it would interrupt this exit
+        content = {"message": line, "timestamp": int(time.time())}
+        Path(report).write_text(json.dumps(content))
+    else:
+        print(f"cwm: {line}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    print("cwm: stopped; the same command resumes", file=sys.stderr)
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        print("cwm: stopped; the same command resumes", file=sys.stderr)
     sys.exit(128 + number)

@@ -11,8 +11,10 @@ from cwm.config import Config, labels, load, resolved
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
-from cwm.infra.run_dir import RunDir, RunSpec
+from cwm.infra.ranks import started_rank
+from cwm.infra.run_dir import FollowedRun, RunDir, RunSpec
 from cwm.infra.store_json import read_store
+from cwm.study_file import PUBLISHED
 from cwm.train.rollout import suite_and_task
 
 SECTIONS = {  # sections of the settings that each stage reads
@@ -25,6 +27,11 @@ SECTIONS = {  # sections of the settings that each stage reads
     "baselines": ("runtime", "model", "env", "finetune", "baselines"),
     "finetune": ("runtime", "model", "env", "finetune"),
 }
+NO_RESULT = (  # settings that do not change results: the simulator's address, processes
+    ("env", "server"),
+    ("pretrain", "devices"),
+    ("pretrain", "nodes"),
+)
 ON_TASKS = ("baselines", "finetune")  # the other stages work on a dataset
 
 
@@ -46,7 +53,8 @@ def open_run(
     cfg = load(files, sets, suite_and_task(what)[1] if on_task else None)
     spec = run_spec(stage, what, cfg, files, inputs, seed)
     timed = cfg.adapt if stage == "adapt" else cfg.finetune if on_task else cfg.pretrain
-    with RunDir(spec, out, timed.checkpoint_seconds) as run:
+    kind = FollowedRun if stage == "pretrain" and started_rank() else RunDir
+    with kind(spec, out, timed.checkpoint_seconds) as run:
         yield cfg, run
 
 
@@ -90,7 +98,8 @@ def run_spec(
     if stage == "pretrain" and cfg.dataset.only_parts:
         parts = tuple(sorted(cfg.dataset.only_parts))
         settings["dataset"] = {"parts": cfg.dataset.parts, "only_parts": [*parts]}
-    settings.get("env", {}).pop("server", None)  # the simulator's address does not change results
+    for section, name in NO_RESULT:
+        settings.get(section, {}).pop(name, None)
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
     data = describe_dataset(dataset, scale)
     if stage == "adapt":
@@ -105,17 +114,20 @@ class _Weights(TypedDict):
 
 
 def _pretraining_dataset(weights: Path | None) -> str:
-    """The dataset of a pre-trained model; `none` without one."""
+    """The dataset of a pre-trained model as studies name it; `none` without a model."""
     if weights is None:
         return "none"
     remedy = "it must be the weights.json of a pre-trained model"
-    return json_file.read(weights, _Weights, remedy)["dataset"]
+    dataset = json_file.read(weights, _Weights, remedy)["dataset"]
+    return PUBLISHED + dataset if weights.is_relative_to("results/published") else dataset
 
 
 def describe_dataset(name: str, scale: str) -> str:
     """Contents and terms of use of a dataset, for the model card."""
     if name == "none":
         return "no videos: learned from scratch"
+    if name.startswith(PUBLISHED):
+        return f"{name}: that of the published model's card"
     files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
     if not all(path.exists() for path in files):
         return f"{name}: no settings file of this name in config/dataset"

@@ -56,7 +56,15 @@ EXTRAS = {  # module -> the extra of this package that installs it (pyproject.to
 
 
 class UserError(ValueError):
-    """A user's mistake; the command line prints it as one line and exits with status 2."""
+    """A user's mistake; the command line prints it as one line and exits with its status."""
+
+    status = 2
+
+
+class LostRankError(UserError):
+    """Another rank of a distributed run has ended, and reports why."""
+
+    status = 3
 
 
 def check_utf8(word: str) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat, TextIO
 
 import torch
 from torch import Tensor
@@ -62,6 +62,12 @@ class RunSpec(NamedTuple):
     parts: tuple[int, ...] = ()  # of the dataset, if not all; settings and inputs imply them
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What all ranks of a run must agree on."""
+        code = {"numerics": NUMERICS, "torch": torch.__version__}
+        return {**self.config, "inputs": self.inputs, "code": code}
+
+    @property
     def key(self) -> str:
         """Hash of everything that the result depends on."""
         seed = self.labels.get("seed", 0)
@@ -75,6 +81,8 @@ class RunDir:
 
     Entering it locks the run and `out`; UserError if another process holds one of the locks.
     """
+
+    console: TextIO | None = None  # of the progress; None: stderr
 
     def __init__(self, spec: RunSpec, out: Path, checkpoint_seconds: float) -> None:
         self.spec = spec
@@ -213,6 +221,28 @@ class RunDir:
             shutil.rmtree(finished, ignore_errors=True)
             for lock in self.locks:
                 Path(lock.name).unlink(missing_ok=True)
+
+
+class FollowedRun(RunDir):
+    """A run as its ranks other than 0 see it: they write nothing."""
+
+    def __enter__(self) -> "FollowedRun":
+        self.console = Path(os.devnull).open("w")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def resume(self) -> None:
+        """Rank 0 sends its state (`Trained.resume`)."""
+
+    def log(self, step: int, metrics: Mapping[str, SupportsFloat], rate: float) -> dict[str, float]:
+        """Log nothing."""
+        return {}
+
+    def due(self) -> bool:
+        """Never."""
+        return False
 
 
 @contextmanager

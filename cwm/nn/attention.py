@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cwm.infra import ranks
 from cwm.infra.errors import UserError
 from cwm.nn.checkpointing import checkpointed
 from cwm.nn.context import ContextConfig
+from cwm.nn.whole_batch import draw
 
 AMPLITUDE = 4  # of sinusoidal positions: most of the weight begins at the query's own place
 
@@ -19,7 +21,8 @@ AMPLITUDE = 4  # of sinusoidal positions: most of the weight begins at the query
 def random_tokens(frames: int, tokens: int, masked: float, like: Tensor) -> Tensor:
     """S = int(tokens * (1 - masked)) random token indices for each frame, (frames, S)."""
     kept = int(tokens * (1 - masked))
-    return torch.rand(frames, tokens, device=like.device).topk(kept, -1, sorted=False).indices
+    order = draw(lambda n: torch.rand(n, tokens, device=like.device), frames)
+    return order.topk(kept, -1, sorted=False).indices
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -38,27 +41,38 @@ def sinusoids(size: int, channels: int) -> Tensor:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
     """softmax(q k^T / sqrt(width)) v with dropout of the weights; all (..., tokens, width)."""
-    if queries.is_cuda or rate == 0:  # the fused kernel of the CPU has no dropout
+    if rate == 0 or draws_dropout(queries):
         return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate)
     weights = (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1)
-    kept = keep_some(weights.shape, rate)
+    kept = keep_some(weights, rate)
     return checkpointed(lambda w, k, v: dropped(w, k, rate) @ v, weights, kept, values)
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
     """Zero each entry with probability `rate` and divide the others by 1 - rate."""
-    if rate == 0 or x.is_cuda:
+    if rate == 0 or draws_dropout(x):
         return F.dropout(x, rate)
-    return dropped(x, keep_some(x.shape, rate), rate)
+    return dropped(x, keep_some(x, rate), rate)
 
 
-def keep_some(shape: torch.Size, rate: float) -> Tensor:
-    """Boolean mask of the entries that dropout keeps, on the CPU.
+def draws_dropout(x: Tensor) -> bool:
+    """Whether torch's own dropout is used: fused on a GPU, but not for a part of a batch."""
+    return x.is_cuda and ranks.current.size == 1
+
+
+def keep_some(x: Tensor, rate: float) -> Tensor:
+    """Boolean mask of the entries of x that dropout keeps.
 
     One random 64-bit number decides four entries of 16 bits, so the rate is rounded to 2^-15.
     """
-    bits = torch.empty(-(-shape.numel() // 4), dtype=torch.long).random_().view(torch.int16)
-    return (bits[: shape.numel()].bitwise_and_(2**15 - 1) >= round(rate * 2**15)).view(shape)
+
+    def mask(rows: int) -> Tensor:
+        size = rows * x[0].numel()
+        bits = torch.empty(-(-size // 4), dtype=torch.long, device=x.device).random_()
+        kept = bits.view(torch.int16)[:size].bitwise_and_(2**15 - 1) >= round(rate * 2**15)
+        return kept.view(rows, *x.shape[1:])
+
+    return draw(mask, len(x))
 
 
 def dropped(x: Tensor, kept: Tensor, rate: float) -> Tensor:

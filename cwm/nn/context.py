@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cwm.infra.types import Fraction
 from cwm.nn.encoder import ResNet, VisionConfig
+from cwm.nn.whole_batch import draw
 
 Choice = Literal["random", "first", "last"]
 Fusion = Literal["attention", "concat"]
@@ -49,7 +50,7 @@ def choose(choice: Choice, clips: int, length: int, device: torch.device) -> Ten
     """The index (B,) of the context frame in each clip."""
     match choice:
         case "random":
-            return torch.randint(length, (clips,), device=device)
+            return draw(lambda n: torch.randint(length, (n,), device=device), clips)
         case "first":
             return torch.zeros(clips, dtype=torch.long, device=device)
         case "last":

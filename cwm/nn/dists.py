@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from cwm.nn.whole_batch import draw
+
 LOG_SQRT_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -23,7 +25,9 @@ def gumbel(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Standard Gumbel noise of `shape`, so that argmax(logits + noise) is a categorical sample."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     # A uniform 0, drawn once in 16 million, becomes -inf: that class is then never sampled.
-    return -torch.rand(shape, dtype=dtype, device=like.device).log().neg().log()
+    rows, *others = shape
+    uniform = draw(lambda n: torch.rand(n, *others, dtype=dtype, device=like.device), rows)
+    return -uniform.log().neg().log()
 
 
 def one_hot_sample(logits: Tensor, noise: Tensor) -> Tensor:

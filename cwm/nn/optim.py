@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.infra.checkpoint import check_state_dict
+from cwm.infra.ranks import average
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -90,9 +91,10 @@ def step_all(loss: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
     """Run one backward pass and step every optimizer; return their gradient norms.
 
     Parameters that the loss does not depend on get a zero gradient, so weight decay acts on them.
+    Gradients are averaged over the processes that share the batch.
     """
     parameters = [p for optimizer in optimizers for p in optimizer.parameters]
-    gradients = iter(torch.autograd.grad(loss, parameters, materialize_grads=True))
+    gradients = iter(average(torch.autograd.grad(loss, parameters, materialize_grads=True)))
     return [opt.step([next(gradients) for _ in opt.parameters]) for opt in optimizers]
 
 

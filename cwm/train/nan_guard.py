@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from cwm.infra import ranks
 from cwm.infra.checkpoint import write_tensors
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
@@ -18,7 +19,8 @@ class NaNGuard:
     """
 
     def __init__(self, run: RunDir, device: str) -> None:
-        self.path = run.folder / "not-finite.safetensors"
+        rank = f"-{ranks.current.rank}" if ranks.current.rank else ""  # each has a share of a batch
+        self.path = run.folder / f"not-finite{rank}.safetensors"
         self.check_all = device == "cpu" or self.path.exists()
         self.last: tuple[int, dict[str, Tensor], dict[str, Tensor]] | None = None
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cwm.infra import ranks
 from cwm.infra.checkpoint import load_strict
 from cwm.infra.cuda_graph import CapturedFunction
 from cwm.infra.device import RuntimeConfig, reseed
@@ -38,20 +39,30 @@ class Trained(NamedTuple):
     optimizers: dict[str, Optimizer]  # by name, which ends in `optimizer`
 
     def resume(self, run: RunDir) -> int:
-        """Load the last checkpoint; returns the updates done."""
-        if not (resumed := run.resume()):
-            return 0
-        tensors, state = resumed
-        with run.checkpoints.restoring():
-            load_strict(self.world, tensors["world"])
-            for name, optimizer in self.optimizers.items():
-                optimizer.load_state(tensors[name])
-        return state["step"]
+        """Load the last checkpoint, on all ranks; returns the updates done."""
+        step = 0
+        if resumed := run.resume():
+            tensors, state = resumed
+            with run.checkpoints.restoring():
+                load_strict(self.world, tensors["world"])
+                for name, optimizer in self.optimizers.items():
+                    optimizer.load_state(tensors[name])
+            step = state["step"]
+        return ranks.follow_first(step, self.tensors())
 
     def save(self, run: RunDir, step: int) -> None:
         """Write a checkpoint."""
+        run.checkpoint(step, self.state())
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors that an update changes, in groups."""
         states = {name: optimizer.state() for name, optimizer in self.optimizers.items()}
-        run.checkpoint(step, {"world": self.world.state_dict(), **states})
+        return {"world": self.world.state_dict(), **states}
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield these tensors."""
+        for group in self.state().values():
+            yield from group.values()
 
 
 def learner(
@@ -60,7 +71,10 @@ def learner(
     runtime: RuntimeConfig,
     device: str,
 ) -> Callable[..., dict[str, Tensor]]:
-    """Build the update: arguments of `loss`, which returns loss and terms -> metrics, all ()."""
+    """Build the update: arguments of `loss`, which returns loss and terms -> metrics, all ().
+
+    With several ranks it is not captured as a CUDA graph.
+    """
     world, optimizers = trained
     precision = torch.autocast(device, torch.bfloat16, enabled=runtime.precision == "bf16")
 
@@ -70,18 +84,13 @@ def learner(
         norms = step_all(value, list(optimizers.values()))
         named = (f"{name.removesuffix('optimizer')}norm" for name in optimizers)
         terms = terms | dict(zip(named, norms, strict=True))
-        return {f"train/{name}": x.detach() for name, x in terms.items()}
+        means = ranks.average([x.detach() for x in terms.values()])
+        return {f"train/{name}": x for name, x in zip(terms, means, strict=True)}
 
     if runtime.compile:
         compile_regions(world)
-    if device == "cuda" and runtime.graphs:
-
-        def state() -> Iterator[Tensor]:
-            yield from world.state_dict().values()
-            for optimizer in optimizers.values():
-                yield from optimizer.state().values()
-
-        return CapturedFunction(learn, state)
+    if device == "cuda" and runtime.graphs and ranks.current.size == 1:
+        return CapturedFunction(learn, trained.tensors)
     return learn
 
 
@@ -101,7 +110,7 @@ def fit(
     update: number of the update and its batch -> metrics, all (). heldout: of held-out data.
     """
     guard = NaNGuard(run, device)
-    with Progress(total=schedule.updates, start=start, label=run.label) as bar:
+    with Progress(schedule.updates, start, run.label, run.console) as bar:
         for step in range(start + 1, schedule.updates + 1):
             _, batch = next(batches)
             reseed(seed, "update", step)

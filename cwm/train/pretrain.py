@@ -11,11 +11,13 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from cwm.infra import ranks
 from cwm.infra.checkpoint import save_weights
 from cwm.infra.device import RuntimeConfig, reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
 from cwm.infra.types import AtLeastTwo
+from cwm.nn import whole_batch
 from cwm.nn.batch import clip_batch
 from cwm.nn.optim import Optimizer, OptimizerConfig
 from cwm.train import offline
@@ -40,21 +42,33 @@ class PretrainConfig:
     heldout_every: PositiveInt = 5000  # updates between evaluations on held-out clips
     heldout_clips: PositiveInt = 64  # in an evaluation
     checkpoint_seconds: NonNegativeFloat = 300.0  # between two checkpoints
+    # Processes that share each batch. They change results only by rounding, so a run may be resumed
+    # with another number; they are not part of its key.
+    devices: PositiveInt = 1  # on each node, each process on a GPU, or `runtime.threads` cores
+    nodes: PositiveInt = 1  # machines; more than one needs SLURM, see docs/cluster.md
 
 
 def pretrain(
     runtime: RuntimeConfig, model: ModelConfig, cfg: PretrainConfig, clips: Path, run: RunDir
 ) -> None:
-    """Train on the clip store `clips` and publish the weights."""
+    """Train on the clip store `clips` and publish the weights.
+
+    Every rank of a distributed run calls this; rank 0 alone evaluates and writes.
+    """
     if not model.stacked:
         raise UserError("model.stacked is false: DreamerV2 cannot be pre-trained on videos")
     device = set_up(runtime)
+    ranks.join(device, run.spec.identity)
+    if ranks.current.size > 1 and runtime.compile:
+        raise UserError("runtime.compile is not supported with several processes")
+    share = whole_batch.share(cfg.batch)
     store = ClipStore.open(clips)
     if run.spec.parts:
         store.use_parts(run.spec.parts)
     windows = torch.as_tensor(store.windows(cfg.heldout_clips, cfg.length, "heldout", cfg.seed))
     reseed(cfg.seed, "weights")
     world = ActionFreeModel(model, cfg.world).to(device)
+    whole_batch.synchronise_norms(world)
     optimizer = Optimizer(cfg.optimizer, world.parameters())
     trained = Trained(world, {"optimizer": optimizer})
     start = trained.resume(run)
@@ -65,13 +79,18 @@ def pretrain(
         return learn(batch["image"])
 
     def evaluate() -> Metrics:
-        with precision:
+        if ranks.current.rank:
+            return {}
+        with ranks.alone(), precision:
             return heldout(world, windows, cfg.batch, device)
 
-    images = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device)
+    images = prefetch(store, cfg.seed, start, cfg.batch, cfg.length, device, share)
     batches = ((i, {"image": image}) for i, image in images)
     schedule = Schedule(cfg.updates, cfg.log_every, cfg.heldout_every)
     fit(trained, schedule, start, cfg.seed, batches, update, evaluate, run, device)
+    ranks.leave()
+    if ranks.started_rank():
+        return
     about = {"kind": "action-free", "updates": cfg.updates, **run.spec.labels}
     save_weights(run.folder, world.state_dict(), about)
     run.publish("metrics.jsonl", "timing.jsonl", "weights.safetensors", "weights.json")

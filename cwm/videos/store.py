@@ -31,6 +31,7 @@ from cwm.videos.codec import open_shard
 from cwm.videos.ffmpeg import SIZE
 from cwm.videos.index import REMEDY, SPLITS, UNUSED, Index, read_entries
 
+ALL = slice(None)
 # A store keeps a quarter of the files open that the system allows (`ulimit -n`, often 1024), at
 # most two of a shard.
 LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -150,14 +151,21 @@ class ClipStore:
         return self._index.count(length, split)
 
     def sample(
-        self, seed: int, i: int, batch: int, length: int, split: Split = "train"
+        self,
+        seed: int,
+        i: int,
+        batch: int,
+        length: int,
+        split: Split = "train",
+        share: slice = ALL,
     ) -> np.ndarray:
-        """Batch i of a seed's endless stream: uint8 (B, T, 64, 64, 3).
+        """Batch i of a seed's endless stream, or a share of its rows: uint8 (B, T, 64, 64, 3).
 
         A pure function of its arguments, so resuming needs only i. Clips are equally likely,
         whatever their length, and so are the valid starts, as in the reference.
         """
-        return self.windows_of(*self.draw(seed, i, batch, length, split), length)
+        clips, starts = self.draw(seed, i, batch, length, split)
+        return self.windows_of(clips[share], starts[share], length)
 
     def draw(
         self, seed: int, i: int, batch: int, length: int, split: Split = "train"
@@ -247,18 +255,27 @@ class Mixture:
         return sum(self.info["clips"].values())
 
     def sample(
-        self, seed: int, i: int, batch: int, length: int, split: Split = "train"
+        self,
+        seed: int,
+        i: int,
+        batch: int,
+        length: int,
+        split: Split = "train",
+        share: slice = ALL,
     ) -> np.ndarray:
-        """Batch i of a seed's endless stream: uint8 (B, T, 64, 64, 3)."""
+        """Batch i of a seed's endless stream, or a share of its rows: uint8 (B, T, 64, 64, 3)."""
         rng = np.random.default_rng([seed, i])
         counts = [member.different(length, split) for member in self.members]
         of = rng.choice(len(counts), batch, p=self.weights)
         number = rng.integers(sum(counts), size=batch)
-        frames = np.empty((batch, length, SIZE, SIZE, 3), np.uint8)
+        wanted = np.arange(batch)[share]
+        frames = np.empty((len(wanted), length, SIZE, SIZE, 3), np.uint8)
         for m in np.unique(of):
             member, here = self.members[m], np.flatnonzero(of == m)
             clips = member.pick(number[here] % counts[m], length, split)
-            frames[here] = member.windows_of(clips, member.starts(rng, clips, length), length)
+            starts = member.starts(rng, clips, length)
+            _, into, read = np.intersect1d(wanted, here, assume_unique=True, return_indices=True)
+            frames[into] = member.windows_of(clips[read], starts[read], length)
         return frames
 
     def use_parts(self, parts: Sequence[int]) -> None:
@@ -293,12 +310,18 @@ def _open_member(path: Path, member: StoreMember, seed: int) -> ClipStore:
 
 
 def prefetch(
-    store: ClipStore | Mixture, seed: int, start: int, batch: int, length: int, device: str = "cpu"
+    store: ClipStore | Mixture,
+    seed: int,
+    start: int,
+    batch: int,
+    length: int,
+    device: str = "cpu",
+    share: slice = ALL,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (i, batch i of the seed's training clips, on the device), as `ahead` does."""
+    """Yield (i, a share of batch i of the seed's training clips, on the device); see `ahead`."""
 
     def read(i: int) -> dict[str, np.ndarray]:
-        return {"image": store.sample(seed, i, batch, length)}
+        return {"image": store.sample(seed, i, batch, length, share=share)}
 
     return ((i, arrays["image"]) for i, arrays in ahead(read, start, device))
 

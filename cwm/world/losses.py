@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cwm.infra.types import Share
 from cwm.nn.dists import categorical_kl, full
+from cwm.nn.whole_batch import shared_mean
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -31,8 +32,8 @@ def balanced_kl(post: Tensor, prior: Tensor, cfg: KLConfig) -> Tensor:
 
     post, prior: logits (B, T, S, K). Free nats clip the mean over B and T, as in the reference.
     """
-    learn_prior = categorical_kl(post.detach(), prior).mean().clamp(min=cfg.free)
-    learn_post = categorical_kl(post, prior.detach()).mean().clamp(min=cfg.free)
+    learn_prior = shared_mean(categorical_kl(post.detach(), prior).mean()).clamp(min=cfg.free)
+    learn_post = shared_mean(categorical_kl(post, prior.detach()).mean()).clamp(min=cfg.free)
     return cfg.balance * learn_prior + (1 - cfg.balance) * learn_post
 
 

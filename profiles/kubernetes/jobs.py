@@ -1,13 +1,15 @@
 """Run Snakemake jobs as Kubernetes Jobs, for the cluster-generic executor.
 
-    python jobs.py submit --rule RULE --cpus N --memory MB --gpus N SCRIPT    prints the job's name
-    python jobs.py status NAME                                   prints running, success or failed
+    python jobs.py submit --rule RULE --cpus N --memory MB --gpus N --nodes 1 SCRIPT
+                                     prints the job's name
+    python jobs.py status NAME       prints running, success or failed
     python jobs.py cancel NAME...
 
 The namespace is the pod's, or the current context's outside a cluster.
 """
 
 import argparse
+import sys
 import uuid
 from pathlib import Path
 
@@ -60,13 +62,15 @@ def main() -> None:
     todo = parser.add_subparsers(dest="todo", required=True)
     submit = todo.add_parser("submit")
     submit.add_argument("--rule", required=True)
-    for name in ("cpus", "memory", "gpus"):
+    for name in ("cpus", "memory", "gpus", "nodes"):
         submit.add_argument(f"--{name}", type=int, required=True)
     submit.add_argument("script", type=Path)
     todo.add_parser("status").add_argument("name")
     todo.add_parser("cancel").add_argument("names", nargs="+")
     args = vars(parser.parse_args())
 
+    if args.pop("nodes", 1) > 1:
+        sys.exit("pretrain.nodes must be 1 on Kubernetes: a job is one pod; raise pretrain.devices")
     api, namespace = connect()
     match args.pop("todo"):
         case "submit":

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # tests/slurm/cluster.sh COMMAND...: run a command beside a SLURM cluster that ends with it.
 #
-# The cluster is this machine as one node. It says that it has cores, memory and GPUs enough for
-# profiles/slurm as it stands, and nobody checks; jobs of a small study use little of that.
+# The cluster is this machine as two nodes; only the partition `pair` has the second. They say that
+# they have cores, memory and GPUs enough for profiles/slurm as it stands, and nobody checks; jobs of a
+# small study use little of that.
 # Everything lies in one temporary folder. Neither root, systemd, cgroups nor a database is needed.
 set -euo pipefail
 
@@ -45,9 +46,9 @@ AuthInfo=socket=$folder/munge.socket,cred_expire=5
 SlurmctldPort=46817
 SlurmdPort=46818
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd-%n.pid
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool-%n
 # What needs root, systemd or a database is left out.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -67,12 +68,14 @@ MinJobAge=36000
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=$node NodeAddr=127.0.0.1 CPUs=16 RealMemory=100000 Gres=gpu:2
-PartitionName=cpu Nodes=ALL Default=YES
-PartitionName=gpu Nodes=ALL
-PartitionName=urgent Nodes=ALL PriorityTier=2
+NodeName=second NodeHostname=$node NodeAddr=127.0.0.1 Port=46819 CPUs=16 RealMemory=100000 Gres=gpu:2
+PartitionName=cpu Nodes=$node Default=YES
+PartitionName=gpu Nodes=$node
+PartitionName=urgent Nodes=$node PriorityTier=2
+PartitionName=pair Nodes=ALL
 CONF
 echo "Name=gpu File=/dev/null,/dev/zero" >"$folder/gres.conf"
-mkdir "$folder/state" "$folder/spool" "$folder/bin"
+mkdir "$folder/state" "$folder/spool-$node" "$folder/spool-second" "$folder/bin"
 
 # The plugin's inner srun is started without SLURM_CONF.
 cat >"$folder/bin/srun" <<SRUN
@@ -89,10 +92,12 @@ setsid munged --foreground --force --key-file "$folder/munge.key" --socket "$fol
 daemons+=($!)
 setsid slurmctld -D -i >"$folder/slurmctld.log" 2>&1 &
 daemons+=($!)
-setsid slurmd -D >"$folder/slurmd.log" 2>&1 &
-daemons+=($!)
+for each in "$node" second; do
+  setsid slurmd -D -N "$each" >"$folder/slurmd-$each.log" 2>&1 &
+  daemons+=($!)
+done
 
-ready() { [[ $(timeout 5 sinfo --noheader --partition cpu --format %T 2>/dev/null) == idle ]]; }
+ready() { [[ $(timeout 5 sinfo --noheader --partition pair --format %T 2>/dev/null) == idle ]]; }
 for _ in {1..60}; do
   sleep 0.5
   ready && break

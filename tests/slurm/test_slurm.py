@@ -1,10 +1,13 @@
 """profiles/slurm on a real SLURM, and jobs that it stops: `make slurm-test`."""
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -173,3 +176,42 @@ def test_a_partition_that_does_not_exist_is_named_and_nothing_is_lost(tmp_path):
     study = on_slurm(tmp_path, target)
     assert study.end()[0] == 0
     assert list(study.jobs().values()) == ["pretrain"]
+
+
+def rank(number, folder):
+    """Id of a process of the pre-training in a folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            variables = (process / "environ").read_text().split("\0")
+            if f"RANK={number}" in variables and (process / "cwd").resolve() == folder:
+                return int(process.name)
+    raise ProcessLookupError(number)
+
+
+def test_pretraining_on_two_nodes_survives_a_dead_process(tmp_path):
+    new_project(tmp_path)
+    path = tmp_path / "config/scale/smoke.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["pretrain"] |= {"nodes": 2, "updates": 60, "checkpoint_seconds": 0}
+    path.write_text(yaml.safe_dump(settings))
+    profile = tmp_path / "profiles/slurm/config.yaml"
+    profile.write_text(
+        profile.read_text().replace("slurm_partition: gpu ", "slurm_partition: pair ")
+    )
+    folder = tmp_path / "results/smoke/pretrain/something/contextwm/0"
+    local = Study(tmp_path, "results/smoke/clips/something/store.json", "--cores", "2")
+    assert local.end()[0] == 0
+    study = on_slurm(tmp_path, folder.relative_to(tmp_path) / "weights.json")
+    while not checkpoint(tmp_path):
+        assert study.process.poll() is None, study.log.read_text()
+        time.sleep(0.2)
+    os.kill(rank(1, tmp_path), signal.SIGKILL)
+    status, said = study.end()
+    assert status == 0, said
+    assert "cwm: process 1 was killed (SIGKILL); the same command resumes" in said
+    first, second = (ended()[job] for job in study.jobs())
+    assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
+    assert second["NodeCnt"] == "2"
+    assert "| 1/60 " not in (folder / "log.txt").read_text()
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+    assert steps == list(range(2, 61, 2))

@@ -243,6 +243,14 @@ def test_mixture_may_have_a_hundred_members(path):
     assert {clip for clip, _ in where(mixture.sample(0, 0, 64, 2))} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("members", [(), ({}, {"weight": 3.0})])
+def test_shares_of_a_batch_are_its_rows(path, members):
+    store = mixed(path, *members) if members else ClipStore.open(path)
+    whole = store.sample(1, 7, 12, 2)
+    shares = [store.sample(1, 7, 12, 2, share=slice(i, i + 4)) for i in (0, 4, 8)]
+    np.testing.assert_array_equal(np.concatenate(shares), whole)
+
+
 def test_mixture_with_a_changed_member_does_not_open(path):
     mixed(path, {})
     info = json.loads(path.read_text())

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,6 +130,14 @@ def test_a_run_uses_the_cluster_and_a_failed_job_is_retried(study, submit, monke
         {"memory": "24000M", "nvidia.com/gpu": 1},
         {"memory": "48000M", "nvidia.com/gpu": 1},
     ]
+
+
+def test_several_nodes_are_refused():
+    job = ["--rule", "pretrain", "--cpus", "1", "--memory", "9", "job.sh"]
+    argv = [sys.executable, PROFILE / "jobs.py", "submit", "--gpus", "2", "--nodes", "2", *job]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("pretrain.nodes must be 1 on Kubernetes")
 
 
 def test_an_unreachable_cluster_is_an_error_with_its_address(study, submit):

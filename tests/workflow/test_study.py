@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from cwm import study, study_file
+from cwm.commands.run_spec import run_spec
+from cwm.config import load
 from cwm.infra.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +103,10 @@ def test_published_models_are_not_trained_again(smoke):
     missing.parent.mkdir(parents=True)
     missing.touch()
     loaded = study.load("smoke")
+    missing.write_text('{"dataset": "something"}')
+    files = [Path("config/scale/smoke.yaml"), Path("config/model/plain.yaml")]
+    spec = run_spec("finetune", "toy/sphere", load(files), files, {"pretrained": missing}, 0)
+    assert spec.labels["dataset"] == "published-something"
     assert study_file.all_pretrained(loaded) == []
     assert study.datasets(loaded) == []
 

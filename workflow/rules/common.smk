@@ -38,6 +38,9 @@ SCALE = f"config/scale/{config['scale']}.yaml"
 os.environ.setdefault("CWM_JOBS_PER_GPU", str(config["jobs_per_gpu"]))
 SIZES = load_settings([Path(SCALE)])
 GPU = 0 if SIZES.runtime.device == "cpu" else 1
+DEVICES, NODES = SIZES.pretrain.devices, SIZES.pretrain.nodes
+# One task for each node of a pre-training on several; `mpi` leaves their start to `cwm pretrain`.
+TASKS = {"nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0, "mpi": "srun"} if NODES > 1 else {}
 STANDINS = SIZES.dataset.source == "standin"
 
 # Mixture -> its member datasets, whose clip stores it refers to.

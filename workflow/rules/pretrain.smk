@@ -22,9 +22,10 @@ rule pretrain:
         f"{PRETRAIN}/benchmark.tsv"
     wildcard_constraints:
         dataset=f"(?!{OFFICIAL})[a-z0-9-]+",
-    threads: SIZES.runtime.threads
+    threads: SIZES.runtime.threads * DEVICES
     resources:
-        gpu=GPU,
+        **TASKS,
+        gpu=GPU * DEVICES * NODES,
     params:
         out=PRETRAIN,
     shell:
