@@ -20,7 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.record import Record, in_new_process, peak_memory
 from cwm.videos.build import make_clips
-from cwm.videos.datasets import DatasetConfig, collect
+from cwm.videos.collect import collect
+from cwm.videos.datasets import DatasetConfig
 from cwm.videos.decode import decode_part, part_folder
 from cwm.videos.encode import H264, encode
 from cwm.videos.ffmpeg import ffmpeg_exe
@@ -46,8 +47,8 @@ def bare(files: list[Path], processes: int) -> None:
 def ours(folder: Path, out: Path, processes: int) -> ClipStore:
     cfg = DatasetConfig(folder=folder, parts=1, min_frames=1)
     collect("bench", cfg, out, processes)
-    decode_part("bench", cfg, out / "videos.jsonl", 0, out / part_folder(0), processes)
-    make_clips("bench", cfg, out / "videos.jsonl", out)
+    decode_part("bench", cfg, out / "videos.json", 0, out / part_folder(0), processes)
+    make_clips("bench", cfg, out / "videos.json", out)
     return ClipStore.open(out / "store.json")
 
 

@@ -16,7 +16,8 @@ from cwm.nn.batch import Batch
 from cwm.train.replay import Episode
 from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.ffmpeg import FRAME_BYTES
-from cwm.videos.store import INDEX, SPLITS, ClipStore
+from cwm.videos.index import INDEX, SPLITS, describe_blocks
+from cwm.videos.store import ClipStore
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -44,6 +45,8 @@ def write_store(folder: Path, index: np.ndarray, shards: dict[str, int]) -> Clip
     info |= {"frame_bytes": FRAME_BYTES, "shards": shards}
     info |= {"clips": {"train": len(index)}, "frames": int(index["length"].sum())}
     info["sha256"] = {"content": "", "index": sha256(folder / "index.npy"), "manifest": ""}
+    if blocks := describe_blocks(index):
+        info["blocks"] = blocks
     (folder / "store.json").write_text(json.dumps(info))
     return ClipStore.open(folder / "store.json")
 

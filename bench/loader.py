@@ -26,8 +26,9 @@ from bench.inputs import clip_store, compressed, jpeg_clips, write_store
 from bench.record import Record, in_new_process, peak_memory
 from cwm.videos.codec import shard_name
 from cwm.videos.ffmpeg import FRAME_BYTES
+from cwm.videos.index import INDEX
 from cwm.videos.raw import HEADER, RawShard
-from cwm.videos.store import INDEX, ClipStore, prefetch
+from cwm.videos.store import ClipStore, prefetch
 
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44

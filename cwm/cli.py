@@ -94,9 +94,9 @@ def collect(
     cores: Cores = 1,
     sets: Sets = None,
 ) -> None:
-    """List the clips of a dataset in videos.jsonl; generate a synthetic dataset first."""
+    """List the clips of each part of a dataset; generate a synthetic dataset first."""
     from cwm.config import load
-    from cwm.videos.datasets import collect as list_clips
+    from cwm.videos.collect import collect as list_clips
 
     cfg = load(configs, sets).dataset
     list_clips(dataset, replace(cfg, folder=folder or cfg.folder), out, cores)
@@ -106,7 +106,7 @@ def collect(
 def decode(
     dataset: Dataset,
     configs: Configs,
-    videos: Annotated[Path, Option(help="videos.jsonl of the dataset")],
+    videos: Annotated[Path, Option(help="videos.json of the dataset")],
     out: Out,
     part: Annotated[int, Option(help="number of the part, from 0")] = 0,
     cores: Cores = 1,
@@ -124,7 +124,9 @@ def clips(
     dataset: Dataset,
     configs: Configs,
     out: Out,
-    videos: Annotated[Path | None, Option(help="videos.jsonl of a dataset")] = None,
+    videos: Annotated[Path | None, Option(help="videos.json of a dataset")] = None,
+    decoded: Annotated[Path | None, Option(help="folder of the parts; default: --out")] = None,
+    finished: Annotated[bool, Option("--finished", help="leave out parts not decoded yet")] = False,
     stores: Annotated[
         list[Path] | None, Option("--store", help="store.json of each member of a mixture")
     ] = None,
@@ -132,7 +134,7 @@ def clips(
 ) -> None:
     """Build the clip store of a dataset from its decoded parts, or of a mixture from its members.
 
-    A dataset whose settings list `members` is a mixture.
+    A dataset whose settings list `members` is a mixture. `dataset.only_parts` selects parts.
     """
     from cwm.config import load
     from cwm.videos.build import make_clips, mix_clips
@@ -144,9 +146,9 @@ def clips(
             raise UserError(f"dataset {dataset} needs one --store of each of: {', '.join(names)}")
         mix_clips(dataset, cfg, stores, out)
     elif videos is None:
-        raise UserError(f"dataset {dataset} has no members: give --videos VIDEOS.JSONL")
+        raise UserError(f"dataset {dataset} has no members: give --videos VIDEOS.JSON")
     else:
-        make_clips(dataset, cfg, videos, out)
+        make_clips(dataset, cfg, videos, out, decoded, finished)
 
 
 @app.command("import")

@@ -38,7 +38,7 @@ CALLS = ("open", "os.", "shutil.", "subprocess.", "sqlite3.")  # audit events th
 REPLAY = "replay.json"  # checksums of the replay, taken just before it is deleted
 
 DATA = "something CONFIG/scale/smoke.yaml CONFIG/dataset/something.yaml settings.yaml"
-VIDEOS = "--videos results/smoke/videos/something/videos.jsonl"
+VIDEOS = "--videos results/smoke/videos/something/videos.json"
 MODEL = "CONFIG/scale/smoke.yaml CONFIG/model/contextwm.yaml settings.yaml"
 SEEN = f"something {MODEL} --clips results/smoke/clips/something/store.json"
 WEIGHTS = "results/smoke/pretrain/something/contextwm/weights.json"

@@ -119,8 +119,8 @@ def main() -> None:
 
     data = ["something", *config(scale="laptop", dataset="something")]
     cwm("collect", *data, "--out", "videos")
-    cwm("decode", *data, "--videos", "videos/videos.jsonl", "--out", "clips/part-000")
-    cwm("clips", *data, "--videos", "videos/videos.jsonl", "--out", "clips")
+    cwm("decode", *data, "--videos", "videos/videos.json", "--out", "clips/part-000")
+    cwm("clips", *data, "--videos", "videos/videos.json", "--out", "clips")
     train = ["pretrain", *data, *config(model="contextwm"), "--clips", "clips/store.json"]
     cwm(*train, "--out", "model", "--set", "pretrain.updates=50")
     endless = [*train, "--out", "never", "--set", f"pretrain.updates={ENDLESS}"]

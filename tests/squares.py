@@ -11,7 +11,7 @@ from cwm.infra.files import sha256
 from cwm.infra.run_dir import RunDir
 from cwm.train.pretrain import pretrain
 from cwm.videos.codec import shard_name
-from cwm.videos.store import INDEX
+from cwm.videos.index import INDEX
 
 ROOT = Path(__file__).parents[1] / "config"
 

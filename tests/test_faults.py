@@ -109,7 +109,7 @@ def test_decoding_resumes_after_a_full_disk(disk, tmp_path):
     words = ["videos", *settings()[:1], "--set", f"dataset.folder={tmp_path / 'videos'}"]
     words += ["--set", "dataset.source=folder", "--set", "dataset.parts=1"]
     assert cwm(tmp_path, "collect", *words, "--out", "listed")[0] == 0
-    words = ["decode", *words, "--videos", tmp_path / "listed/videos.jsonl", "--out", "part"]
+    words = ["decode", *words, "--videos", tmp_path / "listed/videos.json", "--out", "part"]
     folder = disk("size=1200k")
     status, said = cwm(folder, *words)
     assert status == 2
@@ -120,7 +120,7 @@ def test_decoding_resumes_after_a_full_disk(disk, tmp_path):
     assert cwm(folder, *words)[0] == 0
     assert (folder / "part/journal.jsonl").read_text().startswith(journal)
     assert cwm(tmp_path, *words)[0] == 0
-    names = ("frames-00000.npy", "journal.jsonl", "part.jsonl")
+    names = ("frames-00000.npy", "journal.jsonl", "part.parquet")
     assert content(folder / "part", *names) == content(tmp_path / "part", *names)
 
 

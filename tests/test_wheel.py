@@ -14,6 +14,7 @@ import squares
 
 from cwm.infra.errors import EXTRAS
 from cwm.infra.source import STUDY
+from cwm.videos.lists import write_list
 
 ROOT = Path(__file__).parents[1]
 BUILD = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "cwm", "envs", *STUDY)
@@ -102,11 +103,12 @@ def test_doctor_reports_the_missing_extras_as_notes(core, study):
         ("tensorboard", "tensorboard"),
         ("ui", "mlflow"),
         ("videos .", "snakemake"),
-        (f"decode x {SMOKE} --set dataset.codec=h264 --videos videos.jsonl --out part", "av"),
+        (f"decode x {SMOKE} --set dataset.codec=h264 --videos videos.json --out part", "av"),
     ],
 )
 def test_missing_extra_is_one_line_with_the_remedy(core, study, words, module):
-    (study / "videos.jsonl").write_text('"."\n')  # no videos
+    about = {"root": ".", "part": 0, "parts": 2}
+    write_list(study / "list-000.parquet", [], about)  # no videos
     said = run(core / "cwm", *words.split(), folder=study, status=2)
     remedy = f"pip install 'contextwm[{EXTRAS[module]}]'"
     assert said == f"cwm: {module} is not installed: {remedy}\n"

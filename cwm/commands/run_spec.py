@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -88,16 +89,24 @@ def run_spec(
     if missing := [path for path in inputs.values() if not path.is_file()]:
         raise UserError(f"no file {missing[0]}")
     hashes = {name: sha256(path) for name, path in inputs.items()}
-    if "clips" in inputs:  # the manifest lists each source file and its outcome
-        hashes["manifest"] = read_store(inputs["clips"])["sha256"]["manifest"]
     settings = resolved(cfg, SECTIONS[stage])
+    parts: tuple[int, ...] = ()
+    if "clips" in inputs:  # the manifest lists each source file and its outcome
+        info: dict[str, Any] = {**read_store(inputs["clips"])}
+        hashes["manifest"] = info["sha256"]["manifest"]
+        parts = tuple(info.get("parts", ()))
+    if stage == "pretrain" and cfg.dataset.only_parts:
+        parts = tuple(sorted(cfg.dataset.only_parts))
+        settings["dataset"] = {"parts": cfg.dataset.parts, "only_parts": [*parts]}
     for section, name in NO_RESULT:
         settings.get(section, {}).pop(name, None)
     dataset, scale = str(names.get("dataset", "none")), str(names.get("scale", "paper"))
     data = describe_dataset(dataset, scale)
     if stage == "adapt":
         data = f"{describe_dataset(what, scale)}; before that, {data}"
-    return RunSpec(stage, what, names, settings, hashes, data)
+    if parts:
+        data += f"; of its parts only {', '.join(map(str, parts))}"
+    return RunSpec(stage, what, names, settings, hashes, data, parts)
 
 
 class _Weights(TypedDict):

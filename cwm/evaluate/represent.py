@@ -19,7 +19,8 @@ from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
 from cwm.nn.batch import clip_batch
 from cwm.train.pretrain import PretrainConfig
-from cwm.videos.store import SPLITS, ClipStore
+from cwm.videos.index import SPLITS
+from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import rollout_features
 from cwm.world.vision import ModelConfig

@@ -6,18 +6,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO
 
-from cwm.infra import json_file
 from cwm.infra.errors import UserError
 
 log = logging.getLogger(__name__)
 TEMPORARY = ".tmp-"  # prefix of temporary files
-H = TypeVar("H")
-R = TypeVar("R")
 
 
 def sha256(path: Path) -> str:
@@ -103,33 +100,6 @@ def _warn(error: OSError) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file atomically, with sorted keys: equal content gives equal bytes."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def write_lines(path: Path, head: object, rows: Iterable[object]) -> None:
-    """Write a JSON Lines file atomically: a head, then rows, which are not held in memory."""
-    with atomic_write(path) as temporary, temporary.open("w") as file:
-        file.write(json.dumps(head) + "\n")
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def read_lines(path: Path, head: type[H], row: type[R], command: str) -> tuple[H, Iterator[R]]:
-    """The head and the rows of a JSON Lines file, checked against their types.
-
-    Raises UserError, which names the `command` that writes the file, if it is missing or damaged.
-    """
-    remedy = f"run `{command}` again"
-    lines = _lines(path, remedy)
-    first = json_file.parse(next(lines, ""), head, f"line 1 of {path}", remedy)
-    numbered = enumerate(lines, start=2)
-    return first, (json_file.parse(x, row, f"line {n} of {path}", remedy) for n, x in numbered)
-
-
-def _lines(path: Path, remedy: str) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            yield from file
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; {remedy}") from error
 
 
 def human(size: float) -> str:

@@ -59,6 +59,7 @@ class RunSpec(NamedTuple):
     config: dict[str, Any]  # resolved
     inputs: dict[str, str]  # name of an input -> sha256
     data: str = ""  # description and terms of use of the dataset; not part of the key
+    parts: tuple[int, ...] = ()  # of the dataset, if not all; settings and inputs imply them
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -134,6 +135,7 @@ class RunDir:
             **spec.labels,
             "key": spec.key,
             "inputs": spec.inputs,
+            **({"parts": spec.parts} if spec.parts else {}),
             "command": shlex.join(["cwm", *sys.argv[1:]]),
             "commit": git_commit(),
             "versions": versions,

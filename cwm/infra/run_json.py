@@ -26,6 +26,7 @@ class RunJson(TypedDict, total=False):
     seed: NonNegativeInt
     key: str
     inputs: dict[str, str]  # name of an input -> sha256
+    parts: list[NonNegativeInt]  # decoded parts of the dataset that it was trained on; none: all
     command: str
     commit: str | None
     versions: dict[str, str]

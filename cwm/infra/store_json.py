@@ -41,6 +41,13 @@ class ExperienceInfo(TypedDict):
     sha256: dict[Literal["actions.npy", "rewards.npy"], str]
 
 
+class IndexBlock(TypedDict):
+    """A block of rows of a large index.npy."""
+
+    sha256: str
+    lengths: dict[Split, dict[PositiveInt, PositiveInt]]  # frames of a clip -> clips
+
+
 @final
 @with_config(ConfigDict(extra="allow"))
 class StoreInfo(TypedDict):
@@ -52,6 +59,7 @@ class StoreInfo(TypedDict):
     frame_bytes: Literal[12288]
     shards: dict[str, NonNegativeInt]  # file -> frames
     sha256: Checksums
+    blocks: NotRequired[list[IndexBlock]]  # none: index.npy is small, and read as a whole
     prioritize_ends: NotRequired[bool]
     clips: dict[Split, NonNegativeInt]
     frames: int
@@ -63,6 +71,7 @@ class StoreInfo(TypedDict):
     variety: NotRequired[dict[str, int]]  # attribute -> different values
     geometry: NotRequired[dict[str, Any]]
     min_frames: NotRequired[int]
+    parts: NotRequired[list[NonNegativeInt]]  # decoded parts with these clips; none: all
     heldout: NotRequired[float]
     experience: NotRequired[ExperienceInfo]  # none: videos without actions
 
@@ -72,6 +81,7 @@ class StoreMember(TypedDict):
 
     dataset: str
     weight: PositiveFloat
+    first_parts: NotRequired[PositiveInt]
     clips: PositiveInt | None
     heldout: PositiveInt | None
     store: str  # its store.json, relative to that of the mixture

@@ -61,10 +61,13 @@ def import_episodes(name: str, cfg: DatasetConfig, source: Path, out: Path) -> N
             record = record_of(Candidate(x.name, label=x.label), x.bytes, x.identity, cfg)
             episode = found[x.name]
             if isinstance(episode, _Episode):
-                rows.append(row_of(record, _with_content(episode), part_folder(0), cfg, first))
+                stored = _with_content(episode)
+                drop = cfg.duplicates == "drop"
+                twin = first.setdefault(stored.content, x.name) if drop else None
+                rows.append(row_of(record, stored, part_folder(0), cfg, twin))
             else:
                 log.warning("%s: %s is rejected: %s", name, x.name, episode)
-                rows.append(row_of(record, episode, part_folder(0), cfg, first))
+                rows.append(row_of(record, episode, part_folder(0), cfg))
         _check_rejected(source, rows)
         kept = [found[row["file"]] for row in rows if row["status"] == "ok"]
         checksums = _write_steps([x.steps for x in kept if isinstance(x, _Episode)], out)

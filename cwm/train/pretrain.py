@@ -63,6 +63,8 @@ def pretrain(
         raise UserError("runtime.compile is not supported with several processes")
     share = whole_batch.share(cfg.batch)
     store = ClipStore.open(clips)
+    if run.spec.parts:
+        store.use_parts(run.spec.parts)
     windows = torch.as_tensor(store.windows(cfg.heldout_clips, cfg.length, "heldout", cfg.seed))
     reseed(cfg.seed, "weights")
     world = ActionFreeModel(model, cfg.world).to(device)

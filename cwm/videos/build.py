@@ -9,26 +9,29 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import atomic_write, read_lines, relative, sha256, write_json
-from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo, Text
+from cwm.infra.files import TEMPORARY, atomic_write, relative, sha256, write_json
+from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo
 from cwm.videos.codec import open_shard, shard_name
-from cwm.videos.datasets import ClipRecord, DatasetConfig, read_videos
-from cwm.videos.decode import key, part_folder, part_of
+from cwm.videos.datasets import ClipRecord, DatasetConfig
+from cwm.videos.decode import key, part_folder
 from cwm.videos.ffmpeg import SIZE
-from cwm.videos.shards import CheckedStored, Stored
-from cwm.videos.store import INDEX, SPLITS, UNUSED, ClipStore, Mixture
+from cwm.videos.gather import Parts, merge
+from cwm.videos.index import INDEX, SPLITS, describe_blocks, read_entries
+from cwm.videos.lists import Row, list_name, outcome_of, read_part, text_of
+from cwm.videos.shards import Stored
+from cwm.videos.store import ClipStore, Mixture
 
 log = logging.getLogger(__name__)
 WORDS = ("file", "sha256", "status", "reason", "split", "label")
@@ -37,12 +40,62 @@ COLUMNS = dict.fromkeys(WORDS, pa.string()) | dict.fromkeys(NUMBERS, pa.int64())
 MANIFEST = pa.schema(COLUMNS | {"seconds": pa.float64()})
 GROUP = 1024  # rows in memory at once, and in a row group of the manifest
 SHEET = (6, 10)  # rows and columns of the contact sheet
-Row = dict[str, Any]
 
 
-def make_clips(name: str, cfg: DatasetConfig, videos: Path, out: Path) -> None:
-    """Build a store from the decoded parts of `videos`, a `videos.jsonl`; see `write_store`."""
-    write_store(name, cfg, partial(_rows, cfg, videos, out), key(cfg), out, cfg.max_failures)
+def make_clips(
+    name: str,
+    cfg: DatasetConfig,
+    videos: Path,
+    out: Path,
+    decoded: Path | None = None,
+    finished: bool = False,
+) -> None:
+    """Build a store from decoded parts; see `write_store`.
+
+    Args:
+        name: name of the dataset.
+        cfg: its settings; `only_parts` selects parts.
+        videos: the `videos.json` beside the lists that the parts were decoded from.
+        out: folder of the store.
+        decoded: folder of the parts; none: `out`.
+        finished: leave out the parts that are not decoded yet. UserError if there are no others.
+    """
+    decoded = decoded or out
+    out.mkdir(parents=True, exist_ok=True)
+    folders = {n: decoded / part_folder(n) for n in sorted(cfg.only_parts) or range(cfg.parts)}
+    parts = {number: folder / "part.parquet" for number, folder in folders.items()}
+    if finished:
+        parts = {number: path for number, path in parts.items() if path.is_file()}
+        if not parts:
+            raise UserError(f"no part of dataset {name} is decoded yet in {decoded}")
+        log.info("%s: parts %s of %d", name, ", ".join(map(str, parts)), cfg.parts)
+    geometry = _check_parts(cfg, videos, parts)
+    places = {number: relative(folders[number], out) for number in parts}
+    some = [*parts] if len(parts) < cfg.parts else None
+    with tempfile.TemporaryDirectory(dir=out, prefix=TEMPORARY) as scratch:
+        merged = merge(parts, Path(scratch), cfg.duplicates == "drop")
+
+        def rows() -> Iterator[Row]:
+            return (_row(row, places[row["part"]], cfg) for row in merged())
+
+        write_store(name, cfg, rows, geometry, out, cfg.max_failures, parts=some)
+
+
+def _check_parts(cfg: DatasetConfig, videos: Path, parts: Parts) -> dict[str, Any]:
+    """What the frames of all parts depend on; UserError unless they agree with their lists."""
+    expected = json.loads(json.dumps(key(cfg)))
+    for number, path in parts.items():
+        about, listed = read_part(path, number, cfg.parts), videos.with_name(list_name(number))
+        if not listed.is_file():
+            raise UserError(f"{listed} is missing; run `cwm collect` again")
+        if about["list"] != sha256(listed):
+            raise UserError(f"{path} is not of the clips in {listed}; run `cwm decode` again")
+        for name in sorted({*expected, *about["key"]}):
+            had, value = about["key"].get(name), expected.get(name)
+            if had != value:
+                made = f"was decoded with {name} {had}, expected {value}"
+                raise UserError(f"{path} {made}; run `cwm decode` again")
+    return expected
 
 
 def write_store(
@@ -53,11 +106,13 @@ def write_store(
     out: Path,
     max_failures: float,
     experience: ExperienceInfo | None = None,
+    parts: list[int] | None = None,
 ) -> None:
     """Write the manifest, the index and the contact sheet of a store; `store.json` comes last.
 
     `manifest.parquet` lists every file: ok, too short, a duplicate, or failed with its reason.
     `rows()` yields these rows from the start at each call. geometry: what the frames depend on.
+    parts: the decoded parts with these files; none: all.
     Raises UserError if a larger share of files fails than `max_failures`, or no clip is left.
     """
     total = _write_manifest(rows(), out / "manifest.parquet")
@@ -77,11 +132,9 @@ def write_store(
             f"dataset.min_frames = {cfg.min_frames} frames"
         )
     labels = [label for label in total.labels if label is not None]
-    index = np.concatenate(total.index)
-    index["shard"] = _ranks(total.shards)[index["shard"]]
-    index["label"] = _ranks(labels)[index["label"]]
-    with atomic_write(out / "index.npy") as part, part.open("wb") as file:
-        np.save(file, index)
+    with atomic_write(out / "index.npy") as part:
+        _write_index(part, total.index, _ranks(total.shards), _ranks(labels))
+    index = read_entries(out / "index.npy")
     info: StoreInfo = {
         "dataset": name,
         "geometry": geometry,
@@ -106,6 +159,10 @@ def write_store(
             "manifest": sha256(out / "manifest.parquet"),
         },
     }
+    if parts is not None:
+        info["parts"] = parts
+    if blocks := describe_blocks(index):
+        info["blocks"] = blocks
     if experience is not None:
         info["experience"] = experience
     for shard, frames in info["shards"].items():
@@ -115,25 +172,21 @@ def write_store(
     log.info("%s: %d clips, %d frames", name, len(index), info["frames"])
 
 
-def _rows(cfg: DatasetConfig, videos: Path, out: Path) -> Iterator[Row]:
-    """The manifest row of each file, and where its frames are."""
-    folders = [part_folder(number) for number in range(cfg.parts)]
-    parts = [_outcomes(out / folder / "part.jsonl", cfg.parts) for folder in folders]
-    first: dict[str, str] = {}
-    for video in read_videos(videos)[1]:
-        part = part_of(video, cfg.parts)
-        found = next((x for identity, x in parts[part] if identity == video.identity), None)
-        if found is None:
-            raise UserError(f"{video.file} is not in {out / folders[part]}; run `cwm decode` again")
-        yield row_of(video, found, folders[part], cfg, first)
+def _row(row: Row, folder: str, cfg: DatasetConfig) -> Row:
+    record, found = outcome_of(row)
+    return row_of(record, found, folder, cfg, text_of(row["twin"]))
 
 
 def row_of(
-    record: ClipRecord, found: Stored | str, folder: str, cfg: DatasetConfig, first: dict[str, str]
+    record: ClipRecord,
+    found: Stored | str,
+    folder: str,
+    cfg: DatasetConfig,
+    twin: str | None = None,
 ) -> Row:
     """The manifest row of a file: its frames in `folder`, or the reason why it has none.
 
-    first: sha256 of frames -> the first file with them; this file is added.
+    twin: the first file with equal frames, if duplicates are dropped; it may be this one.
     """
     row = record._asdict() | {"status": "failed", "reason": found}
     if isinstance(found, Stored):
@@ -141,13 +194,11 @@ def row_of(
         row["frames in"] = f"{folder}/{shard_name(found.shard, cfg.codec)}"
         shots = itertools.pairwise([0, *found.cuts, found.frames])
         row["shots"] = [(a, b - a) for a, b in shots if b - a >= cfg.min_frames]
-        drop = cfg.duplicates == "drop"
-        twin = first.setdefault(found.content, record.file) if drop else record.file
         if not row["shots"]:
             count = f"{found.frames} frames, fewer than {cfg.min_frames}"
             reason = f"no shot has {cfg.min_frames} frames" if found.cuts else count
             row |= {"status": "too-short", "reason": reason}
-        elif twin != record.file:
+        elif twin not in (None, record.file):
             row |= {"status": "duplicate", "reason": f"the same frames as {twin}"}
     return row
 
@@ -157,18 +208,10 @@ def _printable(text: str) -> str:
     return os.fsencode(text).decode(errors="replace")
 
 
-def _outcomes(path: Path, parts: int) -> Iterator[tuple[str, Stored | str]]:
-    """Identity of each clip of a part, with its frames or the reason why it failed."""
-    count, lines = read_lines(path, int, tuple[Text, CheckedStored | Text], "cwm decode")
-    if count != parts:
-        raise UserError(f"{path} is one of {count} parts, expected {parts}; decode again")
-    return lines
-
-
 class _Totals:
     """Totals over all files, and the index of the clips."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path) -> None:
         self.statuses: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.sizes: Counter[str] = Counter()
@@ -180,8 +223,9 @@ class _Totals:
         self.content = hashlib.sha256()  # of names, labels, splits, shots and frames; not of places
         # Number shards and labels in order of appearance at first.
         self.shards: dict[str, int] = {}  # frames
+        self.numbers: dict[str, int] = {}  # of shards
         self.labels: dict[str | None, int] = {None: -1}  # number
-        self.index = [np.zeros(0, INDEX)]
+        self.index = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # entries of the clips
 
     def add(self, rows: list[Row]) -> None:
         self.statuses.update(row["status"] for row in rows)
@@ -193,7 +237,7 @@ class _Totals:
             if row["status"] != "failed":
                 end = row["offset"] + row["frames"]
                 self.shards[row["frames in"]] = max(end, self.shards.get(row["frames in"], 0))
-        number = {shard: i for i, shard in enumerate(self.shards)}
+                self.numbers.setdefault(row["frames in"], len(self.numbers))
         clips = [row for row in rows if row["status"] == "ok"]
         self.sizes.update(f"{row['width']} x {row['height']}" for row in clips)
         self.seconds += sum(row["seconds"] or 0 for row in clips)
@@ -204,16 +248,17 @@ class _Totals:
             facts = [row[name] for name in ("file", "label", "split", "shots", "content")]
             self.content.update(json.dumps(facts).encode())
             self.splits.add(row["split"])
-            self.chosen = min(self.chosen or row["file"], row["file"], key=_sha256)
+            if len(self.splits) == 1:
+                self.chosen = min(self.chosen or row["file"], row["file"], key=_sha256)
             label = self.labels.setdefault(row["label"], len(self.labels) - 1)
-            shard, split = number[row["frames in"]], SPLITS.index(row["split"])
+            shard, split = self.numbers[row["frames in"]], SPLITS.index(row["split"])
             index += [(shard, row["offset"] + at, n, label, split) for at, n in row["shots"]]
-        self.index.append(np.array(index, INDEX))
+        self.index.write(np.array(index, INDEX).tobytes())
 
 
 def _write_manifest(rows: Iterator[Row], path: Path, moved: str = "") -> _Totals:
     """Write the rows to a Parquet file. moved: the clip that goes to the other split."""
-    total = _Totals()
+    total = _Totals(path.parent)
     with atomic_write(path) as part, ParquetWriter(part, MANIFEST) as manifest:
         while group := list(itertools.islice(rows, GROUP)):
             for row in group:
@@ -224,6 +269,18 @@ def _write_manifest(rows: Iterator[Row], path: Path, moved: str = "") -> _Totals
                 row |= {word: _printable(row[word]) for word in WORDS if row[word] is not None}
             manifest.write_table(pa.Table.from_pylist(group, MANIFEST))
     return total
+
+
+def _write_index(path: Path, entries: IO[bytes], shard: np.ndarray, label: np.ndarray) -> None:
+    """Write index.npy from entries with the first numbers of their shards and labels."""
+    count = entries.tell() // INDEX.itemsize
+    entries.seek(0)
+    header = {"descr": np.lib.format.dtype_to_descr(INDEX), "fortran_order": False}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (count,)})
+        while len(group := np.frombuffer(bytearray(entries.read(GROUP * INDEX.itemsize)), INDEX)):
+            group["shard"], group["label"] = shard[group["shard"]], label[group["label"]]
+            file.write(group.tobytes())
 
 
 def _ranks(names: Collection[str]) -> np.ndarray:
@@ -249,15 +306,21 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
         store = ClipStore.open(path)
         if isinstance(store, Mixture) or store.info["dataset"] != member.dataset:
             raise UserError(f"{path} is not the store of {member.dataset}'s own clips")
+        first = list(range(member.first_parts)) if member.first_parts else None
+        if first and store.info.get("parts", first) != first:
+            raise UserError(f"{path} is not of the first {len(first)} parts of {member.dataset}")
         store.restrict(member.clips, member.heldout, cfg.seed)
         opened.append(store)
-        members.append(asdict(member) | {"content": store.info["sha256"]["content"]})
+        facts = asdict(member) | {"content": store.info["sha256"]["content"]}
+        if not first:
+            del facts["first_parts"]  # the checksums of mixtures of whole datasets stay the same
+        members.append(facts)
     info: MixtureInfo = {
         "dataset": name,
         "seed": cfg.seed,
         "members": [m | {"store": relative(p, out)} for m, p in zip(members, stores, strict=True)],
-        "clips": {x: sum(int((s.split == i).sum()) for s in opened) for i, x in enumerate(SPLITS)},
-        "frames": sum(int(s.index["length"][s.split != UNUSED].sum()) for s in opened),
+        "clips": {split: sum(s.totals()[0][split] for s in opened) for split in SPLITS},
+        "frames": sum(s.totals()[1] for s in opened),
         "sha256": {
             "content": _sha256([cfg.seed, members]),
             "manifest": _sha256([store.info["sha256"]["manifest"] for store in opened]),
@@ -278,10 +341,11 @@ def write_contact_sheet(store: ClipStore | Mixture, path: Path) -> None:
 
     frames = []
     members = store.members if isinstance(store, Mixture) else [store]
-    for member in members:
-        clips = np.random.default_rng(0).permutation(member.eligible(1, "train"))
-        clips = clips[: SHEET[0] * SHEET[1] // len(members)]
-        frames += [*member.windows_of(clips, member.index["length"][clips] // 2, 1)[:, 0]]
+    for member in members[: SHEET[0] * SHEET[1]]:
+        numbers = np.random.default_rng(0).permutation(member.different(1, "train"))
+        share = max(1, SHEET[0] * SHEET[1] // len(members))
+        clips = member.pick(numbers[:share], 1, "train")
+        frames += [*member.windows_of(clips, member.entries(clips)["length"] // 2, 1)[:, 0]]
     rows, columns = -(-len(frames) // SHEET[1]), SHEET[1]
     sheet = np.full((rows * columns, SIZE, SIZE, 3), 255, np.uint8)
     sheet[: len(frames)] = frames

@@ -1,8 +1,4 @@
-"""List the clips of a dataset before they are decoded.
-
-`videos.jsonl`: the root folder, relative to the list unless the folder was given as an absolute
-path, so that results can be moved together with the data; then one ClipRecord per line.
-"""
+"""The settings of a dataset, and the clips in its folder."""
 
 import hashlib
 import json
@@ -10,13 +6,10 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -25,17 +18,17 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     field_validator,
+    model_validator,
 )
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from cwm.infra import json_file
 from cwm.infra.errors import UserError
-from cwm.infra.files import file_lock, read_lines, relative, sha256, walk, write_lines
-from cwm.infra.parallel import parallel_map
-from cwm.infra.store_json import Split, Text
+from cwm.infra.files import sha256, walk
+from cwm.infra.store_json import Split
 from cwm.infra.types import Share
-from cwm.videos import images, synthetic
+from cwm.videos import images
 from cwm.videos.codec import Codec
 from cwm.videos.fetch import Archive
 from cwm.videos.ffmpeg import Geometry
@@ -56,7 +49,6 @@ GROUP = "group"  # in dataset.names: clips of a group are held out together
 Bound = FiniteFloat | tuple[FiniteFloat, ...]  # of all values of an action, or of each one
 # observed: the smallest and the largest action of the dataset, for each value of an action
 ActionRange = tuple[Bound, Bound] | Literal["observed"]
-Traits = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -65,6 +57,7 @@ class MixtureMember:
 
     dataset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$")]  # its name
     weight: PositiveFloat = 1.0  # relative probability of this member, for each clip of a batch
+    first_parts: PositiveInt | None = None  # use its first decoded parts only; none: all
     clips: PositiveInt | None = None  # random clips to train on; none: all
     heldout: PositiveInt | None = None  # held-out clips to keep, the rest is trained on; none: all
 
@@ -96,6 +89,7 @@ class DatasetConfig:
     max_failures: Share = 0.01  # share of the clips that may fail to decode
     time_limit: PositiveFloat = 600.0  # seconds to decode one video
     parts: PositiveInt = 64  # decoding jobs
+    only_parts: tuple[NonNegativeInt, ...] = ()  # use the clips of these parts only; none: all
     members: tuple[MixtureMember, ...] = ()  # a mixture of datasets, instead of all the above
     seed: NonNegativeInt = 0  # of the choice of the members' clips
 
@@ -108,16 +102,24 @@ class DatasetConfig:
             raise ValueError(f"not a regular expression: {error}") from error
         return value
 
+    @model_validator(mode="after")
+    def _parts_exist(self) -> Self:
+        wrong = [part for part in self.only_parts if part >= self.parts]
+        if wrong or len({*self.only_parts}) < len(self.only_parts):
+            problem = f"names part {wrong[0]}" if wrong else "names a part twice"
+            raise ValueError(f"only_parts {problem}; valid are parts 0 to {self.parts - 1}")
+        return self
+
 
 class ClipRecord(NamedTuple):
-    """A clip as `videos.jsonl` lists it."""
+    """A clip, described without decoding it."""
 
-    file: Text  # relative to the root, with forward slashes; of stills, the first
-    bytes: NonNegativeInt
+    file: str  # relative to the root, with forward slashes; of stills, the first
+    bytes: int
     sha256: str | None  # of stills: of their names and sizes; none: the file cannot be read
-    label: Text | None
+    label: str | None
     split: Split
-    attributes: dict[Text, Text]  # other named groups of the path: subject, camera, ...
+    attributes: dict[str, str]  # other named groups of the path: subject, camera, ...
     stills: Stills | None = None  # none: one file
 
     @property
@@ -133,6 +135,8 @@ class Candidate(NamedTuple):
     stills: Stills | None = None
     label: str | None = None
     split: Split | None = None
+    attributes: dict[str, str] | None = None  # of a stand-in
+    bytes: int | None = None  # when it was listed; none: the file cannot be read
 
 
 def folder_of(name: str, cfg: DatasetConfig) -> Path:
@@ -140,64 +144,64 @@ def folder_of(name: str, cfg: DatasetConfig) -> Path:
     return cfg.folder or Path("data") / name
 
 
-def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
-    """Generate a synthetic dataset, or list a folder of clips; write `out/videos.jsonl` last.
-
-    Equal files give an equal list. Raises UserError for an unknown stand-in, for a
-    folder that is missing or has no clips, and for unusable annotations.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if cfg.source == "standin":
-        with file_lock(out / ".lock", f"making clips in {out}"):
-            traits = synthetic.generate(cfg.standin, out, workers)
-        root, written = out, "."
-        clips = [x for x in find(root, replace(cfg, annotations={})) if _place(x) in traits]
-    else:
-        root, traits = folder_of(name, cfg), {}
-        written = str(root) if root.is_absolute() else relative(root, out)
-        clips = find(root, cfg)
-    records = parallel_map(partial(describe, root, cfg=cfg, traits=traits), clips, workers)
-    write_lines(out / "videos.jsonl", written, records)
-    log.info("%s: %d clips", name, len(clips))
-
-
-def _place(clip: Candidate) -> str:
-    """The clip's name in a stand-in: a file, or the folder of its stills."""
-    return Path(clip.file).parent.as_posix() if clip.stills else clip.file
-
-
-def find(root: Path, cfg: DatasetConfig) -> list[Candidate]:
-    """All clips below a folder, sorted; UserError if there are none.
+def find(root: Path, cfg: DatasetConfig) -> Iterator[Candidate]:
+    """All clips below a folder; UserError without the folder.
 
     With annotations, exactly the annotated clips: a missing file is listed, and fails to decode. Of
     several files with one name, the first by path is used.
     """
-    suffixes = tuple(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
-    how = f". {' '.join(cfg.by_hand.split())}" if cfg.by_hand else ""
-    expected = f"expected: a folder of clips, {', '.join(suffixes)}{how}"
     if not root.is_dir():
-        raise UserError(f"no folder {root}; {expected}")
-    files = [(base / name).relative_to(root) for base, names in walk(root) for name in names]
-    paths = [path.as_posix() for path in files if path.suffix.lower() in suffixes]
-    stills = [path for path in paths if path.lower().endswith(images.STILLS)]
-    clips = [Candidate(path) for path in paths if not path.lower().endswith(images.STILLS)]
-    clips += [Candidate(*clip) for clip in images.group_stills(stills, cfg.skip, cfg.every)]
+        raise UserError(f"no folder {root}; {_expected(cfg)}")
+    return _annotated(root, cfg) if cfg.annotations else _clips(root, cfg)
+
+
+def nothing_found(root: Path, cfg: DatasetConfig) -> UserError:
+    """The error for a folder without clips."""
+    return UserError(f"no clips in {root}; {_expected(cfg)}")
+
+
+def _suffixes(cfg: DatasetConfig) -> tuple[str, ...]:
+    return tuple(suffix for kind in cfg.kinds for suffix in SUFFIXES[kind])
+
+
+def _expected(cfg: DatasetConfig) -> str:
+    how = f". {' '.join(cfg.by_hand.split())}" if cfg.by_hand else ""
+    return f"expected: a folder of clips, {', '.join(_suffixes(cfg))}{how}"
+
+
+def _clips(root: Path, cfg: DatasetConfig, others: list[Path] | None = None) -> Iterator[Candidate]:
+    """Clips in the order of the folders; other files are added to `others`."""
+    suffixes = _suffixes(cfg)
+    for base, names in walk(root):
+        folder = base.relative_to(root)
+        stills = []
+        for path in names if folder == Path() else [f"{folder.as_posix()}/{x}" for x in names]:
+            if not path.lower().endswith(suffixes):
+                if others is not None:
+                    others.append(Path(path))
+            elif path.lower().endswith(images.STILLS):
+                stills.append(path)
+            else:
+                yield Candidate(path)
+        for clip in images.group_stills(stills, cfg.skip, cfg.every):  # never of several folders
+            yield Candidate(*clip)
+
+
+def _annotated(root: Path, cfg: DatasetConfig) -> Iterator[Candidate]:
+    others: list[Path] = []
+    clips = sorted(_clips(root, cfg, others), key=lambda clip: clip.file)
     if not clips:
-        raise UserError(f"no clips in {root}; {expected}")
-    clips.sort(key=lambda clip: clip.file)
-    if not cfg.annotations:
-        return clips
-    known = _annotations(root, files, cfg, expected)
+        return
+    known = _annotations(root, others, cfg)
     named: dict[str, list[str]] = {name: [] for name in known}
     for clip in clips:
         named.get(Path(clip.file).stem, []).append(clip.file)
     several = [found for found in named.values() if len(found) > 1]
     if several:
-        (first, *others), count = several[0], len(several)
+        (first, *more), count = several[0], len(several)
         what = "%d annotated clips have several files; the first by path is used: %s, not %s%s"
-        log.warning(what, count, first, ", ".join(others), "; ..." if count > 1 else "")
-    clips = [Candidate((named[x] or [x])[0], None, *annotation) for x, annotation in known.items()]
-    return sorted(clips, key=lambda clip: clip.file)
+        log.warning(what, count, first, ", ".join(more), "; ..." if count > 1 else "")
+    yield from (Candidate((named[x] or [x])[0], None, *about) for x, about in known.items())
 
 
 class _Annotation(TypedDict):
@@ -205,17 +209,15 @@ class _Annotation(TypedDict):
     template: str
 
 
-def _annotations(
-    root: Path, files: list[Path], cfg: DatasetConfig, expected: str
-) -> dict[str, tuple[str, Split]]:
+def _annotations(root: Path, files: list[Path], cfg: DatasetConfig) -> dict[str, tuple[str, Split]]:
     """Label and split by the name of a clip, from JSON files as Something-Something has them."""
     known: dict[str, tuple[str, Split]] = {}
     for split, pattern in cfg.annotations.items():
         paths = [root / path for path in files if _matches(path, pattern)]
         if len(paths) != 1:
             count = f"{len(paths)} files {pattern} in {root}, expected one"
-            raise UserError(f"{count}; {expected}")
-        for entry in json_file.read(paths[0], list[_Annotation], expected):
+            raise UserError(f"{count}; {_expected(cfg)}")
+        for entry in json_file.read(paths[0], list[_Annotation], _expected(cfg)):
             known[str(entry["id"])] = (re.sub(r"[\[\]]", "", entry["template"]), split)
     return known
 
@@ -226,20 +228,13 @@ def _matches(path: Path, pattern: str) -> bool:
     return path.match(rest) and (rest != pattern or len(path.parts) == len(Path(rest).parts))
 
 
-def describe(
-    root: Path, clip: Candidate, cfg: DatasetConfig, traits: Traits | None = None
-) -> ClipRecord:
-    """Describe a clip without decoding it; a file that cannot be read has no sha256.
-
-    traits: further attributes of stand-in clips, by path.
-    """
+def describe(root: Path, clip: Candidate, cfg: DatasetConfig) -> ClipRecord:
+    """Describe a clip without decoding it; a file that cannot be read has no sha256."""
     try:
         size, checksum = digest(root, clip)
     except OSError:
         size, checksum = 0, None
-    record = record_of(clip, size, checksum, cfg)
-    more = traits[_place(clip)] if traits else {}
-    return record._replace(attributes=record.attributes | more)
+    return record_of(clip, size, checksum, cfg)
 
 
 def record_of(clip: Candidate, size: int, checksum: str | None, cfg: DatasetConfig) -> ClipRecord:
@@ -250,17 +245,23 @@ def record_of(clip: Candidate, size: int, checksum: str | None, cfg: DatasetConf
     label, group = attributes.pop("label", None), attributes.pop(GROUP, clip.file)
     split: Split = "heldout" if is_heldout(group, cfg.heldout) else "train"
     label, split = clip.label or label, clip.split or split
+    attributes |= clip.attributes or {}
     return ClipRecord(clip.file, size, checksum, label, split, attributes, clip.stills)
+
+
+def sizes(root: Path, clip: Candidate | ClipRecord) -> dict[str, int]:
+    """Sizes of a clip's files by name; raises OSError if one cannot be read."""
+    files = images.still_names(clip.file, clip.stills) if clip.stills else [clip.file]
+    return {file: (root / file).stat().st_size for file in files}
 
 
 def digest(root: Path, clip: Candidate | ClipRecord) -> tuple[int, str]:
     """Size and checksum of a clip's files; raises OSError if one cannot be read."""
+    found = sizes(root, clip)
     if clip.stills is None:
-        path = root / clip.file
-        return path.stat().st_size, sha256(path)
-    files = images.still_names(clip.file, clip.stills)
-    sizes = [(root / file).stat().st_size for file in files]
-    return sum(sizes), hashlib.sha256(json.dumps([files, sizes]).encode()).hexdigest()
+        return found[clip.file], sha256(root / clip.file)
+    facts = [[*found], [*found.values()]]
+    return sum(found.values()), hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def is_heldout(file: str, share: float) -> bool:
@@ -272,18 +273,3 @@ def hash_uniform(salt: str, name: str) -> int:
     """Deterministic hash of a name, uniform over 0 .. 2**64 - 1; `salt` makes it independent."""
     digest = hashlib.sha256(os.fsencode(f"{salt} {name}")).digest()
     return int.from_bytes(digest[:8], "big")
-
-
-def read_videos(path: Path) -> tuple[Path, Iterator[ClipRecord]]:
-    """Root folder of a `videos.jsonl`, and an iterator over its clips; UserError if damaged."""
-    root, records = read_lines(path, Text, _CheckedRecord, "cwm collect")
-    return path.parent / root, records
-
-
-def _check_name(record: ClipRecord) -> ClipRecord:
-    if "\0" in record.file or (record.stills and not images.NUMBERED.fullmatch(record.file)):
-        raise ValueError(f"{record.file!r} is not the name of a clip")
-    return record
-
-
-_CheckedRecord = Annotated[ClipRecord, AfterValidator(_check_name)]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import TEMPORARY, file_lock, write_lines
+from cwm.infra.files import TEMPORARY, file_lock
 from cwm.infra.parallel import parallel_map
 from cwm.infra.progress import Progress
 from cwm.videos import images
-from cwm.videos.datasets import ClipRecord, DatasetConfig, digest, hash_uniform, read_videos
+from cwm.videos.datasets import ClipRecord, DatasetConfig, describe, digest
 from cwm.videos.ffmpeg import (
     SIZE,
     Clip,
@@ -25,6 +25,7 @@ from cwm.videos.ffmpeg import (
     decode,
     ffmpeg_version,
 )
+from cwm.videos.lists import AboutPart, read_list, write_outcomes
 from cwm.videos.raw import Encoded
 from cwm.videos.shards import Shards
 
@@ -33,11 +34,6 @@ log = logging.getLogger(__name__)
 # EINVAL: a seek in a damaged archive.
 FILE_ERRORS = {None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 FILE_ERRORS |= {errno.ENAMETOOLONG, errno.EINVAL}
-
-
-def part_of(record: ClipRecord, parts: int) -> int:
-    """The part that decodes a clip: a function of its name alone, so new clips move no other."""
-    return hash_uniform("part", record.file) * parts >> 64
 
 
 def part_folder(number: int) -> str:
@@ -59,22 +55,22 @@ def key(cfg: DatasetConfig) -> dict[str, Any]:
 def decode_part(
     name: str, cfg: DatasetConfig, videos: Path, number: int, out: Path, n: int
 ) -> None:
-    """Decode the clips of a part, `n` at once, and write `out/part.jsonl` last.
+    """Hash and decode the clips of a part, `n` at once, and write `out/part.parquet` last.
 
-    Stored clips are not decoded again. The file says for every clip, in the order of the list,
-    where its frames are or why it failed. Raises UserError if ffmpeg is missing or too old.
+    videos: the `videos.json` beside the lists; only the list of this part is read. Stored clips are
+    not decoded again. Raises UserError if ffmpeg is missing or too old.
     """
     if not 0 <= number < cfg.parts:
         raise UserError(f"dataset {name} has no part {number}; valid are 0 to {cfg.parts - 1}")
-    root, listed = read_videos(videos)
-    records = [record for record in listed if part_of(record, cfg.parts) == number]
-    first: dict[str, ClipRecord] = {}  # of equal files
-    for record in records:
-        first.setdefault(record.identity, record)
+    root, clips, checksum = read_list(videos, number, cfg.parts)
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / ".lock", f"decoding into {out}"):
         delete_leftovers(out)
         check_ffmpeg(out)
+        records = list(parallel_map(partial(describe, root, cfg=cfg), clips, n))
+        first: dict[str, ClipRecord] = {}  # of equal files
+        for record in records:
+            first.setdefault(record.identity, record)
         shards = Shards(out, key(cfg) | {"parts": cfg.parts}, cfg.codec)
         todo = [record for identity, record in first.items() if identity not in shards.clips]
         log.info("%s: %d of %d clips to decode", name, len(todo), len(first))
@@ -93,9 +89,9 @@ def decode_part(
                     bar.update(done, {"failed": len(failures)})
         finally:
             shards.sync()  # also after an error or Ctrl-C
-        identities = (record.identity for record in records)
-        lines = ([x, shards.clips.get(x) or failures[x]] for x in identities)
-        write_lines(out / "part.jsonl", cfg.parts, lines)
+        found = (shards.clips.get(x.identity) or failures[x.identity] for x in records)
+        about: AboutPart = {"part": number, "parts": cfg.parts, "list": checksum, "key": key(cfg)}
+        write_outcomes(out / "part.parquet", zip(records, found, strict=True), about)
 
 
 def delete_leftovers(folder: Path) -> None:
@@ -124,7 +120,7 @@ def _decode_one(
         except OSError as error:
             raise DecodeError(f"cannot be read: {error.strerror}") from error
         if checksum != record.sha256:
-            raise DecodeError("changed since it was listed; run `cwm collect` again")
+            raise DecodeError("changed while its part was decoded; run `cwm decode` again")
         if record.stills is not None:
             clip = images.read_stills(root, record.file, record.stills, cfg.geometry, stop, scratch)
         elif path.suffix.lower() in images.EPISODES:

@@ -3,7 +3,7 @@
 Axes: B batch, T time, N windows; frames are uint8 (64, 64, 3).
 
 `store.json`                  counts, geometry, checksums; written last
-`index.npy`                   one INDEX entry per clip, sorted by name of the source file
+`index.npy`                   one INDEX entry per clip, sorted by name of the source file; index.py
 `part-NNN/frames-NNNNN.npy`   shards of frames (`raw.py`), or `.h264` and `.packets` (`h264.py`)
 `manifest.parquet`            every source file with its status; not read here
 `actions.npy`, `rewards.npy`  of recorded episodes: a row for each frame of each clip, in order
@@ -11,10 +11,11 @@ Axes: B batch, T time, N windows; frames are uint8 (64, 64, 3).
 The `store.json` of a mixture names other stores, its `members`, instead of shards.
 """
 
+import re
 import resource
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -22,24 +23,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cwm.infra.errors import DAMAGED_ARRAYS, UserError
+from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
 from cwm.infra.parallel import parallel_map
 from cwm.infra.store_json import MixtureInfo, Split, StoreInfo, StoreMember, read_store
 from cwm.videos.codec import open_shard
 from cwm.videos.ffmpeg import SIZE
+from cwm.videos.index import REMEDY, SPLITS, UNUSED, Index, read_entries
 
-SPLITS: tuple[Split, ...] = ("train", "heldout")
 ALL = slice(None)
-UNUSED = -1  # split of the clips that a mixture leaves out
-INDEX = np.dtype(
-    [("shard", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("label", "<i4"), ("split", "i1")]
-)  # label -1: none
 # A store keeps a quarter of the files open that the system allows (`ulimit -n`, often 1024), at
 # most two of a shard.
 LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 OPEN_SHARDS = 128 if LIMIT == resource.RLIM_INFINITY else LIMIT // 8
-REMEDY = "run `cwm clips` again"
 IMPORT = "run `cwm import` again"
 
 
@@ -53,14 +49,12 @@ class Steps(NamedTuple):
 class ClipStore:
     """Random access to the clips of one dataset."""
 
-    def __init__(self, folder: Path, info: StoreInfo, index: np.ndarray) -> None:
+    def __init__(self, folder: Path, info: StoreInfo, entries: np.ndarray) -> None:
         self.info = info
         self.labels = info["labels"]
-        self.index = index
-        self.split = index["split"]
+        self._index = Index(folder, info, entries)
         paths = [folder / name for name in info["shards"]]
         self._shard = lru_cache(OPEN_SHARDS)(lambda number: open_shard(paths[number]))
-        self.eligible = cache(self._eligible)  # of (length, split)
         self._folder = folder
 
     @staticmethod
@@ -74,12 +68,33 @@ class ClipStore:
         index = path.with_name("index.npy")
         if not index.is_file():
             raise UserError(f"{index} is missing; {REMEDY}")
-        if sha256(index) != info["sha256"]["index"]:
-            raise UserError(f"{index} does not match the sha256 in {path}; {REMEDY}")
-        return ClipStore(path.parent, info, _read_index(index, info))
+        store = ClipStore(path.parent, info, read_entries(index))
+        store._index.check()
+        return store
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self._index)
+
+    @property
+    def index(self) -> np.ndarray:
+        """The entries of all clips, INDEX; of a few clips, `entries` reads less."""
+        return self._index.all
+
+    @property
+    def split(self) -> np.ndarray:
+        """The split of every clip, a number in SPLITS, or UNUSED."""
+        return self._index.split
+
+    def totals(self) -> tuple[dict[Split, int], int]:
+        """Number of clips of each split, and number of frames, without those left out."""
+        if self._index.is_whole:
+            return {x: self.info["clips"].get(x, 0) for x in SPLITS}, self.info["frames"]
+        clips = {split: int((self.split == i).sum()) for i, split in enumerate(SPLITS)}
+        return clips, int(self.index["length"][self.split != UNUSED].sum())
+
+    def entries(self, clips: np.ndarray) -> np.ndarray:
+        """The entries of these clips, INDEX."""
+        return self._index.entries(clips)
 
     def restrict(self, clips: int | None, heldout: int | None, seed: int) -> None:
         """Hold out `heldout` random clips, train on the others, and of these on `clips` only.
@@ -87,28 +102,45 @@ class ClipStore:
         None keeps all. A smaller choice is a subset of a larger one. UserError if there are fewer
         clips to train on.
         """
+        if clips is None and heldout is None:
+            return
         rng = np.random.default_rng(seed)
-        self.split = np.array(self.split)
+        chosen = np.array(self.split)
         for split, kept, others in ((1, heldout, SPLITS.index("train")), (0, clips, UNUSED)):
-            rows = rng.permutation(np.flatnonzero(self.split == split))
+            rows = rng.permutation(np.flatnonzero(chosen == split))
             if kept is None:
                 continue
             if split == 0 and kept > len(rows):
                 have = f"has {len(rows)} train clips, fewer than the {kept} of dataset.members"
                 raise UserError(f"dataset {self.info['dataset']} {have}")
-            self.split[rows[kept:]] = others
+            chosen[rows[kept:]] = others
+        self._index.use(chosen)
 
-    def _eligible(self, length: int, split: Split) -> np.ndarray:
+    def eligible(self, length: int, split: Split) -> np.ndarray:
         """Rows of a split's clips with at least `length` frames; UserError if there are none."""
-        of_split = self.split == SPLITS.index(split)
-        rows = np.flatnonzero(of_split & (self.index["length"] >= length))
-        if len(rows):
-            return rows
-        raise UserError(
-            f"dataset {self.info['dataset']} has no {split} clip of {length} frames "
-            f"({np.count_nonzero(of_split)} {split} clips in all); "
-            "add videos, or change dataset.heldout or the length of the sequences"
-        )
+        return self._index.pick(np.arange(self.different(length, split)), length, split)
+
+    def use_parts(self, parts: Sequence[int]) -> None:
+        """Leave out the clips that other parts decoded, as in a store of these parts only.
+
+        UserError if the store lacks one of the parts, or may lack clips of theirs.
+        """
+        where = self._folder / "store.json"
+        stored = self.info.get("parts")
+        if stored is not None and (lacking := {*parts} - {*stored}):
+            raise UserError(
+                f"{where} has no clips of part {min(lacking)}; it has those of {stored}"
+            )
+        if stored == sorted(parts):
+            return
+        if self.info.get("videos", {}).get("duplicate"):
+            raise UserError(
+                f"{where} lacks duplicates, whose first files may be in other parts; build a store "
+                "with `cwm clips --set dataset.only_parts`"
+            )
+        of_shard = np.array([_part_of_shard(name) for name in self.info["shards"]])
+        kept = np.isin(of_shard[self.index["shard"]], parts)
+        self._index.use(np.where(kept, self.split, UNUSED))
 
     def read(self, clip: int, start: int, length: int) -> np.ndarray:
         """Frames (T, 64, 64, 3) of one clip."""
@@ -116,7 +148,7 @@ class ClipStore:
 
     def different(self, length: int, split: Split = "heldout") -> int:
         """The largest number of windows that all come from different clips."""
-        return len(self.eligible(length, split))
+        return self._index.count(length, split)
 
     def sample(
         self,
@@ -140,15 +172,19 @@ class ClipStore:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Clips and first frames (B,) of the windows of batch i; see `sample`."""
         rng = np.random.default_rng([seed, i])
-        clips = rng.choice(self.eligible(length, split), batch)
+        clips = self.pick(rng.integers(self.different(length, split), size=batch), length, split)
         return clips, self.starts(rng, clips, length)
+
+    def pick(self, numbers: np.ndarray, length: int, split: Split) -> np.ndarray:
+        """Rows of the clips with these numbers, among the eligible ones: `eligible()[numbers]`."""
+        return self._index.pick(numbers, length, split)
 
     def starts(self, rng: np.random.Generator, clips: np.ndarray, length: int) -> np.ndarray:
         """Random first frames of windows of these clips.
 
         With `prioritize_ends`, starts are drawn beyond the last valid one, and clipped to it.
         """
-        last = self.index["length"][clips] - length
+        last = self.entries(clips)["length"] - length
         extra = length if self.info.get("prioritize_ends") else 0
         return np.minimum(rng.integers(last + 1 + extra), last)
 
@@ -161,8 +197,9 @@ class ClipStore:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Clips and first frames (N,) of `windows`."""
         rng = np.random.default_rng(seed)
-        clips = np.resize(rng.permutation(self.eligible(length, split)), n)
-        return clips, rng.integers(self.index["length"][clips] - length + 1)
+        numbers = np.resize(rng.permutation(self.different(length, split)), n)
+        clips = self.pick(numbers, length, split)
+        return clips, rng.integers(self.entries(clips)["length"] - length + 1)
 
     @cached_property
     def steps(self) -> Steps:
@@ -196,7 +233,7 @@ class ClipStore:
     def windows_of(self, clips: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Windows (N, T, 64, 64, 3) of these clips from these first frames."""
         frames = np.empty((len(clips), length, SIZE, SIZE, 3), np.uint8)
-        for row, entry, start in zip(frames, self.index[clips], starts, strict=True):
+        for row, entry, start in zip(frames, self.entries(clips), starts, strict=True):
             self._shard(int(entry["shard"])).read(int(entry["offset"]) + int(start), row)
         return frames
 
@@ -228,18 +265,23 @@ class Mixture:
     ) -> np.ndarray:
         """Batch i of a seed's endless stream, or a share of its rows: uint8 (B, T, 64, 64, 3)."""
         rng = np.random.default_rng([seed, i])
-        rows = [member.eligible(length, split) for member in self.members]
-        of = rng.choice(len(rows), batch, p=self.weights)
-        number = rng.integers(sum(map(len, rows)), size=batch)
+        counts = [member.different(length, split) for member in self.members]
+        of = rng.choice(len(counts), batch, p=self.weights)
+        number = rng.integers(sum(counts), size=batch)
         wanted = np.arange(batch)[share]
         frames = np.empty((len(wanted), length, SIZE, SIZE, 3), np.uint8)
-        for m, member in enumerate(self.members):
-            here = np.flatnonzero(of == m)
-            clips = rows[m][number[here] % len(rows[m])]
+        for m in np.unique(of):
+            member, here = self.members[m], np.flatnonzero(of == m)
+            clips = member.pick(number[here] % counts[m], length, split)
             starts = member.starts(rng, clips, length)
             _, into, read = np.intersect1d(wanted, here, assume_unique=True, return_indices=True)
             frames[into] = member.windows_of(clips[read], starts[read], length)
         return frames
+
+    def use_parts(self, parts: Sequence[int]) -> None:
+        """UserError: members have parts of their own."""
+        name = self.info["dataset"]
+        raise UserError(f"{name} is a mixture: set first_parts of its members, not only_parts")
 
     def different(self, length: int, split: Split = "heldout") -> int:
         """The largest number of `windows` that all come from different clips."""
@@ -252,27 +294,9 @@ class Mixture:
         return np.stack(windows, 1).reshape(-1, *windows[0].shape[1:])[:n]
 
 
-def _read_index(path: Path, info: StoreInfo) -> np.ndarray:
-    """Read the index of a store; UserError unless every clip lies in a shard."""
-    try:
-        index = np.load(path, mmap_mode="r")
-    except DAMAGED_ARRAYS as error:
-        raise UserError(f"{path} is damaged ({error}); {REMEDY}") from error
-    if index.dtype != INDEX or index.ndim != 1:
-        raise UserError(
-            f"{path} is {index.dtype} {index.shape}, expected {INDEX} (clips,); {REMEDY}"
-        )
-    ends = np.array([0, *info["shards"].values()])
-    for begin in range(0, len(index), 2**20):  # in blocks, to bound the memory
-        clips = index[begin : begin + 2**20]
-        good = (clips["shard"] >= 0) & (clips["shard"] < len(ends) - 1)
-        good &= (clips["offset"] >= 0) & (clips["length"] > 0)
-        good &= clips["offset"] <= ends[np.where(good, clips["shard"] + 1, 0)] - clips["length"]
-        good &= (clips["label"] >= -1) & (clips["label"] < len(info["labels"]))
-        if not good.all():
-            number = begin + np.argmin(good)
-            raise UserError(f"{path}: clip {number} is outside the shards of the store; {REMEDY}")
-    return index
+def _part_of_shard(name: str) -> int:
+    part = re.fullmatch(r"part-(\d+)", Path(name).parent.name)
+    return int(part[1]) if part else -1
 
 
 def _open_member(path: Path, member: StoreMember, seed: int) -> ClipStore:

@@ -29,6 +29,7 @@ from cwm.infra import tracking
 from cwm.infra.files import sha256
 from cwm.infra.run_dir import RunDir
 from cwm.videos.encode import H264, VP9, encode
+from cwm.videos.lists import write_list
 
 ROOT = Path(__file__).parents[2]
 LAYERS = sorted((ROOT / "config").glob("[!s]*/*.yaml")) + sorted((ROOT / "config").glob("su*/*"))
@@ -54,8 +55,8 @@ LAST = ["smoke.yaml", "contextwm.yaml", "tiny.yaml"]
 TOY = ["finetune", "toy/sphere", "toy.yaml", *LAST]
 MAKE = [
     ["collect", "x", "tiny.yaml", "--out", "list"],
-    ["decode", "x", "tiny.yaml", "--videos", "list/videos.jsonl", "--out", "clips/part-000"],
-    ["clips", "x", "tiny.yaml", "--videos", "list/videos.jsonl", "--out", "clips"],
+    ["decode", "x", "tiny.yaml", "--videos", "list/videos.json", "--out", "clips/part-000"],
+    ["clips", "x", "tiny.yaml", "--videos", "list/videos.json", "--out", "clips"],
 ]
 DATA, DECODE, CLIPS = ["data", "clips/store.json"], *MAKE[1:]
 MIX = ["clips", "x", "mix.yaml", "--store", "clips/store.json", "--out", "mixed"]
@@ -193,7 +194,7 @@ EVERY = dict(_leaves(config.resolved(config.Config(), (*SECTIONS, "baselines")))
 
 def settings(draw: Draw, root: Path) -> list[list[str]]:
     """Layers of YAML, and --set."""
-    Path("videos.jsonl").write_text('"."\n')
+    write_list(Path("list-000.parquet"), [], {"root": ".", "part": 0, "parts": 64})
     files = []
     for number in range(draw(st.integers(1, 2))):
         layer = draw(st.sampled_from(LAYERS))
@@ -211,7 +212,7 @@ def settings(draw: Draw, root: Path) -> list[list[str]]:
         value = draw(VALUE.map(lambda x: yaml.safe_dump(x, allow_unicode=True)) | WORDS)
         word = f"{key}={value}" if draw(st.integers(0, 9)) else draw(WORDS)
         sets += ["--set", word.replace("\0", "").encode(errors="ignore").decode()]
-    return [["decode", "x", *files, "--videos", "videos.jsonl", "--out", "out", *sets]]
+    return [["decode", "x", *files, "--videos", "videos.json", "--out", "out", *sets]]
 
 
 NUMBERS = {
@@ -311,8 +312,8 @@ def archives(draw: Draw, root: Path) -> list[list[str]]:
 def stores(draw: Draw, root: Path) -> list[list[str]]:
     """Lists of clips, journals, manifests, indices and shards."""
     _copy(root, "list", "videos", "clips", "model", "mixed")
-    files = ["list/videos.jsonl", *(f"clips/{name}" for name in ("store.json", "index.npy"))]
-    files += [f"clips/part-000/{name}" for name in ("part.jsonl", "journal.jsonl")]
+    files = ["list/list-000.parquet", *(f"clips/{name}" for name in ("store.json", "index.npy"))]
+    files += [f"clips/part-000/{name}" for name in ("part.parquet", "journal.jsonl")]
     files += ["clips/part-000/frames-00000.npy", "clips/manifest.parquet", "mixed/store.json"]
     spoilt = Path(draw(st.sampled_from(files)))
     _spoil(draw, spoilt)
@@ -323,7 +324,7 @@ def stores(draw: Draw, root: Path) -> list[list[str]]:
     mixed = ["pretrain", "x", *LAST, "--clips", "mixed/store.json", "--out", "model"]
     read = [[DATA], [MIX], [PRETRAIN], [PREDICT], [mixed], [["data", "mixed/store.json"]]]
     read += [[["report", "clips/store.json", "mixed/store.json", "--out", "out/x/report.html"]]]
-    remade = {"videos.jsonl": [MAKE[1:], [CLIPS]], "part.jsonl": [[CLIPS], MAKE[1:]]}
+    remade = {"list-000.parquet": [MAKE[1:], [CLIPS]], "part.parquet": [[CLIPS], MAKE[1:]]}
     remade |= {"journal.jsonl": [[CLIPS], MAKE[1:]]}
     return draw(st.sampled_from(remade.get(spoilt.name, read)))
 

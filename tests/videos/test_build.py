@@ -2,6 +2,8 @@ import errno
 import json
 import logging
 import os
+import shutil
+import threading
 from functools import partial
 
 import numpy as np
@@ -15,10 +17,12 @@ from cwm.infra.files import file_lock
 from cwm.videos import ffmpeg
 from cwm.videos.build import make_clips
 from cwm.videos.codec import open_shard, shard_name
-from cwm.videos.datasets import DatasetConfig, collect
-from cwm.videos.decode import decode_part, part_folder
+from cwm.videos.collect import collect
+from cwm.videos.datasets import Candidate, DatasetConfig, describe
+from cwm.videos.decode import _decode_one, decode_part, part_folder
 from cwm.videos.encode import H264, VP9, encode
 from cwm.videos.ffmpeg import Geometry, decode
+from cwm.videos.lists import read_list, write_list
 from cwm.videos.shards import Shards
 from cwm.videos.store import ClipStore
 
@@ -62,8 +66,8 @@ def build(folder, out=None, **settings):
 
 def gather(cfg, out):
     for part in range(cfg.parts):
-        decode_part("own", cfg, out / "videos.jsonl", part, out / part_folder(part), 2)
-    make_clips("own", cfg, out / "videos.jsonl", out)
+        decode_part("own", cfg, out / "videos.json", part, out / part_folder(part), 2)
+    make_clips("own", cfg, out / "videos.json", out)
 
 
 def manifest(out):
@@ -72,7 +76,7 @@ def manifest(out):
 
 
 def contents(out):
-    files = (path for path in out.rglob("*") if path.is_file() and path.name != "videos.jsonl")
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != "videos.json")
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
@@ -87,7 +91,7 @@ def test_broken_ffmpeg_is_an_error_before_any_clip_fails(folder, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/true")
     with pytest.raises(UserError, match=r"cannot decode clips: .*; unset IMAGEIO_F"):
         build(folder)
-    assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
+    assert not (folder.with_name("out") / "part-000/part.parquet").exists()
 
 
 def test_store_holds_every_frame_of_every_clip(folder):
@@ -139,13 +143,22 @@ def test_too_many_failures_are_an_error(folder):
     build(folder, max_failures=0.2)
 
 
-def test_file_changed_since_it_was_listed_fails(folder, tmp_path):
+def test_file_changed_after_it_was_listed_is_decoded_as_it_is(folder, tmp_path):
     cfg = DatasetConfig(folder=folder, parts=1)
     collect("own", cfg, tmp_path, workers=1)
     (folder / "c.webm").unlink()
     movie(folder / "c.webm", 28, 77)
-    with pytest.raises(UserError, match=r"c\.webm: changed since it was listed"):
-        gather(cfg, tmp_path)
+    gather(cfg, tmp_path)
+    store = ClipStore.open(tmp_path / "store.json")
+    expected = decode(folder / "c.webm", Geometry()).frames
+    np.testing.assert_array_equal(store.read(0, 0, 28), expected)
+
+
+def test_file_changed_between_hashing_and_decoding_fails(folder, tmp_path):
+    record = describe(folder, Candidate("c.webm"), DatasetConfig())._replace(sha256="0" * 64)
+    shards = Shards(tmp_path / "part", {})
+    error = _decode_one(folder, DatasetConfig(), threading.Event(), tmp_path, shards, record)
+    assert str(error) == "changed while its part was decoded; run `cwm decode` again"
 
 
 def test_only_short_clips_are_an_error(folder):
@@ -232,8 +245,8 @@ def test_another_codec_decodes_from_scratch(folder):
 def test_parts_of_another_codec_are_an_error(folder):
     out = build(folder)
     cfg = DatasetConfig(folder=folder, parts=1, codec="h264")
-    with pytest.raises(UserError, match=r"frames-00000\.packets is missing; run `cwm decode`"):
-        make_clips("own", cfg, out / "videos.jsonl", out)
+    with pytest.raises(UserError, match=r"was decoded with codec None, expected h264, pre"):
+        make_clips("own", cfg, out / "videos.json", out)
 
 
 def test_another_geometry_decodes_from_scratch(folder):
@@ -339,18 +352,71 @@ def test_group_size_changes_no_row(folder, monkeypatch):
 
 def test_missing_or_foreign_parts_are_errors(folder):
     out = build(folder, parts=2)
-    cfg = DatasetConfig(folder=folder, parts=2)
+    cfg, videos = DatasetConfig(folder=folder, parts=2), out / "videos.json"
     with pytest.raises(UserError, match=r"dataset own has no part 2; valid are 0 to 1"):
-        decode_part("own", cfg, out / "videos.jsonl", 2, out / "part-002", 1)
-    with pytest.raises(UserError, match=r"is one of 2 parts, expected 1; decode again"):
-        make_clips("own", DatasetConfig(folder=folder, parts=1), out / "videos.jsonl", out)
+        decode_part("own", cfg, videos, 2, out / "part-002", 1)
+    with pytest.raises(UserError, match=r"part\.parquet is part 0 of 2, expected part 0 of 1; run"):
+        make_clips("own", DatasetConfig(folder=folder, parts=1), videos, out)
+    other = DatasetConfig(folder=folder, parts=2, geometry={"aspect": "center-crop"})
+    message = r"part-000/part\.parquet was decoded with aspect stretch, expected center-crop; run"
+    with pytest.raises(UserError, match=message):
+        make_clips("own", other, videos, out)
     movie(folder / "new.webm", 27, 50)
     collect("own", cfg, out, workers=1)
-    with pytest.raises(UserError, match=r"new\.webm is not in .*part-00\d; run `cwm decode` again"):
-        make_clips("own", cfg, out / "videos.jsonl", out)
-    (out / "part-001/part.jsonl").write_text("{")
-    with pytest.raises(UserError, match=r"line 1 of .*part-001/part\.jsonl is not JSON"):
-        make_clips("own", cfg, out / "videos.jsonl", out)
+    message = (
+        r"part-00\d/part\.parquet is not of the clips in .*list-00\d\.parquet; run `cwm decode`"
+    )
+    with pytest.raises(UserError, match=message):
+        make_clips("own", cfg, videos, out)
+    shutil.copy(out / "part-000/part.parquet", out / "part-001/part.parquet")
+    with pytest.raises(UserError, match=r"part-001/part\.parquet is part 0 of 2, expected part 1"):
+        make_clips("own", cfg, videos, out)
+
+
+@pytest.mark.parametrize("name", ["list-001.parquet", "part-001/part.parquet"])
+def test_truncated_or_missing_lists_are_errors(folder, name):
+    cfg, out = DatasetConfig(folder=folder, parts=2), build(folder, parts=2)
+    whole = (out / name).read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 5] ^= 1  # inside a page
+    for content in (whole[:-30], bytes(damaged), b"", None):
+        (out / name).unlink()
+        if content is not None:
+            (out / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}.*; run `cwm (collect|decode)` again"):
+            if name.startswith("list") and content is not None:
+                decode_part("own", cfg, out / "videos.json", 1, out / "part-001", 1)
+            else:
+                make_clips("own", cfg, out / "videos.json", out)
+
+
+def test_clip_listed_in_two_parts_is_an_error(folder):
+    out, cfg = build(folder, parts=2), DatasetConfig(folder=folder, parts=2)
+    clips = read_list(out / "videos.json", 0, 2).clips
+    clips += read_list(out / "videos.json", 1, 2).clips
+    for part in range(2):
+        about = {"root": str(folder), "part": part, "parts": 2}
+        write_list(out / f"list-00{part}.parquet", clips, about)
+    with pytest.raises(UserError, match=r"c\.webm is listed twice, in parts . and .; run"):
+        gather(cfg, out)
+
+
+def test_small_runs_and_spills_change_no_byte(folder, corpus, monkeypatch):
+    """More clips than fit the memory are sorted on disk, and duplicates are found across parts."""
+    for number in range(20):
+        (folder / f"{number}.webm").symlink_to(corpus / list(LENGTHS)[number % 4])
+    cfg = {"duplicates": "drop", "parts": 7}
+    expected = contents(build(folder, folder.with_name("at_once"), **cfg))
+    monkeypatch.setattr("cwm.videos.collect.SPILL", 5)
+    monkeypatch.setattr("cwm.videos.lists.GROUP", 2)
+    monkeypatch.setattr("cwm.videos.gather.RUN", 3)
+    monkeypatch.setattr("cwm.videos.gather.BATCH", 1)
+    found = contents(build(folder, **cfg))
+    names = ("store.json", "manifest.parquet", "index.npy", "contact.png")
+    assert {name: found[name] for name in names} == {name: expected[name] for name in names}
+    out = folder.with_name("out")
+    assert ClipStore.open(out / "store.json").info["videos"] == {"duplicate": 20, "ok": 4}
+    assert manifest(out)["wave/b.webm"]["reason"] == "the same frames as 1.webm"
 
 
 def test_damaged_lines_are_reported(folder, caplog):
@@ -365,12 +431,6 @@ def test_damaged_lines_are_reported(folder, caplog):
     assert "cuts out of order: the clip is decoded again" in caplog.text
     assert "is not JSON" in caplog.text
     assert ClipStore.open(out / "store.json").info["sha256"]["content"] == right
-    listed = out / "videos.jsonl"
-    lines = listed.read_text().splitlines(keepends=True)
-    for line, wrong in (("[1]\n", "line 3 of .*: "), ("\xff", "codec")):
-        listed.write_text("".join([*lines[:2], line, *lines[3:]]), encoding="latin-1")
-        with pytest.raises(UserError, match=f"{wrong}.*run `cwm collect` again"):
-            make_clips("own", cfg, listed, out)
 
 
 def test_small_dataset_has_both_splits(folder):
@@ -395,7 +455,7 @@ def test_full_disk_is_not_a_failure_of_the_clip(folder, monkeypatch):
     monkeypatch.setattr(ffmpeg.tempfile, "TemporaryFile", full)
     with pytest.raises(OSError, match="No space left"):
         build(folder)
-    assert not (folder.with_name("out") / "part-000/part.jsonl").exists()
+    assert not (folder.with_name("out") / "part-000/part.parquet").exists()
 
 
 def test_io_error_is_not_a_failure_of_the_clip(folder, tmp_path):
@@ -405,7 +465,7 @@ def test_io_error_is_not_a_failure_of_the_clip(folder, tmp_path):
     (folder / "c.webm").symlink_to("/proc/self/mem")  # reading its first byte is an I/O error
     with pytest.raises(OSError, match="Input/output error"):
         gather(cfg, tmp_path)
-    assert not (tmp_path / "part-000/part.jsonl").exists()
+    assert not (tmp_path / "part-000/part.parquet").exists()
 
 
 def test_names_need_not_be_utf_8(folder, corpus):

@@ -1,4 +1,6 @@
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,19 +8,19 @@ from pydantic import ValidationError
 
 from cwm import config
 from cwm.infra.errors import UserError
-from cwm.infra.files import file_lock, sha256, write_lines
+from cwm.infra.files import file_lock, sha256
+from cwm.videos.collect import collect, write_lists
 from cwm.videos.datasets import (
     Candidate,
     ClipRecord,
     DatasetConfig,
-    collect,
     describe,
     find,
     is_heldout,
-    read_videos,
 )
 from cwm.videos.ffmpeg import Geometry, decode
 from cwm.videos.images import Stills
+from cwm.videos.lists import list_name, part_of, read_list
 from cwm.videos.synthetic import robot, something
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,7 @@ def test_files_are_found_by_suffix_and_labelled_by_folder(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     cfg = DatasetConfig()
-    clips = find(tmp_path, cfg)
+    clips = sorted(find(tmp_path, cfg))
     assert [clip.file for clip in clips] == names
     labels = [describe(tmp_path, clip, cfg).label for clip in clips]
     assert labels == [None, None, None, "push", None, "y"]
@@ -77,7 +79,7 @@ def test_linked_folders_are_followed_once_and_cycles_end(tmp_path, caplog):
     (videos / "gone").symlink_to(disk / "gone")
     (disk / "kitchen/attic").symlink_to("../attic")
     (disk / "attic/kitchen").symlink_to("../kitchen")
-    files = [clip.file for clip in find(videos, DatasetConfig())]
+    files = sorted(clip.file for clip in find(videos, DatasetConfig()))
     assert files == ["a kitchen/2.mp4", "a kitchen/attic/3.mp4", "garden/1.mp4"]
     said = [line.replace(f"{videos}/", "").replace(str(tmp_path), "") for line in caplog.messages]
     assert sorted(said) == [
@@ -100,7 +102,7 @@ def test_empty_folder_error_says_how_to_get_the_clips(tmp_path):
     cfg = DatasetConfig(by_hand="Accept the\nlicence.")
     expected = r"expected: a folder of clips, .*\.webm.*\. Accept the licence\."
     with pytest.raises(UserError, match=r"no clips in .*; " + expected):
-        find(tmp_path, cfg)
+        collect("own", replace(cfg, folder=tmp_path), tmp_path / "out", 1)
     with pytest.raises(UserError, match=r"no folder .*missing; " + expected):
         find(tmp_path / "missing", cfg)
 
@@ -117,7 +119,7 @@ def test_annotations_select_the_clips(tmp_path):
         (tmp_path / f"videos/{name}.webm").parent.mkdir(exist_ok=True)
         (tmp_path / f"videos/{name}.webm").write_text(name)
     cfg = DatasetConfig(annotations={"train": "**/*train.json", "heldout": "**/*validation.json"})
-    videos = [describe(tmp_path, clip, cfg) for clip in find(tmp_path, cfg)]
+    videos = [describe(tmp_path, clip, cfg) for clip in sorted(find(tmp_path, cfg))]
     label = "Pushing something from left"
     assert [(v.file, v.label, v.split, v.sha256 is None) for v in videos] == [
         ("2", label, "train", True),
@@ -127,10 +129,10 @@ def test_annotations_select_the_clips(tmp_path):
     ]
     (tmp_path / "labels/train.json").write_text('[{"id": 1}]')
     with pytest.raises(UserError, match=r"train\.json: 0\.template"):
-        find(tmp_path, cfg)
+        list(find(tmp_path, cfg))
     (tmp_path / "labels/train.json").unlink()
     with pytest.raises(UserError, match=r"0 files \*\*/\*train\.json in .*, expected one"):
-        find(tmp_path, cfg)
+        list(find(tmp_path, cfg))
 
 
 def test_annotated_name_with_several_files_takes_the_first_visible(tmp_path, caplog):
@@ -143,7 +145,7 @@ def test_annotated_name_with_several_files_takes_the_first_visible(tmp_path, cap
         (tmp_path / name).touch()
     for pattern in ("**/*train.json", "labels/*.json", "labels/train.json"):
         cfg = DatasetConfig(annotations={"train": pattern})
-        assert find(tmp_path, cfg) == [Candidate("1.mkv", None, "a", "train")]
+        assert list(find(tmp_path, cfg)) == [Candidate("1.mkv", None, "a", "train")]
     assert caplog.messages[0] == (
         "1 annotated clips have several files; the first by path is used: 1.mkv, not 1.mp4, 1.webm"
     )
@@ -156,7 +158,7 @@ def test_annotations_in_a_linked_folder_are_found(tmp_path):
     (tmp_path / "videos/1.webm").touch()
     (tmp_path / "videos/labels").symlink_to(tmp_path / "labels")
     cfg = DatasetConfig(annotations={"train": "**/*train.json"})
-    assert find(tmp_path / "videos", cfg) == [Candidate("1.webm", None, "a", "train")]
+    assert list(find(tmp_path / "videos", cfg)) == [Candidate("1.webm", None, "a", "train")]
 
 
 def test_human36m_names_give_attributes(tmp_path):
@@ -202,27 +204,41 @@ def test_datasets_of_the_paper_have_their_geometry_and_sampling():
     assert sizes == [1500, 15_000]
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"root": "."}', '"."\n{}', '".\n["a"]'])
-def test_damaged_list_is_an_error(tmp_path, text):
-    path = tmp_path / "videos.jsonl"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match="cwm collect"):
-        list(read_videos(path)[1])
-
-
-def test_list_names_its_root_relative_to_itself(tmp_path):
-    videos = [
-        ClipRecord("1.jpg", 1, "0", None, "train", {"scene": "1"}, Stills(5, 3)),
-        ClipRecord("2.mp4", 0, None, "wave", "heldout", {}),
+def test_list_of_a_part_has_what_was_listed(tmp_path):
+    clips = [
+        Candidate("1.jpg", Stills(5, 3)),
+        Candidate("a\nb.mp4", None, "wave", "heldout"),
+        Candidate(os.fsdecode(b"caf\xe9/2.mp4"), attributes={"scene": "ä"}),
+        Candidate("\u20ac.mp4"),
     ]
-    write_lines(tmp_path / "videos.jsonl", "sub", videos)
-    root, listed = read_videos(tmp_path / "videos.jsonl")
-    assert (root, list(listed)) == (tmp_path / "sub", videos)
+    assert write_lists(iter(clips[::-1]), 1, "sub", tmp_path) == 4
+    root, listed, checksum = read_list(tmp_path / "videos.json", 0, 1)
+    assert (root, checksum) == (tmp_path / "sub", sha256(tmp_path / "list-000.parquet"))
+    assert [x._replace(attributes=x.attributes or None) for x in listed] == sorted(clips)
+
+
+def test_every_clip_is_in_the_list_of_one_part_and_other_lists_are_deleted(tmp_path):
+    clips = [Candidate(f"{i}.mp4") for i in range(500)]
+    for parts in (12, 7):
+        write_lists(iter(clips), parts, ".", tmp_path)
+    assert sorted(x.name for x in tmp_path.iterdir()) == [list_name(part) for part in range(7)]
+    listed = {n: read_list(tmp_path / "videos.json", n, 7).clips for n in range(7)}
+    assert all(part_of(x.file, 7) == n for n, found in listed.items() for x in found)
+    assert sorted(x.file for found in listed.values() for x in found) == sorted(
+        clip.file for clip in clips
+    )
+    assert min(map(len, listed.values())) > 40  # of 71 on average
+
+
+def test_list_of_another_number_of_parts_is_an_error(tmp_path):
+    write_lists(iter([Candidate("1.mp4")]), 2, ".", tmp_path)
+    message = r"list-001\.parquet is part 1 of 2, expected part 1 of 3; run `cwm collect` again"
+    with pytest.raises(UserError, match=message):
+        read_list(tmp_path / "videos.json", 1, 3)
 
 
 def standin(name, clips):
-    return DatasetConfig(source="standin", standin={"name": name, "clips": clips})
+    return DatasetConfig(source="standin", standin={"name": name, "clips": clips}, parts=1)
 
 
 def files(out):
@@ -234,8 +250,9 @@ def files(out):
 def test_standin_is_independent_of_workers_and_existing_files(tmp_path):
     collect("something", standin("something", 4), tmp_path / "all", workers=2)
     all_of_them = files(tmp_path / "all")
-    _, listed = read_videos(tmp_path / "all/videos.jsonl")
-    assert sorted(video.label for video in listed) == sorted(something.LABELS)
+    listed = read_list(tmp_path / "all/videos.json", 0, 1).clips
+    labels = [describe(tmp_path, video, DatasetConfig()).label for video in listed]
+    assert sorted(labels) == sorted(something.LABELS)
 
     part = tmp_path / "part"  # as a killed job leaves it, with one complete file
     (first, _, third, _) = sorted(name for name in all_of_them if name.endswith(".webm"))
@@ -269,13 +286,14 @@ def test_folder_is_listed_by_relative_path(tmp_path, monkeypatch):
     (tmp_path / "data/own/wave").mkdir(parents=True)
     (tmp_path / "data/own/wave/a.mp4").write_text("x")
     for _ in range(2):
-        collect("own", DatasetConfig(), tmp_path / "results/videos/own", workers=2)
-    path = tmp_path / "results/videos/own/videos.jsonl"
-    assert str(tmp_path) not in path.read_text()
-    root, listed = read_videos(path)
+        collect("own", DatasetConfig(parts=1), tmp_path / "results/videos/own", workers=2)
+    path = tmp_path / "results/videos/own/videos.json"
+    assert str(tmp_path).encode() not in path.with_name("list-000.parquet").read_bytes()
+    root, listed, _ = read_list(path, 0, 1)
     assert root == path.parent / "../../../data/own"
     assert [video.file for video in listed] == ["wave/a.mp4"]
-    assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", "results/videos/own/videos.jsonl"]
+    made = ["results/videos/own/list-000.parquet", "results/videos/own/videos.json"]
+    assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", *made]
 
 
 def test_folder_is_found_from_linked_results(tmp_path, monkeypatch):
@@ -284,12 +302,12 @@ def test_folder_is_found_from_linked_results(tmp_path, monkeypatch):
     (tmp_path / "disk/mine/results").mkdir(parents=True)
     (tmp_path / "project/results").symlink_to(tmp_path / "disk/mine/results")
     monkeypatch.chdir(tmp_path / "project")
-    collect("own", DatasetConfig(), Path("results/videos/own"), workers=1)
-    root, listed = read_videos(Path("results/videos/own/videos.jsonl"))
+    collect("own", DatasetConfig(parts=1), Path("results/videos/own"), workers=1)
+    root, listed, _ = read_list(Path("results/videos/own/videos.json"), 0, 1)
     assert [(root / video.file).read_text() for video in listed] == ["x"]
 
 
 def test_unknown_standin_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"unknown synthetic dataset 'somthing'.*something"):
         collect("somthing", standin("somthing", 1), tmp_path / "out", 1)
-    assert not (tmp_path / "out/videos.jsonl").exists()
+    assert not (tmp_path / "out/videos.json").exists()

@@ -13,7 +13,8 @@ from cwm.infra.files import sha256
 from cwm.videos.build import mix_clips
 from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.datasets import DatasetConfig
-from cwm.videos.store import INDEX, ClipStore, Mixture, prefetch
+from cwm.videos.index import INDEX
+from cwm.videos.store import ClipStore, Mixture, prefetch
 
 LENGTHS = (3, 5, 9, 2, 6)  # the last is held out; 2 is too short for windows of three
 either_codec = pytest.mark.parametrize("path", ["raw", "h264"], indirect=True)
@@ -233,6 +234,13 @@ def test_mixture_draws_the_store_and_then_the_clip(path):
     )
     assert both.windows(3, 2).shape == (3, 2, 64, 64, 3)
     assert both.different(2) == 2 * min(len(m.eligible(2, "heldout")) for m in both.members)
+
+
+def test_mixture_may_have_a_hundred_members(path):
+    mixture = mixed(path, *[{}] * 100)
+    assert mixture.info["clips"] == {"train": 400, "heldout": 100}
+    assert mixture.info["frames"] == 100 * sum(LENGTHS)
+    assert {clip for clip, _ in where(mixture.sample(0, 0, 64, 2))} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("members", [(), ({}, {"weight": 3.0})])

@@ -93,6 +93,17 @@ def test_names_on_the_command_line_reach_the_jobs_as_typed(shared, snakemake):
     assert arguments[arguments.index("--folder") + 1] == name
 
 
+def test_training_on_the_first_parts_waits_for_no_other_part(shared, snakemake):
+    early = "dataset: {members: [{dataset: something, first_parts: 1}]}"
+    (shared / "config/dataset/something-early.yaml").write_text(early)
+    weights = "results/smoke/pretrain/something-early/contextwm/0/weights.json"
+    planned = snakemake(shared, "--dry-run", "--printshellcmds", *SMOKE, "--", weights).stdout
+    assert "results/smoke/clips/something/first-1/store.json" in planned
+    assert "--set dataset.only_parts='[0]'" in planned
+    assert "part-000/part.parquet" in planned
+    assert "part-001" not in planned
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

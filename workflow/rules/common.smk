@@ -52,6 +52,7 @@ RECORDED = recorded()  # datasets of recorded episodes, which have no videos to 
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"
 CLIPS = f"{RESULTS}/clips/{{dataset}}"
 PART = f"{CLIPS}/part-{{part}}"
+FIRST = f"{CLIPS}/first-{{parts}}"  # a store of the first parts only
 AUTHORS = "data/{dataset}/{model}"  # the authors' weights, put there by hand
 PRETRAIN = f"{RESULTS}/pretrain/{{dataset}}/{{model}}/{{seed}}"
 PREDICT = f"{RESULTS}/predict/{{dataset}}/{{model}}/{{seed}}"
@@ -68,10 +69,11 @@ TRACKING = "results/mlflow/ready"
 
 
 wildcard_constraints:
+    parts=r"\d+",
     dataset="[a-z0-9-]+",
     figure="|".join(STUDY.figures),
     model="[a-z0-9-]+",
-    part=r"\d{3}",
+    part=r"\d{3}\d*",
     recorded="|".join(RECORDED),
     seed=r"\d+",
     suite="[a-z0-9-]+",
@@ -123,11 +125,25 @@ def everywhere(paths_of, template):
     return sorted({path for name in STUDY.figures for path in paths_of(name, template)})
 
 
-def parts_of(wildcards):
-    """The decoded parts of a dataset."""
-    files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
-    parts = load_settings(files).dataset.parts
-    return [f"{PART}/part.jsonl".format(part=f"{i:03d}", **wildcards) for i in range(parts)]
+def dataset_settings(name):
+    """The settings of a dataset."""
+    return load_settings([Path(SCALE), Path(f"config/dataset/{name}.yaml")]).dataset
+
+
+def parts_of(wildcards, first=None):
+    """The decoded parts of a dataset that its store needs; `first`: that many parts only."""
+    data = dataset_settings(wildcards.dataset)
+    parts = range(data.parts)[:first] if first else data.only_parts or range(data.parts)
+    path = f"{PART}/part.parquet".replace("{dataset}", wildcards.dataset)
+    return [path.format(part=f"{part:03d}") for part in parts]
+
+
+def stores_of(wildcards):
+    """The store of each member of a mixture: of the whole dataset, or of its first parts."""
+    members = dataset_settings(wildcards.dataset).members
+    folders = (FIRST if member.first_parts else CLIPS for member in members)
+    places = [{"dataset": x.dataset, "parts": x.first_parts} for x in members]
+    return [f"{x}/store.json".format(**place) for x, place in zip(folders, places)]
 
 
 def own_videos(wildcards):
@@ -142,8 +158,7 @@ def own_files(wildcards):
 
 def recording(wildcards):
     """Folder of recorded episodes: generated ones, or `dataset.folder`."""
-    files = [Path(SCALE), Path(f"config/dataset/{wildcards.dataset}.yaml")]
-    data = load_settings(files).dataset
+    data = dataset_settings(wildcards.dataset)
     if data.source == "standin":
         return VIDEOS.format(**wildcards)
     return str(folder_of(wildcards.dataset, data))
@@ -152,7 +167,7 @@ def recording(wildcards):
 def generated(wildcards):
     """The last file of a generated stand-in of recorded episodes; nothing for real ones."""
     made = recording(wildcards) == VIDEOS.format(**wildcards)
-    return f"{VIDEOS}/videos.jsonl".format(**wildcards) if made else []
+    return f"{VIDEOS}/videos.json".format(**wildcards) if made else []
 
 
 def pretrained(wildcards):

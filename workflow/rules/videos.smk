@@ -1,7 +1,7 @@
 """Videos -> clip stores, one per dataset.
 
 Inputs: config/dataset, archives or files in data/<dataset>, or a generator of synthetic videos.
-Outputs: results/<scale>/videos/<dataset>/videos.jsonl, results/<scale>/clips/<dataset>/store.json.
+Outputs: results/<scale>/videos/<dataset>/videos.json, results/<scale>/clips/<dataset>/store.json.
 """
 
 
@@ -23,7 +23,7 @@ rule collect:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
         downloaded=lambda w: ([] if STANDINS or w.dataset == "videos" else f"{VIDEOS}/downloaded"),
     output:
-        f"{VIDEOS}/videos.jsonl",
+        f"{VIDEOS}/videos.json",
     log:
         f"{VIDEOS}/log.txt",
     benchmark:
@@ -42,9 +42,9 @@ rule decode:
     """Decode a part of the clips into frames; frames already stored are kept."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        videos=f"{VIDEOS}/videos.jsonl",
+        videos=f"{VIDEOS}/videos.json",
     output:
-        f"{PART}/part.jsonl",
+        f"{PART}/part.parquet",
     log:
         f"{PART}/log.txt",
     benchmark:
@@ -62,7 +62,7 @@ rule clips:
     """Build the clip store of a dataset, and list the files that cannot be decoded."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        videos=f"{VIDEOS}/videos.jsonl",
+        videos=f"{VIDEOS}/videos.json",
         parts=parts_of,
     output:
         f"{CLIPS}/store.json",
@@ -75,6 +75,27 @@ rule clips:
         out=CLIPS,
     shell:
         "cwm clips {wildcards.dataset:q} {input.config:q} --videos {input.videos:q}"
+        " --out {params.out:q} 2>&1 | tee {log:q}"
+
+
+rule first_parts:
+    """Build a store of the first parts; training on it starts while the others are decoded."""
+    input:
+        config=[SCALE, "config/dataset/{dataset}.yaml"],
+        videos=f"{VIDEOS}/videos.json",
+        parts=lambda w: parts_of(w, int(w.parts)),
+    output:
+        f"{FIRST}/store.json",
+        f"{FIRST}/contact.png",
+    log:
+        f"{FIRST}/log.txt",
+    params:
+        out=FIRST,
+        decoded=CLIPS,
+        numbers=lambda w: str([*range(int(w.parts))]),
+    shell:
+        "cwm clips {wildcards.dataset:q} {input.config:q} --videos {input.videos:q}"
+        " --decoded {params.decoded:q} --set dataset.only_parts={params.numbers:q}"
         " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
@@ -105,7 +126,7 @@ rule mix:
     """Build the clip store of a mixture, or of a part of a dataset, from its members' stores."""
     input:
         config=[SCALE, "config/dataset/{dataset}.yaml"],
-        stores=lambda w: expand(f"{CLIPS}/store.json", dataset=MIXTURES[w.dataset]),
+        stores=stores_of,
     output:
         f"{CLIPS}/store.json",
         f"{CLIPS}/contact.png",
