@@ -23,7 +23,7 @@ def test_card_of_a_pretrained_model(tmp_path, monkeypatch):
     names = {"stage": "pretrain", "model": "plain", "dataset": "mixture", "seed": 1}
     title, told = facts(tmp_path, scale="laptop", **names)
     assert title == "# model plain, dataset mixture, seed 1"
-    assert told["Data"].count("120 generated clips") == 3  # one for each member
+    assert told["Data"].count("100 generated clips") == 3  # one for each member
     assert told["Measured"] == "heldout/kl 2.5"
     assert told["Inputs (sha256)"] == "clips abababababab"
     assert "says nothing about the paper" in told["Limits"]

@@ -26,6 +26,8 @@ OURS_ALONE = {
     "finetune.overlap",
     "finetune.log_every",
     "finetune.checkpoint_seconds",
+    "pretrain.devices",
+    "pretrain.nodes",
     "pretrain.heldout_every",
     "pretrain.heldout_clips",
     "pretrain.checkpoint_seconds",
