@@ -80,8 +80,8 @@ def _check(study: Study, figure: Figure, scale: str) -> None:
     combinations: set[tuple[str | None, tuple[Path, ...]]] = set()
     for run in finetune_runs(figure):
         start = study.initial_model(run.dataset, run.model, run.seed)
-        if start is not None and start.dataset.startswith(PUBLISHED):
-            _exists(published_weights(start))
+        if start and start.dataset.startswith(PUBLISHED):
+            _check_published(Path(published_weights(start)))
         names = {"suite": run.suite, "scale": scale, "model": run.model, "variant": run.variant}
         combinations.add((run.task, tuple(_file(folder, name) for folder, name in names.items())))
     if (figure.kind == "comparisons") != bool(figure.comparisons):
@@ -109,6 +109,12 @@ def _check(study: Study, figure: Figure, scale: str) -> None:
         load_settings(files, task=task)
 
 
+def _check_published(weights: Path) -> None:
+    """UserError if a published model is missing."""
+    if not weights.exists():
+        raise UserError(f"{weights} is missing; it is part of the repository")
+
+
 def _file(folder: str, name: str) -> Path:
     """The settings file `config/<folder>/<name>.yaml`; UserError if there is none."""
     if not (isinstance(name, str) and re.fullmatch("[a-z0-9-]+", name)):
@@ -120,12 +126,6 @@ def _file(folder: str, name: str) -> Path:
     if not path.exists():
         raise unknown(folder, name, _names(folder))
     return path
-
-
-def _exists(path: str) -> None:
-    """UserError if a published model is missing."""
-    if not Path(path).exists():
-        raise UserError(f"{path} is missing")
 
 
 def _names(folder: str) -> list[str]:

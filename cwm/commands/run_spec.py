@@ -127,7 +127,7 @@ def describe_dataset(name: str, scale: str) -> str:
     if name == "none":
         return "no videos: learned from scratch"
     if name.startswith(PUBLISHED):
-        return f"{name}: that of the published model's card"
+        return f"{name}: see the card of the published model"
     files = [Path(f"config/scale/{scale}.yaml"), Path(f"config/dataset/{name}.yaml")]
     if not all(path.exists() for path in files):
         return f"{name}: no settings file of this name in config/dataset"

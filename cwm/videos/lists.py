@@ -3,8 +3,8 @@
 `list-NNN.parquet`   the clips of a part, sorted by name; `cwm collect` writes it
 `part.parquet`       the same clips with checksums, and their frames or why they have none
 
-Names of files need not be UTF-8, and Parquet's strings must be: texts are stored as bytes, whose
-order is that of the texts. Page checksums detect damage, and a truncated file has no footer.
+File names need not be UTF-8, but Parquet strings must be. Therefore texts are stored as bytes,
+which sort like the texts. Page checksums detect damage, and a truncated file has no footer.
 """
 
 import json
@@ -63,7 +63,7 @@ A = TypeVar("A")
 
 
 class AboutList(TypedDict):
-    """Of which part a list is; root: the folder of the files, relative to that of the list."""
+    """The part that a list describes; root: the folder of the files, relative to the list's."""
 
     root: Text
     part: int
@@ -71,7 +71,7 @@ class AboutList(TypedDict):
 
 
 class AboutPart(TypedDict):
-    """Of which part the outcomes are, the sha256 of its list, and what the frames depend on."""
+    """The part, the sha256 of its list, and what the frames depend on."""
 
     part: int
     parts: int

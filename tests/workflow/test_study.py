@@ -98,7 +98,7 @@ def test_official_models_need_a_dataset_only_to_predict_videos(smoke):
 def test_published_models_are_not_trained_again(smoke):
     smoke.write_text(FIGURE.replace("something]", "published-something]"))
     missing = Path("results/published/evidence/pretrain/something/plain/0/weights.json")
-    with pytest.raises(UserError, match=f"figure curves: {missing} is missing"):
+    with pytest.raises(UserError, match=f"figure curves: {missing} is missing; it is part"):
         study.load("smoke")
     missing.parent.mkdir(parents=True)
     missing.touch()
