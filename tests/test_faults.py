@@ -101,16 +101,24 @@ def test_run_resumes_after_a_file_size_limit(size, pretrain, expected, tmp_path)
     assert content(tmp_path / "out", *OUTPUTS[:2]) == {name: expected[name] for name in OUTPUTS[:2]}
 
 
-def test_decoding_resumes_after_a_full_disk(disk, tmp_path):
+@pytest.mark.parametrize(
+    ("codec", "size", "shard"),
+    [
+        ("raw", 1200, ["frames-00000.npy"]),
+        ("h264", 700, ["frames-00000.h264", "frames-00000.packets"]),
+    ],
+)
+def test_decoding_resumes_after_a_full_disk(codec, size, shard, disk, tmp_path):
     rng = np.random.default_rng(0)
-    for number in range(3):  # 490 kB of frames each
+    for number in range(3):  # 490 kB of raw frames each
         frames = rng.integers(0, 256, (40, 64, 64, 3), np.uint8)
         encode(tmp_path / f"videos/one/{number}.webm", frames, 12, VP9)
     words = ["videos", *settings()[:1], "--set", f"dataset.folder={tmp_path / 'videos'}"]
     words += ["--set", "dataset.source=folder", "--set", "dataset.parts=1"]
+    words += ["--set", f"dataset.codec={codec}"]
     assert cwm(tmp_path, "collect", *words, "--out", "listed")[0] == 0
     words = ["decode", *words, "--videos", tmp_path / "listed/videos.json", "--out", "part"]
-    folder = disk("size=1200k")
+    folder = disk(f"size={size}k")
     status, said = cwm(folder, *words)
     assert status == 2
     assert said.startswith("cwm: No space left on device: ")
@@ -120,7 +128,7 @@ def test_decoding_resumes_after_a_full_disk(disk, tmp_path):
     assert cwm(folder, *words)[0] == 0
     assert (folder / "part/journal.jsonl").read_text().startswith(journal)
     assert cwm(tmp_path, *words)[0] == 0
-    names = ("frames-00000.npy", "journal.jsonl", "part.parquet")
+    names = (*shard, "journal.jsonl", "part.parquet")
     assert content(folder / "part", *names) == content(tmp_path / "part", *names)
 
 

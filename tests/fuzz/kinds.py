@@ -59,6 +59,7 @@ MAKE = [
     ["clips", "x", "tiny.yaml", "--videos", "list/videos.json", "--out", "clips"],
 ]
 DATA, DECODE, CLIPS = ["data", "clips/store.json"], *MAKE[1:]
+COMPRESSED = TINY | {"dataset": TINY["dataset"] | {"codec": "h264"}}
 MIX = ["clips", "x", "mix.yaml", "--store", "clips/store.json", "--out", "mixed"]
 PRETRAIN = ["pretrain", "x", *LAST, "--clips", "clips/store.json", "--out", "model"]
 WITH = ["--clips", "clips/store.json", "--weights", "model/weights.json"]
@@ -125,6 +126,12 @@ def _make_files() -> None:
         Image.fromarray(picture).save(f"videos/still_{number:06}.jpg")
         Image.fromarray(picture).save(f"videos/other_{number:06}.png")
     np.savez_compressed("videos/episode.npz", image=np.zeros((6, 64, 64, 3), np.uint8))
+    Path("compressed.yaml").write_text(yaml.safe_dump(COMPRESSED))
+    compressed = [[word.replace("tiny", "compressed") for word in argv] for argv in MAKE]
+    for argv in compressed:
+        assert call(argv)[0] == 0, call(argv)
+    shutil.move("clips", "compressed")
+    shutil.rmtree("list")
     for argv in (*MAKE, MIX, PRETRAIN, PREDICT, ONWARDS):
         assert call(argv)[0] == 0, call(argv)
     assert call(["convert", "model/weights.json", "--out", "official"])[0] == 0
@@ -312,9 +319,16 @@ def archives(draw: Draw, root: Path) -> list[list[str]]:
 def stores(draw: Draw, root: Path) -> list[list[str]]:
     """Lists of clips, journals, manifests, indices and shards."""
     _copy(root, "list", "videos", "clips", "model", "mixed")
+    shards = ["npy"]
+    if draw(st.booleans()):
+        shards = ["h264", "packets"]
+        shutil.rmtree("clips")
+        shutil.copytree(root / "compressed", "clips")
+        shutil.copy("compressed.yaml", "tiny.yaml")
     files = ["list/list-000.parquet", *(f"clips/{name}" for name in ("store.json", "index.npy"))]
     files += [f"clips/part-000/{name}" for name in ("part.parquet", "journal.jsonl")]
-    files += ["clips/part-000/frames-00000.npy", "clips/manifest.parquet", "mixed/store.json"]
+    files += [f"clips/part-000/frames-00000.{suffix}" for suffix in shards]
+    files += ["clips/manifest.parquet", "mixed/store.json"]
     spoilt = Path(draw(st.sampled_from(files)))
     _spoil(draw, spoilt)
     if spoilt.name == "index.npy" and spoilt.is_file() and draw(st.booleans()):
