@@ -39,6 +39,7 @@ RUNS = {
     "fine-tuning, stopped": WholeRun("finetune", ACTING, (("act", 17), ("act", 46), ("act", 73))),
     "fine-tuning, overlapped": WholeRun("finetune", (*ACTING, "finetune.overlap=true")),
 }
+STOPPED = [name for name, run in RUNS.items() if run.stops]
 
 
 def compare(name: str, device: str = "auto") -> dict[str, bool]:

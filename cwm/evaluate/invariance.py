@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from pydantic import ConfigDict, PositiveInt
@@ -58,7 +57,7 @@ def invariance(
     if not isinstance(store, ClipStore):
         raise UserError(f"{shadows} is a mixture; shadow pairs are a single dataset")
     motion, look = read_names(shadows, store)
-    lengths = pd.Series(store.index["length"]).groupby(motion).transform("min").to_numpy()
+    lengths = np.array([store.index["length"][motion == each].min() for each in motion])
     if (lengths < cfg.length).any():
         short = motion[np.argmin(lengths)]
         raise UserError(f"{shadows}: motion {short} has {lengths.min()} frames, not {cfg.length}")

@@ -1,6 +1,6 @@
 """Run the commands of every how-to guide and reference page: `make docs-test`.
 
-`make test` runs those of the tutorial, in test_first_study.py.
+`make test` runs those of the tutorial, in workflow/test_smoke.py.
 """
 
 import shutil

@@ -34,19 +34,20 @@ def model(tmp_path_factory):
         return watch(store(folder), folder / "run")
 
 
-@pytest.fixture
-def call(hub, tmp_path):
-    """Run `cwm` or Python with the local Hub; returns the finished process."""
+@pytest.fixture(scope="module")
+def call(hub, tmp_path_factory):
+    """Run `cwm` or Python in a new folder with the local Hub; returns the finished process."""
 
     def call(*words, token=TOKEN, endpoint=None, python=False):
+        folder = tmp_path_factory.mktemp("call")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        environment |= {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+        environment |= {"HF_HOME": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
         environment |= {"HF_ENDPOINT": endpoint or hub.address, "HF_HUB_DISABLE_XET": "1"}
         environment |= {"HF_TOKEN": token} if token else {}
         program = [sys.executable, "-c"] if python else [Path(sys.executable).with_name("cwm")]
         command = [*program, *map(str, words)]
         done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+            command, env=environment, cwd=folder, capture_output=True, text=True, check=False
         )
         assert TOKEN not in done.stdout + done.stderr
         return done
@@ -54,7 +55,7 @@ def call(hub, tmp_path):
     return call
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pushed(call, model):
     done = call("push", model, "someone/squares")
     assert done.returncode == 0, done.stderr

@@ -18,13 +18,17 @@ from cwm.commands.run_spec import open_run
 from cwm.nn import checkpointing
 from cwm.train.pretrain import pretrain
 
-MODELS = {  # with settings whose result depends on the whole batch
-    "contextwm": ["model.context.dropout=0.1", "pretrain.world.kl.free=1"],
-    "plain": [],
-    "contextwm-concatenation": [],
+MODELS = {
+    "contextwm": [  # settings whose result depends on the whole batch
+        "pretrain.updates=50",
+        "model.context.dropout=0.1",
+        "pretrain.world.kl.free=1",
+    ],
+    "plain": ["pretrain.updates=10"],
+    "contextwm-concatenation": ["pretrain.updates=10"],
 }
 RUNS = [("contextwm", 4), *((model, n) for model in MODELS for n in (1, 2))]
-COMMON = ["pretrain.updates=50", "pretrain.length=4", "pretrain.optimizer.lr=1e-3"]
+COMMON = ["pretrain.length=4", "pretrain.optimizer.lr=1e-3"]
 
 
 def train(rank: int, processes: int, port: int, model: str, clips: Path, folder: Path) -> None:

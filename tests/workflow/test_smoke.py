@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from blocks import run
 
 from cwm import study
 from cwm.videos.store import ClipStore
@@ -164,6 +165,12 @@ def test_official_weights_give_the_same_results_as_ours(project, results, snakem
         assert (results / first).read_bytes() == (results / second).read_bytes()
     first, second = (scores.format(dataset) for dataset in ("something", "official-something"))
     assert (project / first).read_bytes() == (project / second).read_bytes()
+
+
+def test_commands_of_the_tutorial_run(project):
+    run(ROOT / "docs/first-study.md", project)
+    assert (project / "episode.mp4").stat().st_size > 500
+    assert (project / "runs/pretrained/scores.csv").exists()
 
 
 def test_an_edit_re_runs_exactly_the_runs_that_read_it(project, planned):

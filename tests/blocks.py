@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from cwm.infra.source import copy_study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 NOT_RUN = "Not run by the tests: "
 
