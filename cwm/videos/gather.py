@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow.parquet import ParquetFile, write_table
+from pyarrow.parquet import ParquetFile, read_metadata, write_table
 
 from cwm.infra.errors import UserError
 from cwm.videos.lists import OUTCOMES, TEXT, Row, read, text_of
@@ -38,6 +38,8 @@ def merge(parts: Parts, scratch: Path, twins: bool) -> Callable[[], Iterator[Row
         runs.append(scratch / f"run-{number}.parquet")
         sorted_rows = table.append_column("twin", first).sort_by("file")
         write_table(sorted_rows, runs[-1], row_group_size=2**12, compression="zstd")
+        del table, first, sorted_rows
+        pa.default_memory_pool().release_unused()  # which would grow with every run
     return partial(_merge_runs, runs)
 
 
@@ -72,8 +74,12 @@ def _rows(run: Path) -> Iterator[Row]:
 
 def _first_of_equal(parts: Parts) -> pa.Table | None:
     """Checksum of frames -> first file with them, of frames that several files have."""
-    keys = [_prefixes(batch["content"]) for batch in _columns(parts, ["content"])]
-    every = np.concatenate([np.zeros(0, np.uint64), *keys])
+    every, count = np.empty(_count_rows(parts), np.uint64), 0
+    for batch in _columns(parts, ["content"]):
+        keys = _prefixes(batch["content"])
+        every[count : count + len(keys)] = keys
+        count += len(keys)
+    every = every[:count]
     every.sort()
     repeated = np.unique(every[1:][every[1:] == every[:-1]])
     if not len(repeated):
@@ -87,6 +93,10 @@ def _first_of_equal(parts: Parts) -> pa.Table | None:
     same = pc.equal(content[1:], content[: len(content) - 1]).to_numpy()
     first = np.flatnonzero(np.r_[same, False] & ~np.r_[False, same])
     return table.take(first)
+
+
+def _count_rows(parts: Parts) -> int:
+    return sum(read_metadata(path).num_rows for path in parts.values())
 
 
 def _columns(parts: Parts, names: list[str]) -> Iterator[pa.RecordBatch]:
