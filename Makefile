@@ -49,7 +49,7 @@ all: setup
 	exec snakemake --cores $(CORES) $(LIMIT) $(if $(SCALE),--config scale=$(SCALE)) -- all
 
 # Two processes; the tests of a file share one, so that its fixtures are set up once.
-PYTEST := pytest -n 2 --dist loadfile
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Unit tests: no simulator, no child processes but a few.
 UNIT := analysis behavior infra nn world test_config.py test_layers.py
 

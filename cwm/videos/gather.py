@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow.parquet import ParquetFile, read_metadata, write_table
+from pyarrow.ipc import IpcWriteOptions, new_stream, open_stream
+from pyarrow.parquet import read_metadata
 
 from cwm.infra.errors import UserError
 from cwm.videos.lists import OUTCOMES, TEXT, Row, read, text_of
@@ -35,9 +36,11 @@ def merge(parts: Parts, scratch: Path, twins: bool) -> Callable[[], Iterator[Row
         first = pa.nulls(len(table), TEXT)
         if repeated is not None:
             first = repeated["file"].take(pc.index_in(table["content"], repeated["content"]))
-        runs.append(scratch / f"run-{number}.parquet")
+        runs.append(scratch / f"run-{number}.arrow")
         sorted_rows = table.append_column("twin", first).sort_by("file")
-        write_table(sorted_rows, runs[-1], row_group_size=2**12, compression="zstd")
+        options = IpcWriteOptions(compression="lz4")
+        with new_stream(runs[-1], sorted_rows.schema, options=options) as writer:
+            writer.write_table(sorted_rows, BATCH)
         del table, first, sorted_rows
         pa.default_memory_pool().release_unused()  # which would grow with every run
     return partial(_merge_runs, runs)
@@ -67,8 +70,8 @@ def _merge_runs(runs: Sequence[Path]) -> Iterator[Row]:
 
 
 def _rows(run: Path) -> Iterator[Row]:
-    with ParquetFile(run) as file:
-        for batch in file.iter_batches(BATCH, use_threads=False):
+    with pa.OSFile(str(run)) as file, open_stream(file) as batches:
+        for batch in batches:
             yield from batch.to_pylist()
 
 
