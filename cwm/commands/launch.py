@@ -80,7 +80,9 @@ def _torchrun(devices: int, nodes: int, command: list[str]) -> None:
         raise UserError(_first(error)) from None
     except (RendezvousError, ValueError) as error:
         problem = str(error).splitlines()[0]
-        raise UserError(f"{nodes} machines could not meet at {endpoint}: {problem}") from error
+        raise UserError(
+            f"{nodes} machines could not meet at {endpoint}, or one ended: {problem}"
+        ) from error
 
 
 def _first(error: ChildFailedError) -> str:
