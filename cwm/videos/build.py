@@ -89,7 +89,8 @@ def _check_parts(cfg: DatasetConfig, videos: Path, parts: Parts) -> dict[str, An
         if not listed.is_file():
             raise UserError(f"{listed} is missing; run `cwm collect` again")
         if about["list"] != sha256(listed):
-            raise UserError(f"{path} is not of the clips in {listed}; run `cwm decode` again")
+            other = f"was decoded from another list than {listed}"
+            raise UserError(f"{path} {other}; run `cwm decode` again")
         for name in sorted({*expected, *about["key"]}):
             had, value = about["key"].get(name), expected.get(name)
             if had != value:
@@ -308,7 +309,8 @@ def mix_clips(name: str, cfg: DatasetConfig, stores: Sequence[Path], out: Path) 
             raise UserError(f"{path} is not the store of {member.dataset}'s own clips")
         first = list(range(member.first_parts)) if member.first_parts else None
         if first and store.info.get("parts", first) != first:
-            raise UserError(f"{path} is not of the first {len(first)} parts of {member.dataset}")
+            what = f"the first {len(first)} parts of {member.dataset}"
+            raise UserError(f"{path} was not built from {what}")
         store.restrict(member.clips, member.heldout, cfg.seed)
         opened.append(store)
         facts = asdict(member) | {"content": store.info["sha256"]["content"]}

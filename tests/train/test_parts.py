@@ -123,5 +123,5 @@ def test_first_parts_of_a_member_are_checked_and_recorded(videos, tmp_path):
     with pytest.raises(UserError, match="early is a mixture: set first_parts of its members"):
         mixture.use_parts([0])
     other = gather(videos, out, out / "other", only_parts=(0, 2))
-    with pytest.raises(UserError, match=r"store\.json is not of the first 2 parts of own"):
+    with pytest.raises(UserError, match=r"store\.json was not built from the first 2 parts of own"):
         mix_clips("early", cfg, [other], tmp_path / "early")

@@ -364,7 +364,7 @@ def test_missing_or_foreign_parts_are_errors(folder):
     movie(folder / "new.webm", 27, 50)
     collect("own", cfg, out, workers=1)
     message = (
-        r"part-00\d/part\.parquet is not of the clips in .*list-00\d\.parquet; run `cwm decode`"
+        r"part-00\d/part\.parquet was decoded from another list than .*list-00\d\.parquet; run"
     )
     with pytest.raises(UserError, match=message):
         make_clips("own", cfg, videos, out)
