@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from cwm.nn.whole_batch import check_share
 RENDEZVOUS = "CWM_RENDEZVOUS"  # HOST:PORT; HOST is one of the machines
 # Exit statuses of processes that ended because another one did.
 SECONDARY = (LostRankError.status, -signal.SIGTERM, 128 + signal.SIGTERM)
+
+LINGER = 5  # seconds in which the other machines notice what failed on them
 
 
 def launched(configs: Sequence[Path], sets: Sequence[str] | None) -> bool:
@@ -77,6 +80,8 @@ def _torchrun(devices: int, nodes: int, command: list[str]) -> None:
         print("cwm: stopped; the same command resumes", file=sys.stderr)
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as error:
+        if nodes > 1:
+            time.sleep(LINGER)  # `error` keeps the meeting point, which this process may host
         raise UserError(_first(error)) from None
     except (RendezvousError, ValueError) as error:
         problem = str(error).splitlines()[0]

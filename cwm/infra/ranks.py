@@ -72,11 +72,13 @@ def _check_equal(settings: Mapping[str, Any]) -> None:
     every: list[Any] = [None] * current.size
     with _connection():
         distributed.all_gather_object(every, dict(_flat(settings)))
+        distributed.barrier()  # no process may end while another one still reads from it
     for rank, other in enumerate(every):
         for name in sorted(every[0].keys() | other.keys()):
             mine, first = other.get(name), every[0].get(name)
             if mine != first:
                 difference = f"rank {rank} has {name} {mine!r}, but rank 0 has {first!r}"
+                leave()
                 raise UserError(f"{difference}; give all processes the same settings and files")
 
 

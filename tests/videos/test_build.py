@@ -363,9 +363,8 @@ def test_missing_or_foreign_parts_are_errors(folder):
         make_clips("own", other, videos, out)
     movie(folder / "new.webm", 27, 50)
     collect("own", cfg, out, workers=1)
-    message = (
-        r"part-00\d/part\.parquet was decoded from another list than .*list-00\d\.parquet; run"
-    )
+    message = r"part-00\d/part\.parquet was decoded from another list than .*list-00\d\.parquet"
+    message += "; run `cwm decode`"
     with pytest.raises(UserError, match=message):
         make_clips("own", cfg, videos, out)
     shutil.copy(out / "part-000/part.parquet", out / "part-001/part.parquet")
