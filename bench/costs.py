@@ -25,8 +25,9 @@ from cwm.agent import Agent
 from cwm.config import Config
 from cwm.infra.device import set_up
 from cwm.infra.run_dir import processor_seconds
+from cwm.train.environment import make, make_vector
 from cwm.train.policies import AgentPolicy
-from cwm.train.rollout import Collector, evaluate, make, make_vector
+from cwm.train.rollout import Collector, evaluate
 
 TABLE = Path(__file__).parents[1] / "cwm/costs.csv"
 COLUMNS = [*plan.COLUMNS, *plan.PRICES]

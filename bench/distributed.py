@@ -25,8 +25,9 @@ from cwm.infra import ranks
 from cwm.infra.device import reseed, set_up
 from cwm.nn import whole_batch
 from cwm.nn.optim import Optimizer
+from cwm.train.prefetch import prefetch
 from cwm.train.pretrain import learner
-from cwm.videos.store import ClipStore, prefetch
+from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
 
 WARM_UP = 2

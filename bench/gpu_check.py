@@ -36,10 +36,11 @@ try:
 
     from bench import inputs, record, reference, update, whole_runs
     from cwm import config
-    from cwm.infra.device import RuntimeConfig, reseed, set_up
+    from cwm.infra.device import reseed, set_up
     from cwm.infra.errors import UserError
     from cwm.infra.source import git_commit
     from cwm.nn.optim import Optimizer
+    from cwm.settings import RuntimeConfig
     from cwm.train.policies import AgentPolicy, DelayedPolicy
     from cwm.train.pretrain import learner
     from cwm.world.action_free import ActionFreeModel

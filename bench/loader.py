@@ -24,11 +24,12 @@ from torch.utils.data import DataLoader, IterableDataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.inputs import clip_store, compressed, jpeg_clips, write_store
 from bench.record import Record, in_new_process, peak_memory
+from cwm.train.prefetch import prefetch
 from cwm.videos.codec import shard_name
 from cwm.videos.ffmpeg import FRAME_BYTES
 from cwm.videos.index import INDEX
 from cwm.videos.raw import HEADER, RawShard
-from cwm.videos.store import ClipStore, prefetch
+from cwm.videos.store import ClipStore
 
 BATCH, LENGTH, BATCHES = 16, 25, 300  # the paper's batch of clips
 CLIPS, FRAMES = 400, 44

@@ -35,9 +35,10 @@ from cwm.infra.device import reseed, set_up
 from cwm.nn.batch import Batch
 from cwm.nn.optim import Optimizer
 from cwm.train.compiled import compile_regions
+from cwm.train.prefetch import prefetch
 from cwm.train.pretrain import learner
 from cwm.train.replay import Episode, Replay
-from cwm.videos.store import ClipStore, prefetch
+from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.stacked import StackedModel
 

@@ -10,35 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, NonNegativeInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from cwm.behavior.actor_critic import ActorCritic, BehaviorConfig
-from cwm.behavior.bonus import BonusConfig, VideoBonus
+from cwm.behavior.actor_critic import ActorCritic
+from cwm.behavior.bonus import VideoBonus
 from cwm.infra.cuda_graph import CapturedFunction
 from cwm.nn.batch import Batch
 from cwm.nn.dists import full, gumbel
-from cwm.nn.optim import Optimizer, OptimizerConfig, frozen, step_all
+from cwm.nn.optim import Optimizer, frozen, step_all
 from cwm.nn.rssm import State
-from cwm.world.stacked import BeliefState, StackedConfig, StackedModel
-from cwm.world.vision import ModelConfig, RandomInputs
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class AgentConfig:
-    """Losses and optimizers of fine-tuning."""
-
-    world: StackedConfig = StackedConfig()
-    behavior: BehaviorConfig = BehaviorConfig()
-    bonus: BonusConfig = BonusConfig()
-    world_optimizer: OptimizerConfig = OptimizerConfig()
-    # Of the encoder, the context encoder and the action-free RSSM:
-    encoder_optimizer: OptimizerConfig = OptimizerConfig()
-    actor_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
-    critic_optimizer: OptimizerConfig = OptimizerConfig(lr=8e-5)
-    encoder_frozen: NonNegativeInt = 0  # first updates with rate 0 in encoder_optimizer
+from cwm.settings import (
+    AgentConfig,
+    ModelConfig,
+)
+from cwm.world.stacked import BeliefState, StackedModel
+from cwm.world.vision import RandomInputs
 
 
 def world_optimizers(world: StackedModel, cfg: AgentConfig) -> dict[str, Optimizer]:

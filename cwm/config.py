@@ -17,19 +17,21 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from cwm.evaluate.baselines import BaselinesConfig
-from cwm.evaluate.invariance import InvarianceConfig
-from cwm.evaluate.predict import PredictConfig
-from cwm.evaluate.represent import RepresentConfig
-from cwm.infra.device import RuntimeConfig
 from cwm.infra.errors import UserError, unknown
 from cwm.infra.yaml_file import mapping, parse, read
-from cwm.train.adapt import AdaptConfig
-from cwm.train.finetune import FinetuneConfig
-from cwm.train.pretrain import PretrainConfig
-from cwm.train.rollout import EnvConfig
+from cwm.settings import (
+    AdaptConfig,
+    BaselinesConfig,
+    FinetuneConfig,
+    InvarianceConfig,
+    ModelConfig,
+    PredictConfig,
+    PretrainConfig,
+    RepresentConfig,
+    RuntimeConfig,
+)
+from cwm.train.environment import EnvConfig
 from cwm.videos.datasets import DatasetConfig
-from cwm.world.vision import ModelConfig
 
 LABELS = ("dataset", "model", "suite", "variant", "scale")  # folders of config/
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cwm.agent import Agent, AgentConfig
+from cwm.agent import Agent
 from cwm.infra.checkpoint import load_weights, save_weights
 from cwm.infra.errors import UserError
 from cwm.infra.files import atomic_write
 from cwm.infra.run_dir import RunDir
-from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
-from cwm.world.vision import ModelConfig
+from cwm.settings import ActionFreeConfig, AgentConfig, ModelConfig
+from cwm.world.action_free import ActionFreeModel
 
 # Regular expressions applied in order to a name of ours without its leading `world.`.
 NAMES = [

@@ -21,16 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cwm.behavior.actor_critic import BehaviorConfig, TruncatedNormal
+from cwm.behavior.actor_critic import TruncatedNormal
 from cwm.convert import FILLED, official_name
 from cwm.nn import checkpointing
 from cwm.nn.batch import Batch, ClipBatch
-from cwm.nn.blocks import MLPConfig
-from cwm.nn.context import ContextConfig
-from cwm.nn.encoder import VisionConfig
-from cwm.nn.rssm import RSSMConfig, State
+from cwm.nn.rssm import State
+from cwm.settings import (
+    BehaviorConfig,
+    ContextConfig,
+    MLPConfig,
+    ModelConfig,
+    RSSMConfig,
+    VisionConfig,
+)
 from cwm.train.compiled import compile_regions
-from cwm.world.vision import ModelConfig, RandomInputs
+from cwm.world.vision import RandomInputs
 
 COMPILED = "COMPILED" in os.environ  # test compiled regions too; float64 only, takes minutes
 DATA = Path(os.environ.get("GOLDEN", Path(__file__).parent / "reference" / "data"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-INFRA = ("cwm.infra",)
+INFRA = ("cwm.infra", "cwm.settings")
 MODELS = (*INFRA, "cwm.nn", "cwm.world", "cwm.behavior", "cwm.agent")
 TRAINING = (*MODELS, "cwm.train", "cwm.videos", "envs")
 SETTINGS = (*TRAINING, "cwm.evaluate", "cwm.config", "cwm.study", "cwm.study_file")
@@ -17,7 +17,8 @@ SETTINGS = (*TRAINING, "cwm.evaluate", "cwm.config", "cwm.study", "cwm.study_fil
 # Our packages that each part may import beside itself.
 ALLOWED = {
     "envs": (),
-    "cwm.infra": (),
+    "cwm.settings": (),
+    "cwm.infra": ("cwm.settings",),
     "cwm.videos": (*INFRA, "envs"),
     "cwm.recorded": (*INFRA, "cwm.videos"),
     "cwm.nn": INFRA,
@@ -105,8 +106,10 @@ def test_a_heavy_library_is_imported_in_one_place(library):
     assert set(found) <= set(IMPORTED_IN[library])
 
 
-def test_analysis_and_environments_load_no_torch():
-    modules = "sys, cwm.analysis.report, cwm.analysis.figures, envs"
+def test_what_does_not_train_loads_no_torch():
+    parts = "config study commands.own videos.collect videos.decode videos.build recorded.build"
+    parts += " analysis.report analysis.figures"
+    modules = ", ".join(["sys", "envs", *(f"cwm.{part}" for part in parts.split())])
     code = f"import {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

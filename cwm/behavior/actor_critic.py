@@ -15,32 +15,16 @@ Shapes: H horizon, N imagined trajectories, F features, A action; time first.
 from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.behavior.normalize import RunningMagnitude
 from cwm.behavior.returns import discount_weights, lambda_return
-from cwm.infra.types import Share
-from cwm.nn.blocks import MLP, MLPConfig
+from cwm.nn.blocks import MLP
 from cwm.nn.dists import (
     truncated_normal_entropy,
     truncated_normal_sample,
 )
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class BehaviorConfig:
-    """Actor and critic, trained in imagination."""
-
-    actor: MLPConfig = MLPConfig()
-    critic: MLPConfig = MLPConfig()
-    horizon: PositiveInt = 15  # imagined steps
-    discount: Share = 0.99  # of a step
-    lambda_: Share = 0.95  # of the lambda return
-    entropy: NonNegativeFloat = 1e-4  # weight of the actor's entropy
-    target_every: PositiveInt = 100  # updates between copies of the critic to its slow target
-    reward_momentum: Share = 1.0  # of the running reward magnitude; 1: no normalisation
+from cwm.settings import BehaviorConfig
 
 
 class TruncatedNormal(NamedTuple):

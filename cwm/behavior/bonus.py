@@ -4,31 +4,12 @@ Paper section 3.2 (from APV, section 4.2); reference `agents/expl.py`.
 Shapes: B sequences, T steps, F features of the action-free model, Q projected width.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.behavior.normalize import RunningMagnitude
 from cwm.infra.errors import UserError
-from cwm.infra.types import Share
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class BonusConfig:
-    """The behaviour learns from reward + beta * bonus; beta 0: no bonus."""
-
-    beta: NonNegativeFloat = 1.0  # weight of the bonus
-    kind: Literal["abs", "rel"] = (
-        "abs"  # rel: beta is multiplied by the running magnitude of rewards
-    )
-    window: PositiveInt = 5  # consecutive features that are averaged to represent a clip
-    neighbours: PositiveInt = 16  # whose mean distance is the bonus
-    queue: PositiveInt = 4096  # latest clips that are kept
-    width: PositiveInt = 128  # of the random projection
-    momentum: Share = 0.99  # of the running magnitudes of bonus and reward
+from cwm.settings import BonusConfig
 
 
 class VideoBonus(nn.Module):

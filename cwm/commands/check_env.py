@@ -16,7 +16,7 @@ from PIL import Image
 
 from cwm.config import Config, load
 from cwm.infra.files import atomic_write
-from cwm.train.rollout import make
+from cwm.train.environment import make
 from envs.errors import EnvError
 from envs.external import External
 from envs.factories import one_line

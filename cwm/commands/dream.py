@@ -6,7 +6,7 @@ from pathlib import Path
 from cwm.commands.trust import check_trusted
 from cwm.infra.errors import UserError
 from cwm.models import PUBLISHED, AgentModel, VideoModel, load
-from cwm.train.rollout import EnvConfig
+from cwm.train.environment import EnvConfig
 from cwm.viewer.clips import Clips, StoreClips, SyntheticClips
 from cwm.viewer.server import serve
 from cwm.viewer.session import LENGTH, Session

@@ -21,8 +21,9 @@ from cwm.infra.files import atomic_write
 from cwm.infra.run_json import read_run
 from cwm.models import AgentModel
 from cwm.models import load as load_model
+from cwm.train.environment import make
 from cwm.train.policies import AgentPolicy
-from cwm.train.rollout import Outcome, Policy, make, sum_up
+from cwm.train.rollout import Outcome, Policy, sum_up
 from cwm.videos.encode import H264, encode
 
 SIMPLE = ("random", "scripted")

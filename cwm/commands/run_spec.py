@@ -15,7 +15,7 @@ from cwm.infra.ranks import started_rank
 from cwm.infra.run_dir import FollowedRun, RunDir, RunSpec
 from cwm.infra.store_json import read_store
 from cwm.study_file import PUBLISHED
-from cwm.train.rollout import suite_and_task
+from cwm.train.environment import suite_and_task
 
 SECTIONS = {  # sections of the settings that each stage reads
     "pretrain": ("runtime", "model", "pretrain"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cwm.infra.errors import UserError
-from cwm.train.rollout import EnvConfig
+from cwm.train.environment import EnvConfig
 
 
 def check_trusted(place: str | Path, env: EnvConfig, trust: bool) -> None:

@@ -7,25 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt
-from pydantic.dataclasses import dataclass
 
-from cwm.agent import Agent, AgentConfig
-from cwm.infra.device import RuntimeConfig, reseed, seed_from, set_up
+from cwm.agent import Agent
+from cwm.infra.device import reseed, seed_from, set_up
 from cwm.infra.run_dir import RunDir
+from cwm.settings import AgentConfig, BaselinesConfig, ModelConfig, RuntimeConfig
+from cwm.train.environment import EnvConfig, make_vector
 from cwm.train.policies import AgentPolicy
-from cwm.train.rollout import EnvConfig, Outcome, Policy, action_shape, evaluate, make_vector
-from cwm.world.vision import ModelConfig
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class BaselinesConfig:
-    """Number of baseline episodes and agents."""
-
-    episodes: PositiveInt = 20  # of the random and constant policies and each untrained agent
-    untrained: NonNegativeInt = 5  # number of untrained agents
-    trials: NonNegativeInt = 5  # episodes to choose the best constant action; 0: skip that policy
-    envs: PositiveInt = 1  # episodes that run in parallel
+from cwm.train.rollout import Outcome, Policy, action_shape, evaluate
 
 
 def baselines(

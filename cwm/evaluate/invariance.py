@@ -14,27 +14,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from pydantic import ConfigDict, PositiveInt
-from pydantic.dataclasses import dataclass
 
 from cwm.infra.checkpoint import load_parts, load_weights
-from cwm.infra.device import RuntimeConfig, reseed, set_up
+from cwm.infra.device import reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
 from cwm.nn.batch import clip_batch
-from cwm.train.pretrain import PretrainConfig
+from cwm.settings import InvarianceConfig, ModelConfig, PretrainConfig, RuntimeConfig
 from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
-from cwm.world.vision import ModelConfig
 
 COLUMNS = ("model", "motion", "look", "shadow", "pair", "others", "closer")
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class InvarianceConfig:
-    """Shadow pairs whose latents are compared."""
-
-    length: PositiveInt = 25  # frames, taken from the middle of the clip
 
 
 def invariance(

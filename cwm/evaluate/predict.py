@@ -6,35 +6,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cwm.evaluate.ssim import ssim, within
 from cwm.infra.checkpoint import load_parts, load_weights
-from cwm.infra.device import RuntimeConfig, reseed, set_up
+from cwm.infra.device import reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
 from cwm.nn.batch import ClipBatch, clip_batch
 from cwm.nn.decoder import ResNetDecoder
-from cwm.train.pretrain import PretrainConfig
+from cwm.settings import ModelConfig, PredictConfig, PretrainConfig, RuntimeConfig
 from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import MOVING, attention, encode_context, rollout_features
-from cwm.world.vision import ModelConfig
 
 ATTENTION = 16  # the larger of the two resolutions at which the decoder attends to the context
 MEASURES = ("mse", "mse_moving", "ssim", "ssim_moving")
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class PredictConfig:
-    """Video prediction on held-out clips."""
-
-    clips: PositiveInt = 64  # maximum number of clips
-    length: PositiveInt = 25  # frames of a clip
-    observed: PositiveInt = 5  # frames that the model observes before it predicts
-    shown: PositiveInt = 4  # clips stored as images
 
 
 @torch.no_grad()

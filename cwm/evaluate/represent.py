@@ -10,29 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt
-from pydantic.dataclasses import dataclass
 
 from cwm.infra.checkpoint import load_parts, load_weights
-from cwm.infra.device import RuntimeConfig, reseed, set_up
+from cwm.infra.device import reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
 from cwm.nn.batch import clip_batch
-from cwm.train.pretrain import PretrainConfig
+from cwm.settings import ModelConfig, PretrainConfig, RepresentConfig, RuntimeConfig
 from cwm.videos.index import SPLITS
 from cwm.videos.store import ClipStore
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import rollout_features
-from cwm.world.vision import ModelConfig
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class RepresentConfig:
-    """Clips whose features are compared."""
-
-    labels: tuple[str, str] = ("pushing.*left.to.right", "pushing.*right.to.left")  # regexps
-    clips: PositiveInt = 400  # maximum for each label and split
-    length: PositiveInt = 25  # frames, taken from the middle of the clip
 
 
 def represent(

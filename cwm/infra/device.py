@@ -19,31 +19,18 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict, PositiveInt
-from pydantic.dataclasses import dataclass
 
 from cwm.infra.errors import UserError
+from cwm.settings import RuntimeConfig
 
 LOCKS = Path(os.environ.get("CWM_GPU_LOCKS", "/tmp/cwm-gpus"))
 SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")  # set in the jobs of a cluster
 SMI_TIMEOUT = 60.0  # seconds
 POLL = 1.0  # seconds between two attempts to lock a slot
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class RuntimeConfig:
-    """Where and how a run computes. Part of the run key: the thread count changes the last bits."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
-    precision: Literal["bf16", "fp32"] = "bf16"  # of the networks' forward passes
-    threads: PositiveInt = 1  # on a CPU
-    deterministic: bool = False  # on a GPU: bit-identical results every time, but slower
-    graphs: bool = True  # on a GPU: capture an update, or an action, as one CUDA graph
-    compile: bool = False  # fuse small operations; the first start takes minutes longer
 
 
 class Gpu(NamedTuple):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cwm.infra import ranks
 from cwm.infra.errors import UserError
 from cwm.nn.checkpointing import checkpointed
-from cwm.nn.context import ContextConfig
 from cwm.nn.whole_batch import draw
+from cwm.settings import ContextConfig
 
 AMPLITUDE = 4  # of sinusoidal positions: most of the weight begins at the query's own place
 

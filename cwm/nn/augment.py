@@ -6,13 +6,12 @@ Shapes: B frames (B, 3, H, W) in -0.5..0.5. Uniform numbers `u` are drawn if Non
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Augment = Literal["none", "erasing", "shift", "flip", "scale"]
+from cwm.settings import Augment
 
 
 def erase(frame: Tensor, u: Tensor | None = None) -> Tensor:

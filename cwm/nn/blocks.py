@@ -8,12 +8,11 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.checkpointing import checkpointed
 from cwm.nn.dists import full
+from cwm.settings import MLPConfig
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
@@ -71,14 +70,6 @@ class GRUCell(nn.Module):
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
         return update * candidate + (1 - update) * h
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class MLPConfig:
-    """Size of a reward head, the actor or the critic."""
-
-    layers: NonNegativeInt = 4  # hidden ones
-    units: PositiveInt = 400  # in a layer
 
 
 class MLP(nn.Module):

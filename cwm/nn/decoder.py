@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cwm.nn.attention import ContextAttention, random_tokens
 from cwm.nn.blocks import ResidualLayer, xavier
-from cwm.nn.context import ContextConfig
-from cwm.nn.encoder import STAGES, VisionConfig
+from cwm.nn.encoder import STAGES
+from cwm.settings import ContextConfig, VisionConfig
 
 SIZES = (8, 16, 32)  # resolution of each stage, in pixels
 CONTEXT_SIZES = (

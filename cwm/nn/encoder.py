@@ -5,25 +5,14 @@ height, width order. Reference: `nets/encoder/resnet.py`, `nets/encoder/plaincnn
 """
 
 from itertools import pairwise
-from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import ConfigDict, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.blocks import ResidualLayer, xavier
+from cwm.settings import VisionConfig
 
 STAGES = 3  # 32, 16 and 8 pixels
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class VisionConfig:
-    """Encoder and decoder of the images."""
-
-    network: Literal["resnet", "cnn"] = "resnet"  # cnn: DreamerV2's
-    depth: PositiveInt = 48  # channels of the first stage; each further stage doubles them
-    layers: PositiveInt = 2  # residual layers in a stage
 
 
 class ResNet(nn.Module):

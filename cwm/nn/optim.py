@@ -4,22 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.infra.checkpoint import check_state_dict
 from cwm.infra.ranks import average
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class OptimizerConfig:
-    """Adam; reference `core/torch_utils.py`."""
-
-    lr: NonNegativeFloat = 3e-4  # learning rate
-    eps: PositiveFloat = 1e-5  # of Adam's denominator
-    clip: PositiveFloat = 100.0  # of the norm of all gradients together, before weight decay
-    weight_decay: NonNegativeFloat = 1e-6  # added to the gradient (coupled), for every parameter
+from cwm.settings import OptimizerConfig
 
 
 class Optimizer:

@@ -8,29 +8,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.blocks import GRUCell, xavier
 from cwm.nn.dists import gumbel, one_hot_sample
 from cwm.nn.time_batched_linear import TimeBatchedLinear
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class RSSMConfig:
-    """Sizes of one recurrent state-space model."""
-
-    deter: PositiveInt = 1024  # recurrent state
-    stoch: PositiveInt = 32  # categorical variables
-    classes: PositiveInt = 32  # values of each
-    hidden: PositiveInt = 1024  # units of a hidden layer
-    action_pad: NonNegativeInt = 50  # width to which actions are zero-padded; 0: no padding
-
-    @property
-    def features(self) -> int:
-        """Width of `State.feat`."""
-        return self.stoch * self.classes + self.deter
+from cwm.settings import RSSMConfig
 
 
 class State(NamedTuple):

@@ -13,40 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cwm.agent import AgentConfig, world_optimizers
+from cwm.agent import world_optimizers
 from cwm.infra.checkpoint import save_weights
-from cwm.infra.device import RuntimeConfig, reseed, set_up
+from cwm.infra.device import reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
-from cwm.infra.types import AtLeastTwo
 from cwm.nn.batch import Batch, clip_batch
+from cwm.settings import AdaptConfig, AgentConfig, ModelConfig, RuntimeConfig
 from cwm.train import offline
+from cwm.train.prefetch import ahead
 from cwm.train.pretrained import load_pretrained
-from cwm.videos.store import ClipStore, Mixture, ahead
+from cwm.videos.store import ClipStore, Mixture
 from cwm.world.openloop import MOVING, predict_with_actions
 from cwm.world.stacked import StackedModel
-from cwm.world.vision import ModelConfig
 
 CONDITIONS = ("true", "shuffled", "none")  # the actions that a prediction is made with
 COLUMNS = ("clip", "actions", "ahead", "mse", "mse_moving")
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class AdaptConfig:
-    """Adaptation on recorded episodes; `finetune.agent` has the losses and optimizers."""
-
-    updates: PositiveInt = 100_000  # of the whole run
-    batch: PositiveInt = 50  # windows in an update
-    length: AtLeastTwo = 50  # steps of a window
-    log_every: PositiveInt = 100  # updates
-    heldout_every: PositiveInt = 5000  # updates between evaluations on held-out windows
-    heldout_clips: AtLeastTwo = 64  # held-out windows, each of another episode; at most
-    observed: PositiveInt = 5  # frames that the model observes before it predicts
-    checkpoint_seconds: NonNegativeFloat = 300.0  # between two checkpoints
 
 
 def adapt(

@@ -11,55 +11,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
-from pydantic.dataclasses import dataclass
 
-from cwm.agent import Agent, AgentConfig
+from cwm.agent import Agent
 from cwm.infra.checkpoint import load_strict, save_weights
-from cwm.infra.device import RuntimeConfig, reseed, seed_from, set_up
+from cwm.infra.device import reseed, seed_from, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir, Score
+from cwm.settings import FinetuneConfig, ModelConfig, RuntimeConfig
 from cwm.train.compiled import compile_regions
+from cwm.train.environment import EnvConfig, make, make_vector
 from cwm.train.nan_guard import NaNGuard
 from cwm.train.policies import AgentPolicy, DelayedPolicy
 from cwm.train.pretrained import load_pretrained
-from cwm.train.replay import Episode, Replay, ReplayConfig
-from cwm.train.rollout import (
-    Collector,
-    EnvConfig,
-    Outcome,
-    Policy,
-    action_shape,
-    evaluate,
-    make,
-    make_vector,
-)
+from cwm.train.replay import Episode, Replay
+from cwm.train.rollout import Collector, Outcome, Policy, action_shape, evaluate
 from cwm.videos.encode import H264, encode
 from cwm.videos.store import ClipStore, Mixture
-from cwm.world.vision import ModelConfig
 from envs.pixels import PixelEnv
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class FinetuneConfig:
-    """Fine-tuning on one task; config/suite/ has what differs between suites."""
-
-    agent: AgentConfig = AgentConfig()
-    replay: ReplayConfig = ReplayConfig()
-    steps: PositiveInt = 255_000  # agent steps
-    # Steps of random actions, rounded up to whole episodes; in addition to those of `--recorded`
-    prefill: NonNegativeInt = 5000
-    offline_updates: NonNegativeInt = 100  # updates before the agent acts
-    train_every: PositiveInt = 5  # steps between updates
-    overlap: bool = False  # act during an update, with the weights before it
-    batch: PositiveInt = 50  # windows in an update
-    length: PositiveInt = 50  # steps of a window
-    eval_every: PositiveInt = 10_000  # agent steps
-    eval_episodes: PositiveInt = 10  # in an evaluation
-    eval_envs: PositiveInt = 1  # evaluation episodes that run in parallel
-    log_every: PositiveInt = 100  # updates
-    checkpoint_seconds: NonNegativeFloat = 300.0  # between two checkpoints
 
 
 def _check(cfg: FinetuneConfig) -> None:

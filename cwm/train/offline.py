@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from cwm.infra import ranks
 from cwm.infra.checkpoint import load_strict
 from cwm.infra.cuda_graph import CapturedFunction
-from cwm.infra.device import RuntimeConfig, reseed
+from cwm.infra.device import reseed
 from cwm.infra.progress import Progress
 from cwm.infra.run_dir import RunDir
 from cwm.nn.optim import Optimizer, step_all
+from cwm.settings import RuntimeConfig
 from cwm.train.compiled import compile_regions
 from cwm.train.nan_guard import NaNGuard
 

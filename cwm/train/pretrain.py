@@ -7,45 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cwm.infra import ranks
 from cwm.infra.checkpoint import save_weights
-from cwm.infra.device import RuntimeConfig, reseed, set_up
+from cwm.infra.device import reseed, set_up
 from cwm.infra.errors import UserError
 from cwm.infra.run_dir import RunDir
-from cwm.infra.types import AtLeastTwo
 from cwm.nn import whole_batch
 from cwm.nn.batch import clip_batch
-from cwm.nn.optim import Optimizer, OptimizerConfig
+from cwm.nn.optim import Optimizer
+from cwm.settings import (
+    ModelConfig,
+    PretrainConfig,
+    RuntimeConfig,
+)
 from cwm.train import offline
 from cwm.train.offline import Loss, Metrics, Schedule, Trained, fit
-from cwm.videos.store import ClipStore, prefetch
-from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
+from cwm.train.prefetch import prefetch
+from cwm.videos.store import ClipStore
+from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import predict, squared_errors
-from cwm.world.vision import ModelConfig
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class PretrainConfig:
-    """Pre-training of the action-free model."""
-
-    world: ActionFreeConfig = ActionFreeConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    updates: PositiveInt = 1_200_000  # of the whole run
-    batch: PositiveInt = 16  # clips in an update
-    length: AtLeastTwo = 25  # the evaluation predicts the second half from the first
-    seed: NonNegativeInt = 0  # of weights, batches and noise
-    log_every: PositiveInt = 100  # updates
-    heldout_every: PositiveInt = 5000  # updates between evaluations on held-out clips
-    heldout_clips: PositiveInt = 64  # in an evaluation
-    checkpoint_seconds: NonNegativeFloat = 300.0  # between two checkpoints
-    # Processes that share each batch. They change results only by rounding, so a run may be resumed
-    # with another number; they are not part of its key.
-    devices: PositiveInt = 1  # on each node, each process on a GPU, or `runtime.threads` cores
-    nodes: PositiveInt = 1  # machines; more than one needs SLURM, see docs/cluster.md
 
 
 def pretrain(

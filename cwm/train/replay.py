@@ -11,20 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, PositiveInt
-from pydantic.dataclasses import dataclass
 
 from cwm.infra.errors import DAMAGED_ARRAYS, UserError
 from cwm.infra.files import write_bytes
 from cwm.nn.batch import Batch
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ReplayConfig:
-    """Size and sampling of the replay buffer."""
-
-    capacity: PositiveInt = 1_000_000  # frames; the oldest episodes are dropped
-    prioritize_ends: bool = False  # sample the last window of an episode more often
+from cwm.settings import ReplayConfig
 
 
 class Episode(NamedTuple):

@@ -27,7 +27,7 @@ from cwm.infra import json_file
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256, walk
 from cwm.infra.store_json import Split
-from cwm.infra.types import Share
+from cwm.settings import Share
 from cwm.videos import images
 from cwm.videos.codec import Codec
 from cwm.videos.fetch import Archive

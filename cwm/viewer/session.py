@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cwm.infra.errors import UserError, explain_validation
 from cwm.models import SIZE, AgentModel, Dream, Frames, VideoModel
-from cwm.train.rollout import EnvConfig, make
+from cwm.train.environment import EnvConfig, make
 from cwm.videos.encode import H264, encode
 from cwm.viewer.clips import Clips
 

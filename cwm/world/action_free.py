@@ -6,23 +6,14 @@ Shapes: B clips, T frames, F features, S latent variables of K classes.
 
 from typing import NamedTuple
 
-from pydantic import ConfigDict, NonNegativeFloat
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from cwm.nn.batch import ClipBatch
 from cwm.nn.dists import categorical_entropy, categorical_kl
 from cwm.nn.rssm import RSSM, State
-from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
-from cwm.world.vision import ModelConfig, RandomInputs, Vision
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ActionFreeConfig:
-    """The pre-training loss: image + kl_weight * kl."""
-
-    kl: KLConfig = KLConfig()
-    kl_weight: NonNegativeFloat = 1.0  # relative to the image
+from cwm.settings import ActionFreeConfig, ModelConfig
+from cwm.world.losses import balanced_kl, squared_error, total
+from cwm.world.vision import RandomInputs, Vision
 
 
 class PretrainOutput(NamedTuple):

@@ -8,21 +8,11 @@ from functools import reduce
 from operator import add
 
 import torch.nn.functional as F
-from pydantic import ConfigDict, NonNegativeFloat
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from cwm.infra.types import Share
 from cwm.nn.dists import categorical_kl, full
 from cwm.nn.whole_batch import shared_mean
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class KLConfig:
-    """KL balancing (DreamerV2, section 2.2)."""
-
-    balance: Share = 0.8  # weight of the term that trains the prior
-    free: NonNegativeFloat = 0.0  # nats below which a term has no gradient
+from cwm.settings import KLConfig
 
 
 def balanced_kl(post: Tensor, prior: Tensor, cfg: KLConfig) -> Tensor:

@@ -8,42 +8,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.nn.augment import Augment
 from cwm.nn.batch import Batch
-from cwm.nn.blocks import MLP, MLPConfig
+from cwm.nn.blocks import MLP
 from cwm.nn.rssm import RSSM, State
+from cwm.settings import ModelConfig, StackedConfig
 from cwm.world.action_free import latent_metrics
-from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
-from cwm.world.vision import ModelConfig, RandomInputs, Vision
+from cwm.world.losses import balanced_kl, squared_error, total
+from cwm.world.vision import RandomInputs, Vision
 
 # (action-free features (B, T, F), reward (B, T)) -> behavioural reward (B, <= T)
 RewardTarget = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class LossWeights:
-    """Weights of the fine-tuning loss."""
-
-    image: NonNegativeFloat = 1.0  # squared error of the images
-    kl: NonNegativeFloat = 1.0  # of the action-conditional model
-    reward: NonNegativeFloat = 1.0  # behavioural reward predictor
-    aux_reward: NonNegativeFloat = 0.0  # representative reward predictor; 0: none. ContextWM: 1
-    action_free_kl: NonNegativeFloat = 0.0  # KL of the action-free model; official code: 0
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class StackedConfig:
-    """Loss and reward heads of the world model in fine-tuning."""
-
-    kl: KLConfig = KLConfig()
-    weights: LossWeights = LossWeights()
-    concat_embed: bool = False  # the upper model also observes the embedding
-    context_augment: Augment = "none"  # of the context frame in training
-    head: MLPConfig = MLPConfig()
 
 
 class WorldModelOutput(NamedTuple):

@@ -7,25 +7,13 @@ Shapes: B clips, T frames, E embedding, F features.
 from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cwm.nn.augment import AUGMENTATIONS, Augment
-from cwm.nn.context import ContextConfig, ContextEncoder, choose
+from cwm.nn.augment import AUGMENTATIONS
+from cwm.nn.context import ContextEncoder, choose
 from cwm.nn.decoder import decoder
-from cwm.nn.encoder import VisionConfig, encoder
-from cwm.nn.rssm import RSSMConfig
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ModelConfig:
-    """The architecture, shared by pre-training and fine-tuning."""
-
-    vision: VisionConfig = VisionConfig()
-    context: ContextConfig | None = ContextConfig()  # null: the plain world model
-    rssm: RSSMConfig = RSSMConfig()
-    stacked: bool = True  # false: DreamerV2, one action-conditional RSSM without pre-training
+from cwm.nn.encoder import encoder
+from cwm.settings import Augment, ModelConfig
 
 
 class RandomInputs(NamedTuple):

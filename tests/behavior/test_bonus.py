@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import tensor
 
-from cwm.behavior.bonus import BonusConfig, VideoBonus
+from cwm.behavior.bonus import VideoBonus
 from cwm.infra.errors import UserError
+from cwm.settings import BonusConfig
 
 
 def bonus(**settings):

@@ -4,11 +4,9 @@ import numpy as np
 import torch
 
 from bench.context_window import short_windows
-from cwm.nn.context import ContextConfig
-from cwm.nn.encoder import VisionConfig
-from cwm.nn.rssm import RSSMConfig
-from cwm.train.replay import Episode, Replay, ReplayConfig
-from cwm.world.vision import ModelConfig, Vision
+from cwm.settings import ContextConfig, ModelConfig, ReplayConfig, RSSMConfig, VisionConfig
+from cwm.train.replay import Episode, Replay
+from cwm.world.vision import Vision
 
 SMALL = ModelConfig(
     vision=VisionConfig(depth=4, layers=1),

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cwm.train.rollout import EnvConfig, evaluate, make, make_vector, sum_up
+from cwm.train.environment import EnvConfig, make, make_vector
+from cwm.train.rollout import evaluate, sum_up
 from envs import vector
 from envs.vector import WorkerError
 

@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 
 from cwm import config
 from cwm.agent import Agent
-from cwm.infra.device import RuntimeConfig
 from cwm.nn.batch import Batch, clip_batch
 from cwm.nn.optim import Optimizer
+from cwm.settings import RuntimeConfig
 from cwm.train.pretrain import learner
 from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import predict, squared_errors

@@ -5,7 +5,7 @@ import torch
 from emulator import FakeDevice, install
 
 from bench import inputs
-from cwm.videos.store import prefetch
+from cwm.train.prefetch import prefetch
 
 
 @pytest.fixture

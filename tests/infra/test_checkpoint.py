@@ -15,7 +15,8 @@ from cwm.infra.checkpoint import (
 )
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
-from cwm.nn.optim import Optimizer, OptimizerConfig
+from cwm.nn.optim import Optimizer
+from cwm.settings import OptimizerConfig
 
 
 @pytest.fixture

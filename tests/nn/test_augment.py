@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from cwm.nn.augment import AUGMENTATIONS, erase, flip, scale, shift
-from cwm.nn.encoder import VisionConfig
-from cwm.nn.rssm import RSSMConfig
-from cwm.world.vision import ModelConfig, Vision
+from cwm.settings import ModelConfig, RSSMConfig, VisionConfig
+from cwm.world.vision import Vision
 
 
 def test_erase_greys_one_rectangle_in_half_of_the_frames():

@@ -2,7 +2,8 @@
 
 import torch
 
-from cwm.nn.blocks import MLP, MLPConfig
+from cwm.nn.blocks import MLP
+from cwm.settings import MLPConfig
 
 
 def test_mlp_outputs_are_float32_under_autocast():

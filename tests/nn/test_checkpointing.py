@@ -10,7 +10,7 @@ import cwm.nn.blocks
 import cwm.nn.checkpointing
 from cwm.nn.attention import ContextAttention
 from cwm.nn.blocks import ResidualLayer
-from cwm.nn.context import ContextConfig
+from cwm.settings import ContextConfig
 
 
 def keep_everything(function, *inputs, norm=None):

@@ -7,10 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cwm.nn.attention import ContextAttention, attend, random_tokens
-from cwm.nn.context import ContextConfig, choose
-from cwm.nn.encoder import VisionConfig
-from cwm.nn.rssm import RSSMConfig
-from cwm.world.vision import ModelConfig, Vision
+from cwm.nn.context import choose
+from cwm.settings import ContextConfig, ModelConfig, RSSMConfig, VisionConfig
+from cwm.world.vision import Vision
 
 SMALL = ModelConfig(
     vision=VisionConfig(depth=4),

@@ -20,11 +20,11 @@ from golden import (
     truncated_normal_mean,
 )
 
-from cwm.agent import Agent, AgentConfig
-from cwm.behavior.bonus import BonusConfig, VideoBonus
+from cwm.agent import Agent
+from cwm.behavior.bonus import VideoBonus
 from cwm.behavior.returns import discount_weights, lambda_return
 from cwm.nn.rssm import State
-from cwm.world.stacked import StackedConfig
+from cwm.settings import AgentConfig, BonusConfig, StackedConfig
 
 
 @in_float64_and_float32

@@ -12,15 +12,14 @@ from golden import (
     truncated_normal_mean,
 )
 
-from cwm.agent import Agent, AgentConfig
+from cwm.agent import Agent
 from cwm.behavior.actor_critic import TruncatedNormal
 from cwm.behavior.normalize import RunningMagnitude
 from cwm.behavior.returns import lambda_return
 from cwm.nn.batch import Batch
 from cwm.nn.dists import categorical_entropy, one_hot_sample
-from cwm.nn.encoder import VisionConfig
+from cwm.settings import AgentConfig, ModelConfig, VisionConfig
 from cwm.world.losses import squared_error
-from cwm.world.vision import ModelConfig
 
 
 @in_float64_and_float32

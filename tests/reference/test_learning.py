@@ -23,16 +23,22 @@ from golden import (
     weight,
 )
 
-from cwm.agent import Agent, AgentConfig
-from cwm.behavior.bonus import BonusConfig
+from cwm.agent import Agent
 from cwm.convert import to_official
 from cwm.nn.dists import categorical_entropy, categorical_kl, one_hot_sample
-from cwm.nn.optim import Optimizer, OptimizerConfig, step_all
+from cwm.nn.optim import Optimizer, step_all
 from cwm.nn.rssm import State
-from cwm.world.action_free import ActionFreeConfig, ActionFreeModel
-from cwm.world.losses import KLConfig
+from cwm.settings import (
+    ActionFreeConfig,
+    AgentConfig,
+    BonusConfig,
+    KLConfig,
+    LossWeights,
+    OptimizerConfig,
+    StackedConfig,
+)
+from cwm.world.action_free import ActionFreeModel
 from cwm.world.openloop import predict
-from cwm.world.stacked import LossWeights, StackedConfig
 
 # Our figures -> the official metrics.
 LOSS = {

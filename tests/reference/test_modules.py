@@ -23,7 +23,8 @@ from golden import (
 from cwm.nn import rssm
 from cwm.nn.dists import categorical_entropy, categorical_kl, one_hot_sample
 from cwm.nn.rssm import State
-from cwm.world.losses import KLConfig, balanced_kl, squared_error
+from cwm.settings import KLConfig
+from cwm.world.losses import balanced_kl, squared_error
 from cwm.world.vision import Vision
 
 SIZES = (32, 16, 8)

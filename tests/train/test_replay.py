@@ -11,7 +11,8 @@ import torch
 
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
-from cwm.train.replay import Episode, Replay, ReplayConfig
+from cwm.settings import ReplayConfig
+from cwm.train.replay import Episode, Replay
 
 
 def episode(number, steps):

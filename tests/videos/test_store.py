@@ -10,11 +10,12 @@ from scipy.stats import chisquare
 
 from cwm.infra.errors import UserError
 from cwm.infra.files import sha256
+from cwm.train.prefetch import prefetch
 from cwm.videos.build import mix_clips
 from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.datasets import DatasetConfig
 from cwm.videos.index import INDEX
-from cwm.videos.store import ClipStore, Mixture, prefetch
+from cwm.videos.store import ClipStore, Mixture
 
 LENGTHS = (3, 5, 9, 2, 6)  # the last is held out; 2 is too short for windows of three
 either_codec = pytest.mark.parametrize("path", ["raw", "h264"], indirect=True)

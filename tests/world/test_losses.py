@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import tensor
 
-from cwm.world.losses import KLConfig, balanced_kl, squared_error, total
+from cwm.settings import KLConfig
+from cwm.world.losses import balanced_kl, squared_error, total
 
 # One latent of two classes: probabilities (3/4, 1/4) against (1/2, 1/2).
 POST = tensor([[[[math.log(3.0), 0.0]]]])

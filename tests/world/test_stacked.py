@@ -8,12 +8,9 @@ import torch
 
 from cwm.config import load
 from cwm.nn.batch import Batch
-from cwm.nn.blocks import MLPConfig
-from cwm.nn.encoder import VisionConfig
-from cwm.nn.rssm import RSSMConfig
+from cwm.settings import MLPConfig, ModelConfig, RSSMConfig, VisionConfig
 from cwm.world.losses import balanced_kl
 from cwm.world.stacked import StackedModel
-from cwm.world.vision import ModelConfig
 
 ROOT = Path(__file__).parents[2] / "config"
 SMALL = ModelConfig(VisionConfig(depth=4, layers=1), rssm=RSSMConfig(8, 3, 4, 8, action_pad=2))
