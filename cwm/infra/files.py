@@ -139,6 +139,19 @@ def file_lock(path: Path, doing: str) -> TextIO:
         lock.close()
 
 
+@contextmanager
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Make and lock a folder; delete the temporary files that a killed process left in it.
+
+    Raises UserError as `file_lock` does, "another process is `doing` `folder`".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder / ".lock", f"{doing} {folder}"):
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds `file_lock` on a file."""
     try:

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import atomic_write, file_lock, sha256
+from cwm.infra.files import atomic_write, locked_folder, sha256
 from cwm.infra.progress import Progress
 from cwm.infra.store_json import ExperienceInfo
 from cwm.recorded import files, lerobot, minari
 from cwm.recorded.episode import Recording, align
 from cwm.videos.build import Row, row_of, write_store
 from cwm.videos.datasets import ActionRange, Candidate, DatasetConfig, record_of
-from cwm.videos.decode import caused_by_file, delete_leftovers, key, part_folder
+from cwm.videos.decode import caused_by_file, key, part_folder
 from cwm.videos.ffmpeg import DecodeError
 from cwm.videos.shards import Shards, Stored
 from cwm.videos.store import Steps
@@ -47,9 +47,7 @@ def import_episodes(name: str, cfg: DatasetConfig, source: Path, out: Path) -> N
     """
     if cfg.geometry.cuts is not None or cfg.geometry.aspect == "person":
         raise UserError("recorded episodes allow neither dataset.geometry.cuts nor aspect person")
-    out.mkdir(parents=True, exist_ok=True)
-    with file_lock(out / ".lock", f"importing into {out}"):
-        delete_leftovers(out)
+    with locked_folder(out, "importing into"):
         recordings = sorted(open_source(source, cfg, out), key=lambda recording: recording.name)
         shards = Shards(out / part_folder(0), key(cfg), cfg.codec)
         found = _read_all(name, recordings, shards)

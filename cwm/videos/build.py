@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import TEMPORARY, atomic_write, relative, sha256, write_json
+from cwm.infra.files import TEMPORARY, atomic_write, locked_folder, relative, sha256, write_json
 from cwm.infra.store_json import ExperienceInfo, MixtureInfo, StoreInfo
 from cwm.videos.codec import open_shard, shard_name
 from cwm.videos.datasets import ClipRecord, DatasetConfig
@@ -61,7 +61,6 @@ def make_clips(
         finished: leave out the parts that are not decoded yet. UserError if there are no others.
     """
     decoded = decoded or out
-    out.mkdir(parents=True, exist_ok=True)
     folders = {n: decoded / part_folder(n) for n in sorted(cfg.only_parts) or range(cfg.parts)}
     parts = {number: folder / "part.parquet" for number, folder in folders.items()}
     if finished:
@@ -72,7 +71,10 @@ def make_clips(
     geometry = _check_parts(cfg, videos, parts)
     places = {number: relative(folders[number], out) for number in parts}
     some = [*parts] if len(parts) < cfg.parts else None
-    with tempfile.TemporaryDirectory(dir=out, prefix=TEMPORARY) as scratch:
+    with (
+        locked_folder(out, "building a store in"),
+        tempfile.TemporaryDirectory(dir=out, prefix=TEMPORARY) as scratch,
+    ):
         merged = merge(parts, Path(scratch), cfg.duplicates == "drop")
 
         def rows() -> Iterator[Row]:

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from cwm.infra.files import TEMPORARY, file_lock, relative, sha256, write_json
+from cwm.infra.files import TEMPORARY, locked_folder, relative, sha256, write_json
 from cwm.infra.parallel import parallel_map
 from cwm.videos import synthetic
 from cwm.videos.datasets import Candidate, DatasetConfig, find, folder_of, nothing_found, sizes
@@ -33,27 +33,26 @@ def collect(name: str, cfg: DatasetConfig, out: Path, workers: int) -> None:
     Equal names and sizes give equal lists. Raises UserError for an unknown stand-in, for a folder
     that is missing or has no clips, and for unusable annotations.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if cfg.source == "standin":
-        with file_lock(out / ".lock", f"making clips in {out}"):
+    with locked_folder(out, "listing clips in"):
+        if cfg.source == "standin":
             traits = synthetic.generate(cfg.standin, out, workers)
-        root, written = out, "."
-        placed = ((_place(clip), clip) for clip in find(root, replace(cfg, annotations={})))
-        clips: Iterator[Candidate] = (
-            clip._replace(attributes=traits[x]) for x, clip in placed if x in traits
-        )
-    else:
-        root = folder_of(name, cfg)
-        written = str(root) if root.is_absolute() else relative(root, out)
-        clips = find(root, cfg)
-    groups = iter(lambda: list(islice(clips, GROUP)), [])
-    sized = parallel_map(partial(_with_sizes, root), groups, workers)
-    count = write_lists(chain.from_iterable(sized), cfg.parts, written, out)
-    if not count:
-        raise nothing_found(root, cfg)
-    lists = "".join(sha256(out / list_name(part)) for part in range(cfg.parts))
-    content = hashlib.sha256(lists.encode()).hexdigest()
-    write_json(out / "videos.json", {"clips": count, "parts": cfg.parts, "sha256": content})
+            root, written = out, "."
+            placed = ((_place(clip), clip) for clip in find(root, replace(cfg, annotations={})))
+            clips: Iterator[Candidate] = (
+                clip._replace(attributes=traits[x]) for x, clip in placed if x in traits
+            )
+        else:
+            root = folder_of(name, cfg)
+            written = str(root) if root.is_absolute() else relative(root, out)
+            clips = find(root, cfg)
+        groups = iter(lambda: list(islice(clips, GROUP)), [])
+        sized = parallel_map(partial(_with_sizes, root), groups, workers)
+        count = write_lists(chain.from_iterable(sized), cfg.parts, written, out)
+        if not count:
+            raise nothing_found(root, cfg)
+        lists = "".join(sha256(out / list_name(part)) for part in range(cfg.parts))
+        content = hashlib.sha256(lists.encode()).hexdigest()
+        write_json(out / "videos.json", {"clips": count, "parts": cfg.parts, "sha256": content})
     log.info("%s: %d clips", name, count)
 
 

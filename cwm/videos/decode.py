@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import shutil
 import threading
 from contextlib import closing
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import TEMPORARY, file_lock
+from cwm.infra.files import locked_folder
 from cwm.infra.parallel import parallel_map
 from cwm.infra.progress import Progress
 from cwm.videos import images
@@ -63,9 +62,7 @@ def decode_part(
     if not 0 <= number < cfg.parts:
         raise UserError(f"dataset {name} has no part {number}; valid are 0 to {cfg.parts - 1}")
     root, clips, checksum = read_list(videos, number, cfg.parts)
-    out.mkdir(parents=True, exist_ok=True)
-    with file_lock(out / ".lock", f"decoding into {out}"):
-        delete_leftovers(out)
+    with locked_folder(out, "decoding into"):
         check_ffmpeg(out)
         records = list(parallel_map(partial(describe, root, cfg=cfg), clips, n))
         first: dict[str, ClipRecord] = {}  # of equal files
@@ -92,12 +89,6 @@ def decode_part(
         found = (shards.clips.get(x.identity) or failures[x.identity] for x in records)
         about: AboutPart = {"part": number, "parts": cfg.parts, "list": checksum, "key": key(cfg)}
         write_outcomes(out / "part.parquet", zip(records, found, strict=True), about)
-
-
-def delete_leftovers(folder: Path) -> None:
-    """Delete the temporary files of a killed process."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _decode_one(

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cwm.infra.errors import UserError
-from cwm.infra.files import file_lock, human, is_locked, relative, write_json
+from cwm.infra.files import file_lock, human, is_locked, locked_folder, relative, write_json
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,20 @@ def test_lock_is_exclusive_even_if_its_last_holder_deleted_the_file(tmp_path, mo
     monkeypatch.setattr(fcntl, "flock", late)
     with file_lock(path, "filling it"), pytest.raises(UserError, match="another process"):
         file_lock(path, "filling it")
+
+
+def test_locked_folder_has_nothing_of_a_killed_process(tmp_path):
+    folder = tmp_path / "new/folder"
+    with locked_folder(folder, "filling"):
+        (folder / ".tmp-a").mkdir()
+        (folder / ".tmp-a/0").touch()
+        (folder / ".tmp-b").touch()
+        (folder / "kept").touch()
+        with pytest.raises(UserError, match="another process is filling"):
+            locked_folder(folder, "filling").__enter__()
+        assert (folder / ".tmp-a/0").exists()
+    with locked_folder(folder, "filling"):
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "kept"]
 
 
 def test_relative_path_from_a_linked_folder_starts_at_the_target(tmp_path):

@@ -440,6 +440,22 @@ def test_small_dataset_has_both_splits(folder):
     assert ClipStore.open(build(folder, heldout=0) / "store.json").info["clips"]["heldout"] == 0
 
 
+def test_every_step_deletes_temporary_files_of_a_killed_process(folder):
+    out = build(folder)
+    cfg = DatasetConfig(folder=folder, parts=1)
+    videos, part = out / "videos.json", out / part_folder(0)
+    steps = {
+        out: lambda: collect("own", cfg, out, workers=1),
+        part: lambda: decode_part("own", cfg, videos, 0, part, 1),
+        out / "store": lambda: make_clips("own", cfg, videos, out / "store", out),
+    }
+    for place, step in steps.items():
+        (place / ".tmp-left").mkdir(parents=True)
+        (place / ".tmp-left/0").touch()
+        step()
+        assert not list(place.glob(".tmp-*"))
+
+
 def test_two_jobs_cannot_decode_into_one_folder(folder):
     out = build(folder)
     message = "another process is decoding into"

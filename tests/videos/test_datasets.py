@@ -267,7 +267,7 @@ def test_standin_is_independent_of_workers_and_existing_files(tmp_path):
 
 
 def test_two_jobs_cannot_generate_one_standin(tmp_path):
-    message = "another process is making clips in"
+    message = "another process is listing clips in"
     with file_lock(tmp_path / ".lock", ""), pytest.raises(UserError, match=message):
         collect("something", standin("something", 4), tmp_path, workers=1)
 
@@ -292,7 +292,7 @@ def test_folder_is_listed_by_relative_path(tmp_path, monkeypatch):
     root, listed, _ = read_list(path, 0, 1)
     assert root == path.parent / "../../../data/own"
     assert [video.file for video in listed] == ["wave/a.mp4"]
-    made = ["results/videos/own/list-000.parquet", "results/videos/own/videos.json"]
+    made = [f"results/videos/own/{name}" for name in (".lock", "list-000.parquet", "videos.json")]
     assert sorted(files(tmp_path)) == ["data/own/wave/a.mp4", *made]
 
 
