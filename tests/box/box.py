@@ -6,12 +6,15 @@ make box-test
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -107,6 +110,16 @@ def end(runs: list[subprocess.Popen]) -> str:
     for log in logs:
         log.unlink()
     return "\n  ".join(line for line in said.splitlines() if "MLflow" in line) or "no error"
+
+
+@contextmanager
+def paused(runs: list[subprocess.Popen]) -> Iterator[None]:
+    """Pause runs, so that they do not end before a slow server has started."""
+    for run in runs:
+        run.send_signal(signal.SIGSTOP)
+    yield
+    for run in runs:
+        run.send_signal(signal.SIGCONT)
 
 
 def wait_for_more(count, more: int) -> None:
@@ -233,7 +246,8 @@ def test_server_is_killed_and_restarted(begin, database, server):
         wait_for_more(points, 500)
         server.kill()
         wait_for_more(lines, 20)  # the runs go on
-        server.start()
+        with paused(runs):
+            server.start()
     print(f"\nserver killed three times: {end(runs)}")
     send_what_is_missing()
     compare(database)
@@ -246,7 +260,8 @@ def test_database_crashes_and_hangs(begin, database):
     wait_for_more(points, 500)
     database.crash()
     wait_for_more(lines, 20)
-    database.start()
+    with paused(runs):
+        database.start()
     wait_for_more(points, 500)
     database.freeze()
     wait_for_more(lines, 20)
