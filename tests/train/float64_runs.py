@@ -20,7 +20,7 @@ from cwm.train.pretrain import pretrain
 
 MODELS = {
     "contextwm": [  # settings whose result depends on the whole batch
-        "pretrain.updates=50",
+        "pretrain.updates=20",
         "model.context.dropout=0.1",
         "pretrain.world.kl.free=1",
     ],
