@@ -176,9 +176,7 @@ class BonusConfig:
     """The behaviour learns from reward + beta * bonus; beta 0: no bonus."""
 
     beta: NonNegativeFloat = 1.0  # weight of the bonus
-    kind: Literal["abs", "rel"] = (
-        "abs"  # rel: beta is multiplied by the running magnitude of rewards
-    )
+    kind: Literal["abs", "rel"] = "abs"  # rel: beta times the running magnitude of rewards
     window: PositiveInt = 5  # consecutive features that are averaged to represent a clip
     neighbours: PositiveInt = 16  # whose mean distance is the bonus
     queue: PositiveInt = 4096  # latest clips that are kept
