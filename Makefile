@@ -50,8 +50,9 @@ all: setup
 
 # Two processes; the tests of a file share one, so that its fixtures are set up once.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
-# Unit tests: no simulator, no child processes but a few.
-UNIT := analysis behavior infra nn world test_config.py test_layers.py
+# Unit tests: no simulator, no MLflow, and few child processes.
+UNIT := $(addprefix tests/,analysis behavior infra nn world test_config.py test_layers.py) \
+  --ignore=tests/infra/test_tracking.py
 
 lint: setup
 	@ruff check .
@@ -73,7 +74,7 @@ package: setup
 	uv build --quiet --no-build-isolation --python .venv/bin/python
 
 check: lint docs
-	@$(PYTEST) $(addprefix tests/,$(UNIT))
+	@$(PYTEST) $(UNIT)
 
 test: lint docs
 	@$(PYTEST)
