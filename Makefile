@@ -177,7 +177,7 @@ $(LIBRARIES):
 	echo "set-up: the libraries of requirements.lock"
 	python -m pip install -qq "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	lock='--require-hashes -r requirements.lock'
-	$(UV_PIP) $$([ ! -e /etc/ssl/certs/ca-certificates.crt ] || echo --system-certs) $$lock || \
+	$(UV_PIP) --compile-bytecode $$([ ! -e /etc/ssl/certs/ca-certificates.crt ] || echo --system-certs) $$lock || \
 	  { echo "set-up: uv could not, so pip does (slower)"; python -m pip install -qq $$lock; }
 	rm -f .venv/libraries-* && touch $@
 
