@@ -44,11 +44,6 @@ def extract(name: str, paths: list[Path], folder: Path, limit: int | None = None
     size = sum(path.stat().st_size for path in paths)
     members = _Members(name, limit or MIN_LIMIT + MAX_RATIO * size)
 
-    def data_only(member: tarfile.TarInfo, to: str) -> tarfile.TarInfo:
-        is_file = member.isreg() and not member.issparse()
-        members.check(member.name, member.size, is_file, member.isdir())
-        return tarfile.data_filter(member, to)  # PEP 706
-
     if name.endswith(".zip"):
         with ZipFile(paths[0]) as archive:
             members.check_zip(archive)
@@ -58,10 +53,14 @@ def extract(name: str, paths: list[Path], folder: Path, limit: int | None = None
             opener = OPENERS.get(name.rpartition(".")[2], lambda file: file)
             stream = opener(_Joined(pieces))
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+                # PEP 706, a second check; Debian 12's Python 3.11.2 does not have it.
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)
                 while member := tar.next():
                     # tarfile keeps them all in memory, in an attribute that its stub lacks
                     tar.members.clear()  # type: ignore[attr-defined]
-                    tar.extract(member, folder, filter=data_only)
+                    is_file = member.isreg() and not member.issparse()
+                    members.check(member.name, member.size, is_file, member.isdir())
+                    tar.extract(member, folder, set_attrs=False)
             while stream.read(CHUNK):
                 pass  # the checksum of the compression comes last
     if not members.names:
