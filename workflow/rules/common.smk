@@ -47,6 +47,7 @@ STANDINS = SIZES.dataset.source == "standin"
 MIXTURES = mixtures()
 
 RECORDED = recorded()  # datasets of recorded episodes, which have no videos to decode
+WITHOUT_VIDEOS = "|".join([*MIXTURES, *RECORDED])
 
 # One folder per run; its path names its settings.
 VIDEOS = f"{RESULTS}/videos/{{dataset}}"

@@ -70,7 +70,7 @@ rule clips:
     log:
         f"{CLIPS}/log.txt",
     wildcard_constraints:
-        dataset=rf"(?!(?:{'|'.join([*MIXTURES, *RECORDED])})/)[a-z0-9-]+",
+        dataset=rf"(?!(?:{WITHOUT_VIDEOS})/)[a-z0-9-]+",
     params:
         out=CLIPS,
     shell:
