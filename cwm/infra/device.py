@@ -55,6 +55,10 @@ def set_up(cfg: RuntimeConfig) -> str:
         raise UserError(f"runtime.device is cuda, but {why_no_cuda()}; or set runtime.device=cpu")
     if cfg.device == "auto" and not found and visible_gpus():
         logging.warning("computing on the CPU: %s", why_no_cuda())
+    with suppress(ModuleNotFoundError):
+        # A CUDA build of torch has it, and imports it later. Loaded after OSMesa, which has another
+        # LLVM, it ends the process by a segmentation fault; before OSMesa it works.
+        import triton  # noqa: F401
     torch.set_num_threads(cfg.threads)
     device = "cuda" if found else "cpu"
     if device == "cpu":

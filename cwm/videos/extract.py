@@ -84,6 +84,7 @@ class _Members:
         large = f"exceeds the limit of {human(self.limit)}; set dataset.gigabytes if it is no bomb"
         reasons = {
             "leads out of the folder": path.is_absolute() or ".." in path.parts,
+            "has no name": is_file and not path.name,
             "has a forbidden character": re.search(r"[\\\x00-\x1f\x7f]", name),
             "has too long a path": len(os.fsencode(name)) > MAX_NAME,
             "is a link, a device or a sparse file": not (is_file or is_folder),

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -175,3 +176,12 @@ def test_processor_without_proc_is_its_architecture(monkeypatch):
     """As on macOS."""
     monkeypatch.setattr(Path, "exists", lambda _: False)
     assert device.processor_name() == platform.machine()
+
+
+def test_triton_is_loaded_before_osmesa_can_be(tmp_path, monkeypatch):
+    (tmp_path / "triton.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    device.set_up(device.RuntimeConfig(device="cpu"))
+    assert "triton" in sys.modules
+    monkeypatch.delitem(sys.modules, "triton")
