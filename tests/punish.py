@@ -346,6 +346,8 @@ def main() -> None:
     stages = ("evaluate.baselines", "evaluate.predict", "evaluate.represent", "train.finetune")
     for name in (*stages, "train.pretrain", "videos.build", "videos.datasets"):
         importlib.import_module(f"cwm.{name}")  # so that children inherit them
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("triton")  # before OSMesa; see cwm.infra.device.set_up
     for name in ("mujoco", "dm_control.suite", "metaworld", "pandas", "matplotlib.figure"):
         load(name)
     folder, content = Path(tempfile.mkdtemp(prefix="punish-")), archive()
