@@ -20,10 +20,7 @@ from cwm.nn.batch import Batch
 from cwm.nn.dists import full, gumbel
 from cwm.nn.optim import Optimizer, frozen, step_all
 from cwm.nn.rssm import State
-from cwm.settings import (
-    AgentConfig,
-    ModelConfig,
-)
+from cwm.settings import AgentConfig, ModelConfig
 from cwm.world.stacked import BeliefState, StackedModel
 from cwm.world.vision import RandomInputs
 

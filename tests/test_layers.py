@@ -30,7 +30,7 @@ ALLOWED = {
     "cwm.evaluate": TRAINING,
     "cwm.analysis": (*INFRA, "cwm.study_file"),
     "cwm.convert": MODELS,
-    "cwm.config": (*TRAINING, "cwm.evaluate"),
+    "cwm.config": (*INFRA, "cwm.train", "cwm.videos"),
     "cwm.study_file": INFRA,
     "cwm.study": (*INFRA, "cwm.config", "cwm.study_file"),
     "cwm.plan": (*SETTINGS, "cwm.analysis"),

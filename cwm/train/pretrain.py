@@ -17,11 +17,7 @@ from cwm.infra.run_dir import RunDir
 from cwm.nn import whole_batch
 from cwm.nn.batch import clip_batch
 from cwm.nn.optim import Optimizer
-from cwm.settings import (
-    ModelConfig,
-    PretrainConfig,
-    RuntimeConfig,
-)
+from cwm.settings import ModelConfig, PretrainConfig, RuntimeConfig
 from cwm.train import offline
 from cwm.train.offline import Loss, Metrics, Schedule, Trained, fit
 from cwm.train.prefetch import prefetch

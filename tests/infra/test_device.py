@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -181,7 +182,7 @@ def test_processor_without_proc_is_its_architecture(monkeypatch):
 def test_triton_is_loaded_before_osmesa_can_be(tmp_path, monkeypatch):
     (tmp_path / "triton.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "triton", raising=False)
-    device.set_up(device.RuntimeConfig(device="cpu"))
-    assert "triton" in sys.modules
-    monkeypatch.delitem(sys.modules, "triton")
+    with patch.dict(sys.modules):  # put back afterwards
+        sys.modules.pop("triton", None)
+        device.set_up(device.RuntimeConfig(device="cpu"))
+        assert sys.modules["triton"].__file__ == str(tmp_path / "triton.py")
